@@ -1,0 +1,137 @@
+"""Every setting of samtune: frozen pydantic models that refuse unknown keys. Command line, YAML files and Python share them.
+
+A field's description is its help text on the command line, so it states the unit; the default stands beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Config(BaseModel):
+    """Base of all settings: frozen, no unknown keys, defaults checked too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class PrepareConfig(Config):
+    """How `samtune prepare` turns a source into a dataset."""
+
+    source_format: Literal["auto", "coco", "yolo", "mask-folder", "labelme", "via", "sa1b"] = Field(
+        "auto", description="Format of the source; auto recognises it from its files."
+    )
+    images: Path | None = Field(None, description="Image folder, when the annotation file stands elsewhere.")
+    mask_format: Literal["png", "jpg"] = Field("png", description="Mask files; jpg is lossy and read back thresholded.")
+    merge: Literal["none", "image", "category"] = Field("none", description="Also write one merged mask per image or category.")
+    copy_images: bool = Field(False, description="Copy the images into the dataset instead of pointing at them.")
+    on_error: Literal["auto", "fail", "skip"] = Field(
+        "auto", description="What unusable objects do: fail, skip, or auto (skip, but fail above --max-broken)."
+    )
+    max_broken: Fraction = Field(0.1, description="Share of unusable objects above which auto fails, 0 to 1.")
+    split: tuple[Fraction, Fraction, Fraction] | None = Field(
+        None, description="New train,valid,test shares; default keeps the source's splits, and makes 0.8,0.1,0.1 if it has none."
+    )
+    group_by: str = Field("source", description="What must not be split apart: source, folder, or a regex whose group 1 is the key.")
+    seed: int = Field(0, ge=0, description="Seed of the split.")
+    min_area: int = Field(1, ge=1, description="Smallest usable object, in mask pixels.")
+    workers: int = Field(0, ge=0, description="Processes; 0 means one per core.")
+
+
+class PromptPolicy(Config):
+    """How prompts are made from masks. Training and validation use the same policy type with different values.
+
+    Source of the defaults: the official SAM 2 training recipe (half boxes and half clicks on images; box noise of 10 % of
+    the side, at most 20 px at 1024; correction clicks from the error region, 10 % of them from the object itself).
+    """
+
+    box: float = Field(1.0, ge=0.0, description="Weight of box prompts.")
+    point: float = Field(0.0, ge=0.0, description="Weight of single positive clicks.")
+    box_jitter: Fraction = Field(0.1, description="Box noise: standard deviation as a share of the side, 0 to 1.")
+    box_jitter_max: float = Field(20 / 1024, ge=0.0, le=1.0, description="Largest box noise, as a share of the model's input side.")
+    point_at: Literal["random", "center"] = Field("random", description="Clicks anywhere in the region, or at its deepest pixel.")
+    correction_clicks: int = Field(0, ge=0, le=15, description="Correction clicks after the first prompt.")
+    correction_from_object: Fraction = Field(0.1, description="Share of correction clicks drawn from the object, not the error.")
+    negative: Fraction = Field(0.0, description="Share of prompts on background, whose answer is 'no object'.")
+
+    @model_validator(mode="after")
+    def _some_kind(self) -> PromptPolicy:
+        if self.box + self.point <= 0:
+            raise ValueError("prompts.box and prompts.point are both 0: give at least one of them a weight")
+        return self
+
+
+class LossConfig(Config):
+    """Weights of the loss terms. Source: SAM 2's training recipe, 20 : 1 : 1 : 1."""
+
+    focal: float = Field(20.0, ge=0.0, description="Weight of the focal loss on mask logits.")
+    dice: float = Field(1.0, ge=0.0, description="Weight of the dice loss on masks.")
+    iou: float = Field(1.0, ge=0.0, description="Weight of the L1 loss on the predicted IoU.")
+    object_score: float = Field(1.0, ge=0.0, description="Weight of the cross-entropy on 'an object is there'.")
+    focal_alpha: float = Field(0.25, ge=-1.0, le=1.0, description="Focal loss alpha; negative turns class weighting off.")
+    focal_gamma: float = Field(2.0, ge=0.0, description="Focal loss gamma.")
+    bce: float = Field(0.0, ge=0.0, description="Weight of a balanced cross-entropy on masks, for training from scratch.")
+
+
+class OptimizerConfig(Config):
+    """AdamW with linear warm-up and cosine decay."""
+
+    lr: float = Field(5e-5, gt=0.0, description="Learning rate of the decoder and prompt encoder.")
+    encoder_lr: float = Field(3e-6, gt=0.0, description="Learning rate of the image encoder, where it learns.")
+    layer_decay: float = Field(0.9, gt=0.0, le=1.0, description="Learning rate factor per encoder block, from last to first.")
+    weight_decay: float = Field(0.1, ge=0.0, description="Weight decay; biases, norms and embeddings get none.")
+    warmup: Fraction = Field(0.03, description="Share of the steps with linear warm-up.")
+    final_lr: Fraction = Field(0.1, description="Learning rate at the end, as a share of the peak.")
+    clip: float = Field(0.1, gt=0.0, description="Largest gradient norm.")
+    ema: float = Field(0.0, ge=0.0, lt=1.0, description="Decay of the moving average of the weights; 0 turns it off.")
+
+
+class TrainableConfig(Config):
+    """What learns."""
+
+    train: str = Field(
+        "decoder", description="decoder, decoder+prompt-encoder, lora, encoder-last-N, or all; parts joined with +."
+    )
+    lora_rank: int = Field(8, ge=1, le=256, description="Rank of the LoRA adapter.")
+    lora_alpha: float = Field(16.0, gt=0.0, description="Scale of the LoRA adapter.")
+    lora_targets: tuple[str, ...] = Field(("qkv", "proj"), description="Names of the attention layers that get adapters.")
+    gradient_checkpointing: bool = Field(True, description="Trade time for memory where the encoder learns.")
+
+
+class EvalConfig(Config):
+    """What `samtune evaluate` and validation measure."""
+
+    split: Literal["train", "valid", "test"] = Field("test", description="Split to evaluate.")
+    max_objects: int = Field(0, ge=0, description="Evaluate at most this many objects, evenly spaced; 0 means all.")
+    chunk: int = Field(32, ge=1, description="Prompts per decoder call.")
+
+
+class TrainConfig(Config):
+    """A training run, whole: `config.yaml` in the run folder is this model, and the same file starts the same run again."""
+
+    dataset: Path = Field(description="Prepared dataset folder.")
+    model: str = Field("nano", description="nano, a hub name, a checkpoint file, a Hugging Face folder or a run.")
+    out: Path | None = Field(None, description="Run folder; default runs/NAME.")
+    name: str = Field("tune", description="Name of the run folder under runs/, numbered when it exists.")
+    steps: int = Field(3000, ge=1, description="Optimizer steps.")
+    seed: int = Field(0, ge=0, description="Seed of everything random.")
+    images_per_step: int = Field(1, ge=1, description="Images per step.")
+    objects_per_image: int = Field(8, ge=1, description="Most objects per image and step.")
+    flip: bool = Field(True, description="Mirror images left to right at random.")
+    eval_every: int = Field(0, ge=0, description="Steps between validations; 0 means a tenth of the run.")
+    eval_objects: int = Field(500, ge=1, description="Most validation objects, the same ones each time.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic; auto picks what is fast and safe here.")
+    decoder: Literal["fast", "plain"] = Field("fast", description="Decoder path; both give the same numbers.")
+    cache: bool = Field(True, description="Keep image embeddings on disk while the encoder is frozen.")
+    cache_dir: Path | None = Field(None, description="Embedding cache folder; default inside the dataset.")
+    cache_limit: str = Field("40GB", description="Largest size of the embedding cache on disk.")
+    cache_dtype: Literal["auto", "fp32", "bf16", "int8"] = Field("auto", description="How cached embeddings are stored.")
+    prompts: PromptPolicy = PromptPolicy()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    trainable: TrainableConfig = TrainableConfig()

@@ -1,0 +1,197 @@
+"""Frozen values that travel between the layers. Nothing here does work, and nothing here imports torch.
+
+Coordinates are pixels of the original image with the origin at the upper left corner of the upper left pixel; boxes are
+`xyxy` with exclusive right and lower edges, so that a box's width is `x1 - x0`. Masks are boolean arrays `[H, W]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""xyxy in pixels of the original image."""
+
+
+class Split(StrEnum):
+    """The three roles an image can have. Readers map `val` and `validation` to `VALID`."""
+
+    TRAIN = "train"
+    VALID = "valid"
+    TEST = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Polygons:
+    """An object as polygons whose union is the mask, COCO style: each ring is `[x0, y0, x1, y1, ...]`.
+
+    Attributes:
+        rings: outer rings, each of at least three points, in pixels of the image.
+        holes: rings cut out of the union of `rings`, for formats that can say so; COCO cannot.
+    """
+
+    rings: tuple[tuple[float, ...], ...]
+    holes: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunLengths:
+    """An object as COCO run lengths: column-major, starting with the number of zeros. `counts` sums to `height * width`."""
+
+    counts: tuple[int, ...]
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFile:
+    """An object as those pixels of an image file that hold one value.
+
+    Attributes:
+        path: the mask image.
+        value: the pixel value, an integer for gray and palette files, an RGB triple for colour-coded ones; None means
+            every pixel that is not zero.
+        component: 1-based number of the 8-connected component among those pixels, in scan order; None means all.
+    """
+
+    path: Path
+    value: int | tuple[int, int, int] | None = None
+    component: int | None = None
+
+
+Segmentation: TypeAlias = Polygons | RunLengths | MaskFile
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One annotated object as its source file has it, schema checked but not yet rasterised.
+
+    Attributes:
+        annotation_id: the source's id as text, or one made from the position when the source has none.
+        category: category name.
+        segmentation: None when the source gives only a box, which samtune reports and does not use.
+        box: the box as the source states it, or None. Never trusted: the table's box is computed from the mask.
+        area: the area as the source states it, or None. Never trusted either.
+        iscrowd: the region covers a group of objects; kept in the table, not used as a prompt by default.
+        where: how to find the annotation in its file, for messages, such as `annotations[17]`.
+    """
+
+    annotation_id: str
+    category: str
+    segmentation: Segmentation | None
+    box: Box | None = None
+    area: float | None = None
+    iscrowd: bool = False
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image and its objects, as a reader yields them.
+
+    Attributes:
+        image_id: the source's id as text; unique within a split.
+        path: where the image file should be; readers confine it to the source's root.
+        width, height: pixels as the annotation file states them; 0 when it does not say.
+        split: the split the source puts the image in.
+        annotations: its objects; empty for a negative image.
+        group: images that must never be split apart share it (the stem before `.rf.` for Roboflow).
+        source: the annotation file, for messages.
+    """
+
+    image_id: str
+    path: Path
+    width: int
+    height: int
+    split: Split
+    annotations: tuple[Annotation, ...]
+    group: str
+    source: Path
+
+
+class Severity(StrEnum):
+    """How bad a finding is. ERROR: the object or image cannot be used; WARNING: repaired or suspicious; INFO: good to know."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """One finding about a dataset.
+
+    Attributes:
+        code: stable, kebab-case name of the kind of finding, such as `polygon-outside-image`.
+        severity: see `Severity`.
+        message: what was found and what it means, in one sentence.
+        repair: what `prepare` does about it, in one sentence; empty when nothing.
+        file: the annotation file or image the finding is about.
+        image: file name of the image, when the finding is about one.
+        annotation: annotation id, when the finding is about one.
+        where: place within `file`, such as `annotations[17].segmentation[0]`.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    repair: str = ""
+    file: str = ""
+    image: str | None = None
+    annotation: str | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a user asks about one object, in pixels of the original image. At least one part must be given.
+
+    Attributes:
+        input_points: float32 `[P, 2]`, xy.
+        input_labels: int64 `[P]`, 1 positive click, 0 negative click.
+        input_box: float32 `[4]`, xyxy.
+        input_mask: float32 `[1, h, w]`, low-res logits of an earlier prediction, h = w = a quarter of the model's input.
+    """
+
+    input_points: NDArray[np.float32] | None = None
+    input_labels: NDArray[np.int64] | None = None
+    input_box: NDArray[np.float32] | None = None
+    input_mask: NDArray[np.float32] | None = None
+
+    @classmethod
+    def box(cls, x0: float, y0: float, x1: float, y1: float) -> Prompt:
+        """A box prompt, xyxy in pixels."""
+        return cls(input_box=np.array([x0, y0, x1, y1], np.float32))
+
+    @classmethod
+    def clicks(cls, points: list[tuple[float, float]], labels: list[int] | None = None) -> Prompt:
+        """A click prompt, xy in pixels; every click is positive when `labels` is left out."""
+        labels = [1] * len(points) if labels is None else labels
+        return cls(np.array(points, np.float32).reshape(-1, 2), np.array(labels, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model answers to one prompt.
+
+    Attributes:
+        masks: bool `[M, H, W]`, M = 1, or 3 with `multimask_output`, at the image's own size.
+        iou_scores: float32 `[M]`, the model's own estimate of each mask's IoU, 0 to 1.
+        low_res_masks: float32 `[M, h, w]` logits before resizing, usable as `Prompt.input_mask`.
+        object_score: logit that an object is there at all; below 0 the model says no.
+    """
+
+    masks: NDArray[np.bool_]
+    iou_scores: NDArray[np.float32]
+    low_res_masks: NDArray[np.float32]
+    object_score: float
+
+    @property
+    def best(self) -> NDArray[np.bool_]:
+        """The mask with the highest predicted IoU, bool `[H, W]`."""
+        return self.masks[int(self.iou_scores.argmax())]
