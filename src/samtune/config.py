@@ -27,16 +27,21 @@ class PrepareConfig(Config):
     )
     images: Path | None = Field(None, description="Image folder, when the annotation file stands elsewhere.")
     mask_format: Literal["png", "jpg"] = Field("png", description="Mask files; jpg is lossy and read back thresholded.")
-    merge: Literal["none", "image", "category"] = Field("none", description="Also write one merged mask per image or category.")
+    merge: Literal["none", "image", "category"] = Field(
+        "none", description="Also write one merged mask per image or category."
+    )
     copy_images: bool = Field(False, description="Copy the images into the dataset instead of pointing at them.")
     on_error: Literal["auto", "fail", "skip"] = Field(
         "auto", description="What unusable objects do: fail, skip, or auto (skip, but fail above --max-broken)."
     )
     max_broken: Fraction = Field(0.1, description="Share of unusable objects above which auto fails, 0 to 1.")
     split: tuple[Fraction, Fraction, Fraction] | None = Field(
-        None, description="New train,valid,test shares; default keeps the source's splits, and makes 0.8,0.1,0.1 if it has none."
+        None,
+        description="New train,valid,test shares; default keeps the source's splits, and makes 0.8,0.1,0.1 if it has none.",
     )
-    group_by: str = Field("source", description="What must not be split apart: source, folder, or a regex whose group 1 is the key.")
+    group_by: str = Field(
+        "source", description="What must not be split apart: source, folder, or a regex whose group 1 is the key."
+    )
     seed: int = Field(0, ge=0, description="Seed of the split.")
     min_area: int = Field(1, ge=1, description="Smallest usable object, in mask pixels.")
     workers: int = Field(0, ge=0, description="Processes; 0 means one per core.")
@@ -51,11 +56,17 @@ class PromptPolicy(Config):
 
     box: float = Field(1.0, ge=0.0, description="Weight of box prompts.")
     point: float = Field(0.0, ge=0.0, description="Weight of single positive clicks.")
-    box_jitter: Fraction = Field(0.1, description="Box noise: standard deviation as a share of the side, 0 to 1.")
-    box_jitter_max: float = Field(20 / 1024, ge=0.0, le=1.0, description="Largest box noise, as a share of the model's input side.")
-    point_at: Literal["random", "center"] = Field("random", description="Clicks anywhere in the region, or at its deepest pixel.")
+    box_jitter: Fraction = Field(0.1, description="Box noise: each edge moves by up to this share of the side, 0 to 1.")
+    box_jitter_max: float = Field(
+        20 / 1024, ge=0.0, le=1.0, description="Largest box noise, as a share of the model's input side."
+    )
+    point_at: Literal["random", "center"] = Field(
+        "random", description="Clicks anywhere in the region, or at its deepest pixel."
+    )
     correction_clicks: int = Field(0, ge=0, le=15, description="Correction clicks after the first prompt.")
-    correction_from_object: Fraction = Field(0.1, description="Share of correction clicks drawn from the object, not the error.")
+    correction_from_object: Fraction = Field(
+        0.1, description="Share of correction clicks drawn from the object, not the error."
+    )
     negative: Fraction = Field(0.0, description="Share of prompts on background, whose answer is 'no object'.")
 
     @model_validator(mode="after")
@@ -72,9 +83,13 @@ class LossConfig(Config):
     dice: float = Field(1.0, ge=0.0, description="Weight of the dice loss on masks.")
     iou: float = Field(1.0, ge=0.0, description="Weight of the L1 loss on the predicted IoU.")
     object_score: float = Field(1.0, ge=0.0, description="Weight of the cross-entropy on 'an object is there'.")
-    focal_alpha: float = Field(0.25, ge=-1.0, le=1.0, description="Focal loss alpha; negative turns class weighting off.")
+    focal_alpha: float = Field(
+        0.25, ge=-1.0, le=1.0, description="Focal loss alpha; negative turns class weighting off."
+    )
     focal_gamma: float = Field(2.0, ge=0.0, description="Focal loss gamma.")
-    bce: float = Field(0.0, ge=0.0, description="Weight of a balanced cross-entropy on masks, for training from scratch.")
+    bce: float = Field(
+        0.0, ge=0.0, description="Weight of a balanced cross-entropy on masks, for training from scratch."
+    )
 
 
 class OptimizerConfig(Config):
@@ -82,7 +97,9 @@ class OptimizerConfig(Config):
 
     lr: float = Field(5e-5, gt=0.0, description="Learning rate of the decoder and prompt encoder.")
     encoder_lr: float = Field(3e-6, gt=0.0, description="Learning rate of the image encoder, where it learns.")
-    layer_decay: float = Field(0.9, gt=0.0, le=1.0, description="Learning rate factor per encoder block, from last to first.")
+    layer_decay: float = Field(
+        0.9, gt=0.0, le=1.0, description="Learning rate factor per encoder block, from last to first."
+    )
     weight_decay: float = Field(0.1, ge=0.0, description="Weight decay; biases, norms and embeddings get none.")
     warmup: Fraction = Field(0.03, description="Share of the steps with linear warm-up.")
     final_lr: Fraction = Field(0.1, description="Learning rate at the end, as a share of the peak.")
@@ -98,7 +115,9 @@ class TrainableConfig(Config):
     )
     lora_rank: int = Field(8, ge=1, le=256, description="Rank of the LoRA adapter.")
     lora_alpha: float = Field(16.0, gt=0.0, description="Scale of the LoRA adapter.")
-    lora_targets: tuple[str, ...] = Field(("qkv", "proj"), description="Names of the attention layers that get adapters.")
+    lora_targets: tuple[str, ...] = Field(
+        ("qkv", "proj"), description="Names of the attention layers that get adapters."
+    )
     gradient_checkpointing: bool = Field(True, description="Trade time for memory where the encoder learns.")
 
 
@@ -125,12 +144,16 @@ class TrainConfig(Config):
     eval_every: int = Field(0, ge=0, description="Steps between validations; 0 means a tenth of the run.")
     eval_objects: int = Field(500, ge=1, description="Most validation objects, the same ones each time.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic; auto picks what is fast and safe here.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Arithmetic; auto picks what is fast and safe here."
+    )
     decoder: Literal["fast", "plain"] = Field("fast", description="Decoder path; both give the same numbers.")
     cache: bool = Field(True, description="Keep image embeddings on disk while the encoder is frozen.")
     cache_dir: Path | None = Field(None, description="Embedding cache folder; default inside the dataset.")
     cache_limit: str = Field("40GB", description="Largest size of the embedding cache on disk.")
-    cache_dtype: Literal["auto", "fp32", "bf16", "int8"] = Field("auto", description="How cached embeddings are stored.")
+    cache_dtype: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        "auto", description="How cached embeddings are stored."
+    )
     prompts: PromptPolicy = PromptPolicy()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

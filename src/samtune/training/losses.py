@@ -1,0 +1,116 @@
+"""The loss: masks, predicted IoU and object score, with every mask token supervised.
+
+Source: SAM 2's training recipe (`training/loss_fns.py`, `MultiStepMultiMasksAndIous`), with one difference on purpose. The
+recipe trains the single-mask token in some steps and the three others in the rest; here both learn from every prompt,
+because the model hands out either (see `decoder.select_masks`) and nobody should be handed a mask that nobody trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from samtune.config import LossConfig
+from samtune.model.decoder import SINGLE_TOKEN, DecoderOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The total to minimise and its parts before weighting, each a scalar tensor."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+def tuning_loss(output: DecoderOutput, targets: Tensor, config: LossConfig) -> Loss:
+    """The loss of N prompts.
+
+    Per prompt, the mask loss is the mean of the single token's and the best of the three others' (best by focal + dice, as
+    the recipe chooses). The predicted IoU of all four is held to the IoU they reach. Prompts whose target is empty teach
+    the object score alone.
+
+    Args:
+        output: of N prompts.
+        targets: `[N, h, w]`, the share of each low-res pixel that the object covers, 0 to 1; all zero means "no object".
+        config: the weights.
+
+    Returns:
+        The loss, averaged over prompts.
+    """
+    present = (targets.flatten(1).amax(1) > 0).float()
+    objects = present.sum().clamp(min=1)
+    logits, target = output.masks.float(), targets.float()[:, None]
+
+    focal = focal_loss(logits, target, config.focal_alpha, config.focal_gamma)
+    dice = dice_loss(logits, target)
+    mask_loss = config.focal * focal + config.dice * dice
+    parts = {"focal": focal, "dice": dice}
+    if config.bce > 0:
+        bce = balanced_cross_entropy(logits, target)
+        mask_loss = mask_loss + config.bce * bce
+        parts["bce"] = bce
+    best = mask_loss[:, SINGLE_TOKEN + 1 :].detach().argmin(1, keepdim=True) + SINGLE_TOKEN + 1
+
+    def supervised(per_mask: Tensor) -> Tensor:
+        chosen = (per_mask[:, SINGLE_TOKEN] + per_mask.gather(1, best).squeeze(1)) / 2
+        return (chosen * present).sum() / objects
+
+    with torch.no_grad():
+        reached = hard_iou(logits > 0, target > 0.5)
+    iou = ((output.iou_scores.float() - reached).abs().mean(1) * present).sum() / objects
+    score = F.binary_cross_entropy_with_logits(output.object_score_logits.float(), present)
+    total = supervised(mask_loss) + config.iou * iou + config.object_score * score
+    named = {name: supervised(per_mask) for name, per_mask in parts.items()} | {"iou": iou, "object_score": score}
+    return Loss(total, {name: value.detach() for name, value in named.items()})
+
+
+def focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Sigmoid focal loss (Lin et al. 2017, eq. 5), mean over the pixels of each mask.
+
+    Args:
+        logits: `[N, M, h, w]`.
+        targets: `[N, 1, h, w]`, 0 to 1.
+        alpha: weight of the object's pixels against the background's; negative turns the weighting off.
+        gamma: how much easy pixels count less.
+
+    Returns:
+        `[N, M]`.
+    """
+    targets = targets.expand_as(logits)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    probability = logits.sigmoid()
+    missed = probability + targets - 2 * probability * targets
+    loss = cross_entropy * missed.pow(gamma)
+    if alpha >= 0:
+        loss = loss * (alpha * targets + (1 - alpha) * (1 - targets))
+    return loss.flatten(2).mean(2)
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """1 - Dice coefficient of soft masks, smoothed by one pixel (Milletari et al. 2016): `[N, M]` from `[N, M, h, w]`."""
+    probability = logits.sigmoid().flatten(2)
+    target = targets.flatten(2)
+    overlap = 2 * (probability * target).sum(2)
+    return 1 - (overlap + 1) / (probability.sum(2) + target.sum(2) + 1)
+
+
+def balanced_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in which object and background weigh half each, whatever their areas: `[N, M]` from `[N, M, h, w]`.
+
+    Gets a decoder going from random weights, where focal loss collapses to empty masks.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, targets.expand_as(logits), reduction="none").flatten(2)
+    inside, outside = targets.flatten(2), 1 - targets.flatten(2)
+    return (loss * inside).sum(2) / inside.sum(2).clamp(min=1) / 2 + (loss * outside).sum(2) / (
+        outside.sum(2).clamp(min=1)
+    ) / 2
+
+
+def hard_iou(predicted: Tensor, masks: Tensor) -> Tensor:
+    """IoU of boolean masks `[N, M, h, w]` and `[N, 1, h, w]`: float `[N, M]`; two empty masks agree, IoU 1."""
+    intersection = (predicted & masks).flatten(2).sum(2).float()
+    union = (predicted | masks).flatten(2).sum(2).float()
+    return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
