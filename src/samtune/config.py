@@ -1,4 +1,4 @@
-"""Every setting of samtune: frozen pydantic models that refuse unknown keys. Command line, YAML files and Python share them.
+"""Every setting of samtune: frozen pydantic models that refuse unknown keys, for command line, YAML and Python alike.
 
 A field's description is its help text on the command line, so it states the unit; the default stands beside it.
 """
@@ -37,7 +37,7 @@ class PrepareConfig(Config):
     max_broken: Fraction = Field(0.1, description="Share of unusable objects above which auto fails, 0 to 1.")
     split: tuple[Fraction, Fraction, Fraction] | None = Field(
         None,
-        description="New train,valid,test shares; default keeps the source's splits, and makes 0.8,0.1,0.1 if it has none.",
+        description="New train,valid,test shares; default keeps the source's splits, or 0.8,0.1,0.1 if it has none.",
     )
     group_by: str = Field(
         "source", description="What must not be split apart: source, folder, or a regex whose group 1 is the key."
@@ -50,8 +50,8 @@ class PrepareConfig(Config):
 class PromptPolicy(Config):
     """How prompts are made from masks. Training and validation use the same policy type with different values.
 
-    Source of the defaults: the official SAM 2 training recipe (half boxes and half clicks on images; box noise of 10 % of
-    the side, at most 20 px at 1024; correction clicks from the error region, 10 % of them from the object itself).
+    Source of the noise and the corrections: the official SAM 2 training recipe (box noise of 10 % of the side, at most
+    20 px at 1024; correction clicks from the error region, 10 % of them from the object itself).
     """
 
     box: float = Field(1.0, ge=0.0, description="Weight of box prompts.")
@@ -130,7 +130,7 @@ class EvalConfig(Config):
 
 
 class TrainConfig(Config):
-    """A training run, whole: `config.yaml` in the run folder is this model, and the same file starts the same run again."""
+    """A training run, whole: `config.yaml` in the run folder is this model; the same file starts the same run."""
 
     dataset: Path = Field(description="Prepared dataset folder.")
     model: str = Field("nano", description="nano, a hub name, a checkpoint file, a Hugging Face folder or a run.")

@@ -172,14 +172,14 @@ def background_prompts(
 def correction_clicks(
     predicted: Tensor, masks: Tensor, policy: PromptPolicy, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """One more click per object where the prediction is wrong: positive on what was missed, negative on what was too much.
+    """One more click per object where the prediction is wrong: positive on what is missing, negative on what is too much.
 
-    Where a prediction has no error, a negative click on the background (or a positive one, where there is none) is drawn,
-    as in SAM 2's recipe.
+    Where a prediction has no error, a negative click on the background (or a positive one, where there is none) is
+    drawn, as in SAM 2's recipe.
 
     Args:
         predicted, masks: bool `[N, H, W]`.
-        policy: `point_at` "random" draws from the whole error region, "center" takes the deepest pixel of the larger error.
+        policy: `point_at` "random" draws from the whole error region, "center" takes its deepest pixel.
         generator: on the device of `masks`.
 
     Returns:

@@ -1,8 +1,8 @@
 """The plain decoder path: prompts and image embeddings in, all four masks of every prompt out.
 
-It calls transformers' own modules and adds only what training needs and `Sam2Model.forward` hides: the masks of all four
-tokens at once, prompts of different lengths in one batch without any influence of the padding, and mask prompts for some
-of the prompts. `fast_decoder.py` computes the same numbers faster.
+It calls transformers' own modules and adds only what training needs and `Sam2Model.forward` hides: the masks of all
+four tokens at once, prompts of different lengths in one batch without any influence of the padding, and mask prompts for
+some of the prompts. `fast_decoder.py` computes the same numbers faster.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class DecoderOutput:
     """What the decoder says to N prompts.
 
     Attributes:
-        masks: `[N, 4, h, w]` low-res logits; token 0 is the single mask, 1 to 3 the three guesses at an ambiguous prompt.
+        masks: `[N, 4, h, w]` low-res logits; token 0 is the single mask, 1 to 3 the guesses at an ambiguous prompt.
         iou_scores: `[N, 4]`, predicted IoU of each mask, 0 to 1.
         object_score_logits: `[N]`, above 0 where the model holds that there is an object.
     """
@@ -106,7 +106,7 @@ def _equal_groups(prompts: PromptBatch) -> list[Tensor]:
 def _decode_equal(
     model: Sam2Model, embeddings: ImageEmbeddings, prompts: PromptBatch, image_index: Tensor
 ) -> DecoderOutput:
-    """Decode prompts that all have the same number of points. N plays the role of transformers' batch, one prompt each."""
+    """Decode prompts that all have equally many points. N plays the role of transformers' batch, one prompt each."""
     decoder = model.mask_decoder
     real = prompts.labels != PADDING
     count = int(real[0].sum())

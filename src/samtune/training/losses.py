@@ -1,8 +1,8 @@
 """The loss: masks, predicted IoU and object score, with every mask token supervised.
 
-Source: SAM 2's training recipe (`training/loss_fns.py`, `MultiStepMultiMasksAndIous`), with one difference on purpose. The
-recipe trains the single-mask token in some steps and the three others in the rest; here both learn from every prompt,
-because the model hands out either (see `decoder.select_masks`) and nobody should be handed a mask that nobody trained.
+Source: SAM 2's training recipe (`training/loss_fns.py`, `MultiStepMultiMasksAndIous`), with one difference on purpose.
+The recipe trains the single-mask token in some steps and the three others in the rest; here both learn from every prompt,
+because the model hands out either (see `decoder.select_masks`) and nobody should be handed a mask nobody trained.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Loss:
 def tuning_loss(output: DecoderOutput, targets: Tensor, config: LossConfig) -> Loss:
     """The loss of N prompts.
 
-    Per prompt, the mask loss is the mean of the single token's and the best of the three others' (best by focal + dice, as
-    the recipe chooses). The predicted IoU of all four is held to the IoU they reach. Prompts whose target is empty teach
-    the object score alone.
+    Per prompt, the mask loss is the mean of the single token's and the best of the three others' (best by focal + dice,
+    as the recipe chooses). The predicted IoU of all four is held to the IoU they reach. Prompts whose target is empty
+    teach the object score alone.
 
     Args:
         output: of N prompts.
-        targets: `[N, h, w]`, the share of each low-res pixel that the object covers, 0 to 1; all zero means "no object".
+        targets: `[N, h, w]`, the share of each low-res pixel the object covers, 0 to 1; all zero means "no object".
         config: the weights.
 
     Returns:
@@ -90,7 +90,7 @@ def focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> T
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """1 - Dice coefficient of soft masks, smoothed by one pixel (Milletari et al. 2016): `[N, M]` from `[N, M, h, w]`."""
+    """1 - Dice of soft masks, smoothed by one pixel (Milletari et al. 2016): `[N, M]` from `[N, M, h, w]`."""
     probability = logits.sigmoid().flatten(2)
     target = targets.flatten(2)
     overlap = 2 * (probability * target).sum(2)
