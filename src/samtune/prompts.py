@@ -172,7 +172,7 @@ def background_prompts(
 def correction_clicks(
     predicted: Tensor, masks: Tensor, policy: PromptPolicy, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """One more click per object where the prediction is wrong: positive on what is missing, negative on what is too much.
+    """One more click per object where the prediction is wrong: positive on what it misses, negative on its excess.
 
     Where a prediction has no error, a negative click on the background (or a positive one, where there is none) is
     drawn, as in SAM 2's recipe.

@@ -1,7 +1,7 @@
 """The plain decoder path: prompts and image embeddings in, all four masks of every prompt out.
 
 It calls transformers' own modules and adds only what training needs and `Sam2Model.forward` hides: the masks of all
-four tokens at once, prompts of different lengths in one batch without any influence of the padding, and mask prompts for
+four tokens at once, prompts of different lengths in one batch without any influence of the padding, mask prompts for
 some of the prompts. `fast_decoder.py` computes the same numbers faster.
 """
 

@@ -1,7 +1,7 @@
 """The loss: masks, predicted IoU and object score, with every mask token supervised.
 
 Source: SAM 2's training recipe (`training/loss_fns.py`, `MultiStepMultiMasksAndIous`), with one difference on purpose.
-The recipe trains the single-mask token in some steps and the three others in the rest; here both learn from every prompt,
+The recipe trains the single-mask token in some steps and the three others in the rest; here all learn from each prompt,
 because the model hands out either (see `decoder.select_masks`) and nobody should be handed a mask nobody trained.
 """
 
@@ -59,12 +59,17 @@ def tuning_loss(output: DecoderOutput, targets: Tensor, config: LossConfig) -> L
         return (chosen * present).sum() / objects
 
     with torch.no_grad():
-        reached = hard_iou(logits > 0, target > 0.5)
+        reached = hard_iou(logits > 0, binary(targets)[:, None])
     iou = ((output.iou_scores.float() - reached).abs().mean(1) * present).sum() / objects
     score = F.binary_cross_entropy_with_logits(output.object_score_logits.float(), present)
     total = supervised(mask_loss) + config.iou * iou + config.object_score * score
     named = {name: supervised(per_mask) for name, per_mask in parts.items()} | {"iou": iou, "object_score": score}
     return Loss(total, {name: value.detach() for name, value in named.items()})
+
+
+def binary(targets: Tensor) -> Tensor:
+    """Targets `[N, h, w]` as bool masks: pixels covered by half. An object too small to cover half of any keeps its most."""
+    return (targets > 0) & (targets >= targets.flatten(1).amax(1).clamp(max=0.5)[:, None, None])
 
 
 def focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:

@@ -1,0 +1,119 @@
+"""Writing files so that nobody ever sees half of one: into a temporary sibling first, then moved into place.
+
+An `OSError` while writing becomes a `StorageError` that names the place and what the system said.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from samtune.errors import StorageError
+
+
+@contextmanager
+def storage_errors(where: Path) -> Iterator[None]:
+    """Turn an `OSError` raised inside into a `StorageError` about `where`."""
+    try:
+        yield
+    except OSError as error:
+        raise _storage_error(error, where) from error
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `target`; what is written there becomes `target` if the block succeeds."""
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        os.close(handle)
+    temporary = Path(name)
+    try:
+        with storage_errors(target):
+            yield temporary
+            _sync(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `target`; it takes the place of `target` if the block succeeds.
+
+    A folder that stands at `target` is moved aside, replaced and removed. If the process dies between these moves,
+    `recover_folder` finds what is whole.
+    """
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        with storage_errors(target):
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            for file in temporary.rglob("*"):
+                _sync(file)
+            aside = _aside(target)
+            shutil.rmtree(aside, ignore_errors=True)
+            if target.exists():
+                target.rename(aside)
+            temporary.rename(target)
+            shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Bring back the folder that `new_folder` had moved aside when the process died before its successor was in place."""
+    aside = _aside(target)
+    if aside.exists() and not target.exists():
+        aside.rename(target)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a whole UTF-8 text file with Unix line ends."""
+    with new_file(target) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write a whole JSON file, indented; NaN and infinity are bugs."""
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def _sync(path: Path) -> None:
+    if not path.is_file():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _storage_error(error: OSError, where: Path) -> StorageError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return StorageError.of(
+        expected="to be able to write",
+        found=(error.strerror or str(error)).lower(),
+        where=str(where),
+        do="free some space, or choose another folder" if full else "check the folder's permissions, or choose another",
+    )

@@ -1,0 +1,89 @@
+"""What the training loop tells the world. It prints nothing itself: progress bar, files and TensorBoard are listeners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """Training begins, or goes on.
+
+    Attributes:
+        folder: the run folder.
+        steps: steps of the whole run.
+        first_step: 0, or where a resumed run goes on.
+        trainable, frozen: parameter counts.
+        notes: what the user should know about this run, such as why the cache is off.
+    """
+
+    folder: Path
+    steps: int
+    first_step: int
+    trainable: int
+    frozen: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """One optimizer step was made.
+
+    Attributes:
+        step: steps done so far, 1 after the first.
+        loss: the total loss.
+        parts: its terms before weighting.
+        train_iou: mean IoU of this step's predictions on its own, freshly drawn prompts, before the step; low-res grid.
+        lr: learning rate of the decoder.
+        grad_norm: gradient norm before clipping.
+        seconds: time the step took, its share of loading and encoding included.
+    """
+
+    step: int
+    loss: float
+    parts: Mapping[str, float]
+    train_iou: float
+    lr: float
+    grad_norm: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """The model was measured on fixed prompts.
+
+    Attributes:
+        step: steps done so far; 0 is the base model.
+        metrics: mean IoU by `split/prompt`, such as `valid/box`, 0 to 1.
+        best: whether these are the best weights so far.
+        objects: how many objects each split's figures rest on.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    best: bool
+    objects: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The loop ended.
+
+    Attributes:
+        step: steps done.
+        best_step: the step whose weights are in `checkpoints/best`; 0 means no step was better than the base model.
+        interrupted: by a signal; the run can be resumed.
+        seconds: time of this session's steps.
+    """
+
+    step: int
+    best_step: int
+    interrupted: bool
+    seconds: float
+
+
+Event: TypeAlias = RunStarted | StepDone | Validated | RunFinished
+Listener: TypeAlias = Callable[[Event], None]
