@@ -72,7 +72,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def recover_folder(target: Path) -> None:
-    """Bring back the folder that `new_folder` had moved aside when the process died before its successor was in place."""
+    """Bring back what `new_folder` had moved aside when the process died before the successor was in place."""
     aside = _aside(target)
     if aside.exists() and not target.exists():
         aside.rename(target)

@@ -1,8 +1,8 @@
 """What a training step is made of: which images and objects, their low-res targets, their first prompts.
 
 Everything drawn at random for step `t` is a function of `(seed, t)` and nothing else. A run that is interrupted and
-resumed, or that loads with more workers, therefore sees the same batches to the last bit, and no sampler state or random
-generator needs to be saved.
+resumed, or that loads with more workers, therefore sees the same batches to the last bit, and neither sampler state nor
+random generators need to be saved.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Batch:
         views: the B images.
         prompts: N first prompts, in pixels of the model's square input.
         image_index: int64 `[N]`, which image each prompt is about.
-        targets: float32 `[N, h, w]`, the share of each low-res pixel the object covers; all zero for background prompts.
+        targets: float32 `[N, h, w]`, share of each low-res pixel the object covers; all zero for background prompts.
     """
 
     step: int
@@ -166,7 +166,7 @@ def usable_objects(image: ImageEntry) -> tuple[ObjectEntry, ...]:
 
 
 def low_res_targets(masks: Sequence[NDArray[np.bool_]], size: int) -> NDArray[np.uint8]:
-    """Squash masks `[H, W]` to the model's low-res grid: uint8 `[N, size, size]`, 255 where a cell is wholly covered."""
+    """Squash masks `[H, W]` to the model's low-res grid: uint8 `[N, size, size]`, 255 where a cell is covered."""
     targets = np.zeros((len(masks), size, size), np.uint8)
     for target, mask in zip(targets, masks, strict=True):
         shrinks = mask.shape[0] >= size and mask.shape[1] >= size

@@ -1,4 +1,4 @@
-"""What the training loop tells the world. It prints nothing itself: progress bar, files and TensorBoard are listeners."""
+"""What the training loop tells the world. It prints nothing itself: progress bar, files, TensorBoard are listeners."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def _results_table(folder: RunFolder) -> Listener:
 def _tensorboard(folder: Path) -> Iterator[Listener | None]:
     """TensorBoard events, where TensorBoard is installed."""
     try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (optional, slow to import)
+        from torch.utils.tensorboard import SummaryWriter  # optional, and slow to import
     except ImportError:
         yield None
         return

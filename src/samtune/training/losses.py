@@ -68,7 +68,7 @@ def tuning_loss(output: DecoderOutput, targets: Tensor, config: LossConfig) -> L
 
 
 def binary(targets: Tensor) -> Tensor:
-    """Targets `[N, h, w]` as bool masks: pixels covered by half. An object too small to cover half of any keeps its most."""
+    """Targets `[N, h, w]` as bool masks: pixels covered by half; what covers half of none keeps its fullest pixels."""
     return (targets > 0) & (targets >= targets.flatten(1).amax(1).clamp(max=0.5)[:, None, None])
 
 

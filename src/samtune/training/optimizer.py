@@ -37,7 +37,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
 
 
 class MovingAverage:
-    """Exponential moving average of the learning weights, with a start that follows them closely while there are few."""
+    """Exponential moving average of the learning weights; it follows them closely while the steps are few."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self.decay = decay

@@ -1,0 +1,51 @@
+# Everything a newcomer or a contributor runs. Each target makes the environment it needs; none asks for a second step.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
+
+.PHONY: demo test install lint types layers check notebooks proofs parity bench bench-prepare real-sets lock clean
+
+demo: $(READY)  ## Make a dataset, tune the built-in model on it, judge it, write a report
+	$(BIN)/samtune demo --out demo
+
+test: $(READY)  ## The tests, under 8 minutes on 2 cores
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+install: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/pyright
+
+layers: $(READY)
+	$(BIN)/lint-imports
+
+check: lint types layers test  ## All that must hold before a change lands
+
+notebooks: $(READY)  ## Run both notebooks from start to end, in place
+	$(BIN)/python notebooks/run.py
+
+proofs: $(READY)  ## The longer proofs
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lock:  ## Pin what a fresh install gives today
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --upgrade pip
+	build/lock/bin/python -m pip install --quiet torch==2.13.0 --editable '.[tensorboard,pandas]' --group dev
+	build/lock/bin/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools \
+	  | sed -e 's/^torch @ .*/torch==2.13.0/; s/+cpu$$//' > requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,19 @@
+"""Shared by all tests: the real sets where they are at hand, and torch kept to what the machine has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def real_data(name: str) -> Path:
+    """Folder of a real development set; skips the test, by name, where it is not at hand."""
+    root = Path(os.environ.get("SAMTUNE_REAL_DATA", REPO.parent / "shared" / "data"))
+    folder = root / name
+    if not folder.is_dir():
+        pytest.skip(f"real set {name} is not at hand (SAMTUNE_REAL_DATA)")
+    return folder
