@@ -35,9 +35,8 @@ class PrepareConfig(Config):
         "auto", description="What unusable objects do: fail, skip, or auto (skip, but fail above --max-broken)."
     )
     max_broken: Fraction = Field(0.1, description="Share of unusable objects above which auto fails, 0 to 1.")
-    split: tuple[Fraction, Fraction, Fraction] | None = Field(
-        None,
-        description="New train,valid,test shares; default keeps the source's splits, or 0.8,0.1,0.1 if it has none.",
+    split: str = Field(
+        "", description="New train,valid,test shares; empty keeps the source's splits, or 0.8,0.1,0.1 if it has none."
     )
     group_by: str = Field(
         "source", description="What must not be split apart: source, folder, or a regex whose group 1 is the key."
@@ -45,6 +44,28 @@ class PrepareConfig(Config):
     seed: int = Field(0, ge=0, description="Seed of the split.")
     min_area: int = Field(1, ge=1, description="Smallest usable object, in mask pixels.")
     workers: int = Field(0, ge=0, description="Processes; 0 means one per core.")
+
+    @property
+    def shares(self) -> tuple[float, float, float] | None:
+        """`split` as numbers, or None where the source's splits are kept."""
+        return _shares(self.split) if self.split else None
+
+    @model_validator(mode="after")
+    def _split_is_three_shares(self) -> PrepareConfig:
+        if self.split:
+            _shares(self.split)
+        return self
+
+
+def _shares(text: str) -> tuple[float, float, float]:
+    """Three shares that add up to 1, from text such as `0.8,0.1,0.1`."""
+    try:
+        train, valid, test = (float(share) for share in text.split(","))
+    except ValueError:
+        raise ValueError(f"split is three numbers such as 0.8,0.1,0.1, not {text!r}") from None
+    if min(train, valid, test) < 0 or abs(train + valid + test - 1) > 1e-6:
+        raise ValueError(f"the shares of split must not be negative and must add up to 1, unlike {text!r}")
+    return train, valid, test
 
 
 class PromptPolicy(Config):
@@ -130,9 +151,8 @@ class EvalConfig(Config):
 
 
 class TrainConfig(Config):
-    """A training run, whole: `config.yaml` in the run folder is this model; the same file starts the same run."""
+    """A training run. With the dataset's path it is `config.yaml` in the run folder, and starts the same run again."""
 
-    dataset: Path = Field(description="Prepared dataset folder.")
     model: str = Field("nano", description="nano, a hub name, a checkpoint file, a Hugging Face folder or a run.")
     out: Path | None = Field(None, description="Run folder; default runs/NAME.")
     name: str = Field("tune", description="Name of the run folder under runs/, numbered when it exists.")
@@ -143,6 +163,8 @@ class TrainConfig(Config):
     flip: bool = Field(True, description="Mirror images left to right at random.")
     eval_every: int = Field(0, ge=0, description="Steps between validations; 0 means a tenth of the run.")
     eval_objects: int = Field(500, ge=1, description="Most validation objects, the same ones each time.")
+    chunk: int = Field(32, ge=1, description="Prompts per decoder call; fewer take less memory.")
+    workers: int = Field(0, ge=0, description="Processes that load batches ahead; 0 loads in the training process.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Arithmetic; auto picks what is fast and safe here."
@@ -158,3 +180,49 @@ class TrainConfig(Config):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainable: TrainableConfig = TrainableConfig()
+
+
+class PretrainStage(Config):
+    """A stretch of pre-training with one input size."""
+
+    subject: Literal["prompts", "scenes"] = Field(
+        "scenes", description="prompts: decoder and prompt encoder alone, on noise; scenes: everything, on pictures."
+    )
+    size: int = Field(ge=64, multiple_of=64, description="Side of the input, in pixels.")
+    steps: int = Field(ge=1, description="Optimizer steps.")
+    images: int = Field(2, ge=1, description="Images per step.")
+    objects: int = Field(12, ge=1, description="Most objects per image and step.")
+    lr: float = Field(1e-3, gt=0.0, description="Learning rate at the stage's start.")
+    final_lr: float = Field(1e-3, gt=0.0, description="Learning rate at its end; a straight line in between.")
+    warmup: int = Field(50, ge=0, description="Steps of linear warm-up.")
+    corrections: Fraction = Field(
+        0.5, description="Share of steps with a second round: a correction click and the first mask."
+    )
+    loss: LossConfig = LossConfig(focal=0.0, bce=1.0)
+
+
+class PretrainConfig(Config):
+    """Pre-training of `nano` from random weights, or from given ones, on procedural scenes."""
+
+    out: Path = Field(
+        Path("runs/nano"), description="Folder for scenes, checkpoints and the log; run again to continue."
+    )
+    start: Path | None = Field(None, description="Folder of weights to start from instead of random ones.")
+    scenes: int = Field(4000, ge=1, description="Scenes to draw before training.")
+    scene_size: int = Field(512, ge=64, description="Side of the drawn scenes, in pixels.")
+    held_out: int = Field(40, ge=1, description="Further scenes that only measure.")
+    workers: int = Field(0, ge=0, description="Processes that draw scenes; 0 means one per core.")
+    seed: int = Field(0, ge=0, description="Seed of weights, scenes and training.")
+    weight_decay: float = Field(0.05, ge=0.0, description="Weight decay of matrices.")
+    clip: float = Field(1.0, gt=0.0, description="Largest gradient norm.")
+    ema: float = Field(
+        0.998, ge=0.0, lt=1.0, description="Decay of the moving average of the weights, which is what ships."
+    )
+    save_every: int = Field(200, ge=1, description="Steps between checkpoints.")
+    measure_every: int = Field(1000, ge=1, description="Steps between measurements on the held-out scenes.")
+    stages: tuple[PretrainStage, ...] = (
+        PretrainStage(subject="prompts", size=128, steps=800, images=4, objects=24),
+        PretrainStage(size=128, steps=4000, images=4, objects=12),
+        PretrainStage(size=256, steps=4000, loss=LossConfig(focal=20.0, focal_alpha=-1.0, bce=0.2)),
+        PretrainStage(size=384, steps=2500, final_lr=2e-5, lr=5e-4, loss=LossConfig(focal=20.0, focal_alpha=-1.0)),
+    )
