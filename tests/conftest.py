@@ -1,4 +1,4 @@
-"""Shared by all tests: the real sets where they are at hand, and torch kept to what the machine has."""
+"""Shared by all tests: a tiny random SAM 2, and the real sets where they are at hand."""
 
 from __future__ import annotations
 
@@ -17,3 +17,11 @@ def real_data(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"real set {name} is not at hand (SAMTUNE_REAL_DATA)")
     return folder
+
+
+@pytest.fixture
+def tiny_model():
+    """A random SAM 2 of a few thousand parameters, 64 px input, in eval mode; a fresh one for each test."""
+    from tests.tiny import tiny_sam2
+
+    return tiny_sam2(seed=0)

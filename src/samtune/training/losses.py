@@ -25,7 +25,20 @@ class Loss:
     parts: dict[str, Tensor]
 
 
-def tuning_loss(output: DecoderOutput, targets: Tensor, config: LossConfig) -> Loss:
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many prompts a step has, and how many of them are about an object: what its loss is an average over."""
+
+    prompts: int
+    objects: int
+
+    @classmethod
+    def of(cls, targets: Tensor) -> Counts:
+        """The counts of `targets` `[N, h, w]`; an empty target is a background prompt."""
+        return cls(len(targets), int(_present(targets).sum()))
+
+
+def tuning_loss(output: DecoderOutput, targets: Tensor, config: LossConfig, counts: Counts | None = None) -> Loss:
     """The loss of N prompts.
 
     Per prompt, the mask loss is the mean of the single token's and the best of the three others' (best by focal + dice,
@@ -36,12 +49,14 @@ def tuning_loss(output: DecoderOutput, targets: Tensor, config: LossConfig) -> L
         output: of N prompts.
         targets: `[N, h, w]`, the share of each low-res pixel the object covers, 0 to 1; all zero means "no object".
         config: the weights.
+        counts: of the whole step, when these prompts are a part of it; the losses of the parts add up to the step's.
 
     Returns:
-        The loss, averaged over prompts.
+        The loss: an average over prompts for the object score, over objects for the rest.
     """
-    present = (targets.flatten(1).amax(1) > 0).float()
-    objects = present.sum().clamp(min=1)
+    counts = counts or Counts.of(targets)
+    present = _present(targets).float()
+    objects = max(counts.objects, 1)
     logits, target = output.masks.float(), targets.float()[:, None]
 
     focal = focal_loss(logits, target, config.focal_alpha, config.focal_gamma)
@@ -61,10 +76,15 @@ def tuning_loss(output: DecoderOutput, targets: Tensor, config: LossConfig) -> L
     with torch.no_grad():
         reached = hard_iou(logits > 0, binary(targets)[:, None])
     iou = ((output.iou_scores.float() - reached).abs().mean(1) * present).sum() / objects
-    score = F.binary_cross_entropy_with_logits(output.object_score_logits.float(), present)
+    score_logits = output.object_score_logits.float()
+    score = F.binary_cross_entropy_with_logits(score_logits, present, reduction="sum") / counts.prompts
     total = supervised(mask_loss) + config.iou * iou + config.object_score * score
     named = {name: supervised(per_mask) for name, per_mask in parts.items()} | {"iou": iou, "object_score": score}
     return Loss(total, {name: value.detach() for name, value in named.items()})
+
+
+def _present(targets: Tensor) -> Tensor:
+    return targets.flatten(1).amax(1) > 0
 
 
 def binary(targets: Tensor) -> Tensor:

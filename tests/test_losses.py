@@ -1,0 +1,105 @@
+"""The loss: what it rewards, that every token learns, that parts of a step add up to the step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from samtune.config import LossConfig
+from samtune.model.decoder import DecoderOutput
+from samtune.training.losses import Counts, balanced_cross_entropy, binary, dice_loss, focal_loss, hard_iou, tuning_loss
+
+
+def answers(count: int, seed: int = 0) -> DecoderOutput:
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.randn(count, 4, 8, 8, generator=generator).requires_grad_()
+    scores = torch.rand(count, 4, generator=generator).requires_grad_()
+    return DecoderOutput(masks, scores, torch.randn(count, generator=generator).requires_grad_())
+
+
+def targets(count: int) -> torch.Tensor:
+    found = torch.zeros(count, 8, 8)
+    found[:, 2:6, 1:5] = 1.0
+    return found
+
+
+def test_the_right_answer_costs_nothing_and_the_opposite_much():
+    target = targets(1)
+    right = DecoderOutput(((target * 2 - 1) * 50)[:, None].expand(1, 4, 8, 8), torch.ones(1, 4), torch.tensor([50.0]))
+    wrong = DecoderOutput(-right.masks, torch.ones(1, 4), torch.tensor([-50.0]))
+    assert tuning_loss(right, target, LossConfig()).total < 1e-4
+    assert tuning_loss(wrong, target, LossConfig()).total > 10
+
+
+def test_the_single_token_and_the_best_of_three_learn_from_every_prompt():
+    output = answers(3)
+    tuning_loss(output, targets(3), LossConfig()).total.backward()
+    learns = output.masks.grad.flatten(2).abs().sum(2) > 0
+    assert learns[:, 0].all()
+    assert (learns[:, 1:].sum(1) == 1).all()
+    assert (output.iou_scores.grad != 0).all()
+
+
+def test_an_empty_target_teaches_the_object_score_alone():
+    output = answers(2)
+    tuning_loss(output, torch.zeros(2, 8, 8), LossConfig()).total.backward()
+    assert not output.masks.grad.any()
+    assert not output.iou_scores.grad.any()
+    assert (output.object_score_logits.grad > 0).all()
+
+
+def test_the_losses_of_chunks_add_up_to_the_loss_of_the_step():
+    output, target = answers(5), targets(5)
+    target[3] = 0
+    counts = Counts.of(target)
+    assert counts == Counts(prompts=5, objects=4)
+    whole = tuning_loss(output, target, LossConfig(bce=0.5))
+    parts = [
+        tuning_loss(
+            DecoderOutput(output.masks[rows], output.iou_scores[rows], output.object_score_logits[rows]),
+            target[rows],
+            LossConfig(bce=0.5),
+            counts,
+        )
+        for rows in (slice(0, 2), slice(2, 5))
+    ]
+    torch.testing.assert_close(whole.total, parts[0].total + parts[1].total)
+    for name, value in whole.parts.items():
+        torch.testing.assert_close(value, parts[0].parts[name] + parts[1].parts[name])
+
+
+def test_focal_loss_without_focus_or_weighting_is_cross_entropy():
+    logits = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    target = targets(2)[:, None]
+    expected = F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="none").mean((2, 3))
+    torch.testing.assert_close(focal_loss(logits, target, alpha=-1.0, gamma=0.0), expected)
+
+
+def test_dice_loss_is_one_minus_dice():
+    predicted = targets(1).roll(2, dims=2)
+    loss = dice_loss(((predicted * 2 - 1) * 100)[:, None], targets(1)[:, None])
+    assert loss.item() == pytest.approx(1 - (2 * 8 + 1) / (32 + 1))
+
+
+def test_balanced_cross_entropy_weighs_a_small_object_like_its_background():
+    target = torch.zeros(1, 1, 8, 8)
+    target[0, 0, 0, 0] = 1
+    missed = torch.full((1, 1, 8, 8), -3.0)
+    invented = torch.where(target > 0, 3.0, 3.0)
+    torch.testing.assert_close(balanced_cross_entropy(missed, target), balanced_cross_entropy(invented, target))
+
+
+def test_binary_keeps_an_object_too_small_for_half_a_pixel():
+    faint = torch.zeros(2, 4, 4)
+    faint[0, 1, 1], faint[0, 1, 2] = 0.3, 0.1
+    faint[1, 0, 0], faint[1, 0, 1] = 1.0, 0.49
+    masks = binary(faint)
+    assert masks.sum((1, 2)).tolist() == [1, 1]
+    assert masks[0, 1, 1]
+    assert not binary(torch.zeros(1, 4, 4)).any()
+
+
+def test_two_empty_masks_agree():
+    empty = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    assert hard_iou(empty, empty).item() == 1.0
