@@ -1,7 +1,7 @@
 """What a SAM 2 consists of in transformers' layout: its configuration, and the tensors that make it complete.
 
-A configuration here is the dictionary of `config.json`. `model_type` is `sam2` for the image model alone and `sam2_video`
-where the parts that only video needs stand beside it, as on the hub; the image model reads both.
+A configuration here is the dictionary of `config.json`. `model_type` is `sam2` for the image model alone and
+`sam2_video` where the parts that only video needs stand beside it, as on the hub; the image model reads both.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
@@ -41,9 +42,13 @@ def image_config(config: Mapping[str, Any]) -> Sam2Config:
         )
     extra = {key: value for key, value in config.items() if key.startswith("samtune_")}
     try:
-        return Sam2Config(**{part: _part(config, part) for part in _PARTS}, **extra)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        built = Sam2Config(**{part: _part(config, part) for part in _PARTS}, **extra)
+    except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
         raise ModelError.of(expected="a configuration SAM 2 can be built from", found=str(error)) from error
+    size = built.prompt_encoder_config.image_size
+    if not isinstance(size, int) or size % 32:
+        raise ModelError.of(expected="a square input whose side 32 divides", found=f"image_size {size}")
+    return built
 
 
 def video_config(config: Mapping[str, Any]) -> Sam2VideoConfig:

@@ -1,8 +1,8 @@
 """Every way a SAM 2 comes in: a name, a hub repository, a folder, an official checkpoint, a run; and how it is saved.
 
-Whatever the way, the result is one `LoadedModel`: transformers' `Sam2Model`, complete and frozen, with the weights that only
-video needs beside it. Nothing is executed that a file brings along: pickles are read with `weights_only`, the rest is
-safetensors and JSON.
+Whatever the way, the result is one `LoadedModel`: transformers' `Sam2Model`, complete and frozen, with the weights that
+only video needs beside it. Nothing is executed that a file brings along: pickles are read with `weights_only`, the rest
+is safetensors and JSON.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class LoadedModel:
     @property
     def image_size(self) -> int:
         """Side of the square input in pixels."""
-        return self.model.prompt_encoder.input_image_size
+        return input_size(self.model)
 
     @property
     def mask_size(self) -> int:
@@ -77,6 +77,13 @@ class LoadedModel:
     def fingerprint(self) -> str:
         """sha256 over names, types, shapes and bytes of the image model's weights, hexadecimal."""
         return fingerprint(self.model.state_dict())
+
+
+def input_size(model: Sam2Model) -> int:
+    """Side of a model's square input in pixels."""
+    size = model.config.prompt_encoder_config.image_size
+    assert isinstance(size, int)
+    return size
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
@@ -95,9 +102,9 @@ def load_model(
     """Load a model by name or from a file or folder.
 
     Args:
-        name: `nano`; a known name (`sam2.1-tiny`, `sam2.1-hiera-tiny`, `facebook/sam2.1-hiera-tiny`, ...) or another hub
-            repository; a folder in Hugging Face layout; an official checkpoint (`.pt`, recognised from its tensors); a
-            samtune run (its best weights) or its `checkpoints/best`.
+        name: `nano`; a known name (`sam2.1-tiny`, `sam2.1-hiera-tiny`, `facebook/sam2.1-hiera-tiny`, ...) or another
+            hub repository; a folder in Hugging Face layout; an official checkpoint (`.pt`, recognised from its
+            tensors); a samtune run (its best weights) or its `checkpoints/best`.
         device: where the image model goes; video weights stay on the CPU.
         dtype: the image model's; video weights stay in the file's.
 
@@ -134,8 +141,8 @@ def load_model(
 def save_model(model: LoadedModel | Sam2Model, folder: Path, *, family: str = "custom", base: str = "") -> None:
     """Write a model in Hugging Face layout, as a whole or not at all.
 
-    The folder holds `model.safetensors` (video weights included, where there are any), `config.json` and the processor's
-    JSON; transformers' `Sam2Model`, `Sam2Processor` and, with video weights, `Sam2VideoModel` read it.
+    The folder holds `model.safetensors` (video weights included, where there are any), `config.json` and the
+    processor's JSON; transformers' `Sam2Model`, `Sam2Processor` and, with video weights, `Sam2VideoModel` read it.
 
     Args:
         model: what to write; of a plain `Sam2Model` there are no video weights.
@@ -150,7 +157,7 @@ def save_model(model: LoadedModel | Sam2Model, folder: Path, *, family: str = "c
         state, config = model.model.state_dict() | model.video_state, dict(model.config)
         family, base, size = model.family, model.base, model.image_size
     else:
-        state, config, size = model.state_dict(), model.config.to_dict(), model.prompt_encoder.input_image_size
+        state, config, size = model.state_dict(), model.config.to_dict(), input_size(model)
     save_state(state, config | {"samtune_family": family, "samtune_base": base}, size, folder)
 
 
@@ -385,7 +392,7 @@ def _dtype_name(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path, where: Path) -> None:
-    """safetensors reports a full disk as its own error; users get the same one as for every other file."""
+    """A full disk is an error of safetensors' own; users get the same one as for every other file."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:

@@ -1,8 +1,8 @@
 """The official checkpoint layout and transformers', both ways, for image and video parts.
 
-An official file is `{"model": state_dict}`. It says nothing of the architecture, so the architecture is recognised from the
-shapes of its tensors; samtune's own files carry it along under a second key, which the official code does not look at.
-Source of the names: the modules of the official `sam2` package and of transformers' `Sam2VideoModel`.
+An official file is `{"model": state_dict}`. It says nothing of the architecture, so the architecture is recognised from
+the shapes of its tensors; samtune's own files carry it along under a second key, which the official code does not look
+at. Source of the names: the modules of the official `sam2` package and of transformers' `Sam2VideoModel`.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def to_transformers(
         where: the file's name, for messages.
 
     Returns:
-        The configuration as in `config.json`, and the tensors in transformers' names, not copied where they need not be.
-        Video tensors are among them when the checkpoint has them.
+        The configuration as in `config.json`, and the tensors in transformers' names, not copied where they need not
+        be. Video tensors are among them when the checkpoint has them.
 
     Raises:
         ModelError: another model's checkpoint, or one with tensors missing, left over or of another shape.

@@ -1,9 +1,9 @@
 """Images, points, boxes and masks to what SAM 2 takes, and its masks back, without torchvision.
 
 Source: `sam2/utils/transforms.py` and `sam2/sam2_image_predictor.py` of the official code: the image is squashed to a
-square (no letterbox), bilinear with antialiasing, after scaling to 0..1 and before normalising; coordinates are divided by
-the image's sides and multiplied by the input's; low-res logits are resized bilinearly before the threshold at 0. The parity
-suite holds these functions to the official ones, bit for bit where the arithmetic allows.
+square (no letterbox), bilinear with antialiasing, after scaling to 0..1 and before normalising; coordinates are divided
+by the image's sides and multiplied by the input's; low-res logits are resized bilinearly before the threshold at 0. The
+parity suite holds these functions to the official ones, bit for bit where the arithmetic allows.
 """
 
 from __future__ import annotations

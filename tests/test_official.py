@@ -1,0 +1,158 @@
+"""The official layout and the official answers, on fixtures the official code made
+(`tests/parity/official_side.py`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tests.answers import check_answers, our_answers, transformers_answers
+from safetensors.torch import load_file
+from torch import Tensor
+
+from samtune.errors import ModelError
+from samtune.model.layout import image_config
+from samtune.model.load import LoadedModel, load_model
+from samtune.model.official import CONFIG_KEY, to_official, to_transformers, widened_config
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+TINY = {
+    "model_type": "sam2",
+    "vision_config": {
+        "backbone_config": {
+            "model_type": "sam2_hiera_det_model",
+            "hidden_size": 8,
+            "num_attention_heads": 1,
+            "image_size": [128, 128],
+            "embed_dim_per_stage": [8, 16, 32, 64],
+            "num_attention_heads_per_stage": [1, 2, 4, 8],
+            "blocks_per_stage": [1, 1, 2, 1],
+            "global_attention_blocks": [3],
+            "window_size_per_stage": [8, 4, 8, 4],
+            "window_positional_embedding_background_size": [4, 4],
+        },
+        "backbone_channel_list": [64, 32, 16, 8],
+        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+        "fpn_hidden_size": 16,
+    },
+    "prompt_encoder_config": {"hidden_size": 16, "image_size": 128},
+    "mask_decoder_config": {"hidden_size": 16},
+}
+"""What `tests/parity/tiny.yaml` says, in transformers' words."""
+
+
+@pytest.fixture(scope="module")
+def content() -> dict[str, Tensor]:
+    return load_file(FIXTURES / "official_tiny.safetensors")
+
+
+def under(content: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in content.items() if name.startswith(prefix)}
+
+
+@pytest.fixture(scope="module")
+def tiny(content: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    path = tmp_path_factory.mktemp("official") / "anything.pt"
+    torch.save({"model": under(content, "weights/"), CONFIG_KEY: TINY}, path)
+    return load_model(path)
+
+
+def test_answers_are_the_official_ones(tiny: LoadedModel, content: dict[str, Tensor]) -> None:
+    check_answers(our_answers(tiny, under(content, "cases/")), under(content, "answers/"))
+
+
+def test_transformers_answers_are_the_official_ones(tiny: LoadedModel, content: dict[str, Tensor]) -> None:
+    check_answers(transformers_answers(tiny.model, under(content, "cases/"), 128), under(content, "answers/"))
+
+
+def test_both_ways_through_the_predictor_are_in_the_fixture(content: dict[str, Tensor]) -> None:
+    answers = under(content, "answers/")
+    singles = {name: tensor for name, tensor in answers.items() if name.endswith("single/low_res")}
+    fell_back = {
+        name
+        for name, single in singles.items()
+        if any(torch.equal(single[0], other) for other in answers[name.replace("single", "multi")])
+    }
+    assert fell_back
+    assert fell_back != singles.keys()
+
+
+def test_the_way_back_gives_the_same_tensors(tiny: LoadedModel, content: dict[str, Tensor]) -> None:
+    state = to_official(tiny.config, tiny.model.state_dict())
+    weights = under(content, "weights/")
+    assert state.keys() == weights.keys()
+    differing = [name for name in state if not torch.equal(state[name], weights[name].float())]
+    # The two tensors of a model without memory that nothing reads become zero.
+    assert sorted(differing) == ["maskmem_tpos_enc", "no_mem_pos_enc"]
+
+
+@pytest.mark.parametrize("name", ["configs/sam2.1/sam2.1_hiera_t.yaml", "configs/sam2/sam2_hiera_l.yaml"])
+def test_every_official_tensor_has_its_place_both_ways(name: str) -> None:
+    shapes = json.loads((FIXTURES / "official_keys.json").read_text())[name]
+    # One number each, stretched to the shape: tells tensors apart without their storage.
+    state = {key: torch.tensor(float(i)).expand(shape) for i, (key, shape) in enumerate(shapes.items())}
+    config, converted = to_transformers(state)
+    assert config["enable_occlusion_spatial_embedding"] == ("sam2.1" in name)
+    back = to_official(config, converted)
+    assert back.keys() == state.keys()
+    assert all(
+        back[key].shape == state[key].shape and back[key].flatten()[0] == state[key].flatten()[0] for key in back
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: state.pop("sam_mask_decoder.iou_token.weight"), "1 missing (sam_mask_decoder.iou_token.weight)"),
+        (lambda state: state.update(extra=torch.zeros(2)), "1 unexpected (extra)"),
+        (lambda state: state.update({"no_mem_embed": torch.zeros(3)}), "no_mem_embed [3], not [1, 1, 16]"),
+        (lambda state: state.update({"no_mem_embed": torch.zeros(1, 1, 16, dtype=torch.int8)}), "no_mem_embed int8"),
+        (lambda state: state.update({"no_mem_embed": torch.full((1, 1, 16), torch.nan)}), "1 with NaN or infinity"),
+    ],
+)
+def test_an_incomplete_checkpoint_is_refused_with_the_list(content: dict[str, Tensor], change, said: str) -> None:
+    state = under(content, "weights/")
+    change(state)
+    with pytest.raises(ModelError) as caught:
+        to_transformers(state, TINY)
+    assert said in str(caught.value)
+
+
+def test_narrow_decoder_layers_are_widened_without_changing_an_answer(content: dict[str, Tensor]) -> None:
+    from transformers import Sam2Model
+
+    narrow = TINY | {"mask_decoder_config": {"hidden_size": 16, "mlp_dim": 40, "iou_head_hidden_dim": 24}}
+    torch.manual_seed(0)
+    model = Sam2Model(image_config(narrow)).eval()
+    state = model.state_dict()
+    state["prompt_encoder.shared_embedding.positional_embedding"] = state[
+        "shared_image_embedding.positional_embedding"
+    ].clone()
+    model.load_state_dict(state)
+    cases = under(content, "cases/")
+    wide_config, wide_state = to_transformers(to_official(narrow, state), widened_config(narrow))
+    wide = Sam2Model(image_config(wide_config)).eval()
+    wide.load_state_dict(wide_state)
+    found = transformers_answers(wide, cases, 128)
+    for name, expected in transformers_answers(model, cases, 128).items():
+        torch.testing.assert_close(found[name], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_model_the_official_code_cannot_build_is_refused() -> None:
+    from transformers import Sam2Model
+
+    config = TINY | {"mask_decoder_config": {"hidden_size": 16, "num_attention_heads": 4}}
+    state = Sam2Model(image_config(config)).state_dict()
+    state["prompt_encoder.shared_embedding.positional_embedding"] = state["shared_image_embedding.positional_embedding"]
+    with pytest.raises(ModelError, match="num_attention_heads 8"):
+        to_official(config, state)
+
+
+def test_two_position_matrices_are_refused(tiny: LoadedModel) -> None:
+    state = tiny.model.state_dict()
+    state["prompt_encoder.shared_embedding.positional_embedding"] = torch.zeros(2, 8)
+    with pytest.raises(ModelError, match="one position matrix"):
+        to_official(tiny.config, state)
