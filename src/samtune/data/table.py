@@ -1,0 +1,264 @@
+"""The table that links every image to its masks: `table.parquet`, `table.csv` beside it, and `Dataset`, which reads it.
+
+One row per object, and one row with nulls per image without objects. Rows stand image by image. The Parquet file is what
+samtune reads; the CSV file holds the same rows for everything else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from samtune.data.images import read_image
+from samtune.data.masks import read_mask_file
+from samtune.errors import DataError
+from samtune.files import new_file
+from samtune.types import Split
+
+TABLE = "table.parquet"
+TABLE_CSV = "table.csv"
+
+SCHEMA: dict[str, pl.DataType] = {
+    "image_path": pl.String(),
+    "mask_path": pl.String(),
+    "split": pl.String(),
+    "image_id": pl.String(),
+    "annotation_id": pl.String(),
+    "category": pl.String(),
+    "x0": pl.Int32(),
+    "y0": pl.Int32(),
+    "x1": pl.Int32(),
+    "y1": pl.Int32(),
+    "area": pl.Int64(),
+    "width": pl.Int32(),
+    "height": pl.Int32(),
+    "group": pl.String(),
+    "iscrowd": pl.Boolean(),
+}
+"""Columns in order. Box xyxy in pixels with exclusive right and lower edge, computed from the mask; area in mask pixels;
+paths relative to the dataset's folder with forward slashes. Null in a row of an image without objects: `mask_path`,
+`annotation_id`, `category`, the box, `area`, `iscrowd`."""
+
+_OF_IMAGE = ("image_path", "split", "image_id", "width", "height", "group")
+_OF_OBJECT = ("mask_path", "annotation_id", "category", "x0", "y0", "x1", "y1", "area", "iscrowd")
+_LEAVES_ROOT = r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:|[\x00-\x1f]"
+_UPWARDS = re.compile(r"^(\.\./)*")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectEntry:
+    """One object of the table.
+
+    Attributes:
+        annotation_id, category: as in the source.
+        mask_path: mask file, relative to the dataset's folder.
+        box: xyxy in pixels, right and lower exclusive, tight around the mask.
+        area: mask pixels.
+        iscrowd: the mask covers a group of objects.
+    """
+
+    annotation_id: str
+    category: str
+    mask_path: str
+    box: tuple[int, int, int, int]
+    area: int
+    iscrowd: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEntry:
+    """One image of the table and its objects, in the table's order; `objects` is empty for a negative image."""
+
+    image_path: str
+    image_id: str
+    split: Split
+    width: int
+    height: int
+    group: str
+    objects: tuple[ObjectEntry, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset: its folder and its table.
+
+    Attributes:
+        root: the folder that `table.parquet` stands in.
+        table: the rows, see `SCHEMA`; may be a part of the file's, after `split`.
+    """
+
+    root: Path
+    table: pl.DataFrame
+
+    @classmethod
+    def open(cls, root: Path) -> Dataset:
+        """Read the dataset in a folder.
+
+        Raises:
+            DataError: no dataset there, a table of other columns or types, a path that leaves the folder, a broken row.
+        """
+        path = root / TABLE
+        if not path.is_file():
+            raise DataError.of(
+                expected=f"a prepared dataset, a folder with {TABLE}",
+                found="a folder without it" if root.is_dir() else "no such folder",
+                where=str(root),
+                do=f"make one: samtune prepare SOURCE --out {root}",
+            )
+        try:
+            table = pl.read_parquet(path)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError.of(
+                expected="a Parquet table", found=str(error).splitlines()[0], where=str(path), do="run samtune prepare again"
+            ) from error
+        _check(table, path)
+        return cls(root, table)
+
+    def split(self, split: Split | str) -> Dataset:
+        """The part of the dataset in one split; may be empty.
+
+        Raises:
+            DataError: not one of train, valid, test.
+        """
+        if split not in set(Split):
+            raise DataError.of(expected="train, valid or test", found=str(split))
+        return Dataset(self.root, self.table.filter(pl.col("split") == str(split)))
+
+    @cached_property
+    def images(self) -> tuple[ImageEntry, ...]:
+        """Every image with its objects, in the table's order."""
+        return tuple(_entries(self.table))
+
+    @cached_property
+    def categories(self) -> tuple[str, ...]:
+        """Names of the categories that objects have, sorted."""
+        return tuple(sorted(self.table["category"].drop_nulls().unique().to_list()))
+
+    def read_image(self, entry: ImageEntry) -> NDArray[np.uint8]:
+        """An image in the frame that the table's boxes and masks are in, uint8 `[H, W, 3]` RGB.
+
+        Raises:
+            DataError: the file is missing, damaged, or not of the size it had when the dataset was prepared.
+        """
+        path = self.root / entry.image_path
+        pixels = read_image(path)
+        if pixels.shape[:2] != (entry.height, entry.width):
+            raise DataError.of(
+                expected=f"an image of {entry.width} x {entry.height} pixels, as when the dataset was prepared",
+                found=f"{pixels.shape[1]} x {pixels.shape[0]}",
+                where=str(path),
+                do="run samtune prepare again",
+            )
+        return pixels
+
+    def read_mask(self, entry: ObjectEntry) -> NDArray[np.bool_]:
+        """An object's mask, bool `[H, W]`.
+
+        Raises:
+            DataError: the file is missing or no mask.
+        """
+        return read_mask_file(self.root / entry.mask_path)
+
+
+def empty_table() -> pl.DataFrame:
+    """A table without rows."""
+    return pl.DataFrame(schema=SCHEMA)
+
+
+def write_table(folder: Path, frame: pl.DataFrame) -> None:
+    """Write `table.parquet` and `table.csv`; the same rows give the same bytes.
+
+    Args:
+        folder: the dataset's folder, which must exist.
+        frame: rows in the columns and types of `SCHEMA`.
+
+    Raises:
+        DataError: the frame is not such a table.
+        StorageError: the disk refused.
+    """
+    _check(frame, folder / TABLE)
+    with new_file(folder / TABLE) as path:
+        frame.write_parquet(path, compression="zstd", statistics=False, row_group_size=100_000)
+    with new_file(folder / TABLE_CSV) as path:
+        frame.write_csv(path, line_terminator="\n")
+
+
+def _check(table: pl.DataFrame, path: Path) -> None:
+    found = dict(table.schema)
+    if list(found.items()) != list(SCHEMA.items()):
+        raise _broken(path, _difference(found))
+    required = table.select(pl.col(*_OF_IMAGE).is_null().any())
+    if any(required.row(0)):
+        raise _broken(path, f"nulls in {', '.join(name for name in _OF_IMAGE if required[name][0])}")
+    halves = table.filter(pl.any_horizontal(pl.col(*_OF_OBJECT).is_null()) & ~pl.all_horizontal(pl.col(*_OF_OBJECT).is_null()))
+    if halves.height:
+        raise _broken(path, f"an object with some columns null, image {halves['image_path'][0]!r}")
+    splits = set(table["split"].unique().to_list()) - {str(split) for split in Split}
+    if splits:
+        raise _broken(path, f"the split {sorted(splits)[0]!r}")
+    outside = _first_outside(table)
+    if outside is not None:
+        raise _broken(path, f"the path {outside!r}, which leaves the dataset's folder")
+
+
+def _first_outside(table: pl.DataFrame) -> str | None:
+    """A path that must not be followed: masks stand in the folder, referenced images may stand beside it (`../`)."""
+    masks = table["mask_path"].drop_nulls()
+    images = table["image_path"].unique(maintain_order=True).str.replace(_UPWARDS.pattern, "")
+    for paths in (masks, images):
+        bad = paths.filter(paths.str.contains(_LEAVES_ROOT))
+        if bad.len():
+            return str(bad[0])
+    return None
+
+
+def _difference(found: dict[str, Any]) -> str:
+    missing = [name for name in SCHEMA if name not in found]
+    extra = [name for name in found if name not in SCHEMA]
+    if missing:
+        return f"no column {missing[0]!r}"
+    if extra:
+        return f"an unknown column {extra[0]!r}"
+    other = [name for name in SCHEMA if found[name] != SCHEMA[name]]
+    return f"column {other[0]!r} of type {found[other[0]]}, not {SCHEMA[other[0]]}" if other else "columns in another order"
+
+
+def _broken(path: Path, found: str) -> DataError:
+    return DataError.of(
+        expected="a table that samtune prepare wrote", found=found, where=str(path), do="run samtune prepare again"
+    )
+
+
+def _entries(table: pl.DataFrame) -> Iterator[ImageEntry]:
+    """Images in order; rows of one image (split and id) that stand apart, as after a shuffle, are brought together."""
+    for part in table.partition_by("split", "image_id", maintain_order=True):
+        rows = part.rows(named=True)
+        first = rows[0]
+        yield ImageEntry(
+            image_path=first["image_path"],
+            image_id=first["image_id"],
+            split=Split(first["split"]),
+            width=first["width"],
+            height=first["height"],
+            group=first["group"],
+            objects=tuple(_object(row) for row in rows if row["mask_path"] is not None),
+        )
+
+
+def _object(row: dict[str, Any]) -> ObjectEntry:
+    return ObjectEntry(
+        annotation_id=row["annotation_id"],
+        category=row["category"],
+        mask_path=row["mask_path"],
+        box=(row["x0"], row["y0"], row["x1"], row["y1"]),
+        area=row["area"],
+        iscrowd=row["iscrowd"],
+    )
