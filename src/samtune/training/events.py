@@ -75,14 +75,14 @@ class RunFinished:
     Attributes:
         step: steps done.
         best_step: the step whose weights are in `checkpoints/best`; 0 means no step was better than the base model.
-        interrupted: by a signal; the run can be resumed.
-        seconds: time of this session's steps.
+        seconds: time this session took.
+        signal: number of the signal that asked for an early end, or None; the run can be resumed.
     """
 
     step: int
     best_step: int
-    interrupted: bool
     seconds: float
+    signal: int | None = None
 
 
 Event: TypeAlias = RunStarted | StepDone | Validated | RunFinished

@@ -158,7 +158,7 @@ def _results_table(folder: RunFolder) -> Listener:
             return
         new = not folder.results.exists()
         with storage_errors(folder.results), folder.results.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
+            writer = csv.writer(file, lineterminator="\n")
             if new:
                 writer.writerow(["step", *event.metrics, "best"])
             writer.writerow([event.step, *(f"{value:.5f}" for value in event.metrics.values()), int(event.best)])

@@ -82,7 +82,7 @@ class RunFolder:
         return self.path / "checkpoints" / "best"
 
 
-def new_run(config: TrainConfig) -> RunFolder:
+def new_run(dataset: Path, config: TrainConfig) -> RunFolder:
     """Make the run's folder, numbered when one of its name exists, and write its settings into it."""
     path = config.out or _numbered(Path("runs") / config.name)
     if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
@@ -95,7 +95,8 @@ def new_run(config: TrainConfig) -> RunFolder:
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
-    write_text(folder.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    settings = {"dataset": str(dataset), **config.model_dump(mode="json")}
+    write_text(folder.config, yaml.safe_dump(settings, sort_keys=False))
     return folder
 
 
@@ -156,13 +157,23 @@ def load_last(
     return progress
 
 
-def forget_after(metrics: Path, step: int) -> None:
-    """Drop the lines of steps after `step` from a metrics file: they will be written again."""
-    if not metrics.exists():
-        return
-    lines = metrics.read_text().splitlines()
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    write_text(metrics, "".join(line + "\n" for line in kept))
+def forget_after(folder: RunFolder, step: int) -> None:
+    """Drop what the metrics file and the table of results say of steps after `step`: it will be written again."""
+    if folder.metrics.exists():
+        lines = folder.metrics.read_text(encoding="utf-8").splitlines()
+        write_text(folder.metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+    if folder.results.exists():
+        header, *rows = folder.results.read_text(encoding="utf-8").splitlines()
+        kept = [row for row in rows if int(row.split(",")[0]) <= step]
+        write_text(folder.results, "".join(f"{line}\n" for line in [header, *kept]))
+
+
+def _step_of(line: str) -> float:
+    """The step a line of the metrics file is about; a line cut off by a crash is about none."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return float("inf")
 
 
 def _optimizer_state(tensors: Mapping[str, Tensor], name: str, device: torch.device) -> dict[str, Tensor]:

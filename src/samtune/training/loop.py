@@ -1,0 +1,228 @@
+"""The training loop. It reads from top to bottom: set up, measure the base model, step, measure, keep the best, stop.
+
+Everything it has to say goes out as events; see `listeners.py` for who listens.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from samtune.model.decoder import DecoderOutput, select_masks
+from samtune.model.embeddings import ImageEmbeddings
+from samtune.prompts import PromptBatch, correction_clicks
+from samtune.training.batches import Batch, loader, step_generator
+from samtune.training.events import Listener, RunFinished, RunStarted, StepDone, Validated
+from samtune.training.losses import Counts, binary, hard_iou, tuning_loss
+from samtune.training.optimizer import lr_factor, set_learning_rate
+from samtune.training.setup import Run
+from samtune.training.state import Progress, save_last
+
+STEPS_BETWEEN_READINGS = 10
+"""Losses are read from the device this often; every reading makes a GPU wait."""
+
+
+def train(run: Run, listeners: Sequence[Listener] = ()) -> RunFinished:
+    """Train until the last step, or until SIGINT or SIGTERM asks to stop; either way `checkpoints/last` is whole.
+
+    Args:
+        run: a new run, or one being resumed (see `setup.py`).
+        listeners: told of everything that happens.
+
+    Returns:
+        How it ended.
+    """
+    config, progress = run.config, run.progress
+    started = time.monotonic()
+
+    def tell(event: RunStarted | StepDone | Validated | RunFinished) -> None:
+        if run.is_main:
+            for listener in listeners:
+                listener(event)
+
+    tell(RunStarted(run.folder.path, config.steps, progress.step, *run.counts, run.notes))
+    if progress.step == 0:
+        progress = _validate(run, progress, tell)
+    readings = _Readings(tell)
+    with _stop_on_signal() as stop:
+        for batch in loader(run.batches, progress.step, config.steps, config.workers):
+            lr = set_learning_rate(run.optimizer, lr_factor(batch.step, config.steps, config.optimizer))
+            loss, parts, train_iou = _learn(run, batch.to(run.device))
+            norm = _step(run, batch.step)
+            progress = replace(progress, step=batch.step + 1)
+            readings.add(progress.step, lr, {"loss": loss, **parts, "train_iou": train_iou, "grad_norm": norm})
+
+            due = progress.step % run.validate_every == 0 or progress.step == config.steps
+            stopping = stop.is_requested(run)
+            if due or stopping or progress.step % STEPS_BETWEEN_READINGS == 0:
+                readings.read()
+            if due:
+                progress = _validate(run, progress, tell)
+            if due or stopping:
+                _save(run, progress)
+            if stopping:
+                break
+    finished = RunFinished(progress.step, progress.best_step, time.monotonic() - started, stop.signal)
+    tell(finished)
+    return finished
+
+
+def _learn(run: Run, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Add the gradients of one batch: returns its loss, the loss's parts, and the IoU of its first predictions.
+
+    Prompts go through the decoder in chunks and the gradients at the image embeddings are collected, so that memory
+    does not grow with the number of objects and the encoder, where it learns, is run backward once.
+    """
+    with run.arithmetic():
+        embeddings = run.embed(batch.views)
+    collected = _leaves(embeddings)
+    counts = Counts.of(batch.targets)
+    rounds = 1 + run.config.prompts.correction_clicks
+    total = torch.zeros((), device=run.device)
+    iou = torch.zeros((), device=run.device)
+    parts: dict[str, Tensor] = {}
+    for chunk in torch.arange(len(batch.prompts), device=run.device).split(run.config.chunk):
+        prompts, targets, index = batch.prompts.select(chunk), batch.targets[chunk], batch.image_index[chunk]
+        generator = step_generator(run.config.seed, batch.step, run.batches.rank, purpose=1 + int(chunk[0]))
+        for turn in range(rounds):
+            with run.arithmetic():
+                output = run.decode(collected, prompts, index)
+                loss = tuning_loss(output, targets, run.config.loss, counts)
+            (loss.total / rounds).backward()
+            total += loss.total.detach() / rounds
+            for name, value in loss.parts.items():
+                parts[name] = parts.get(name, 0) + value / rounds
+            if turn == 0:
+                iou += _handed_iou_sum(run, output, targets) / max(counts.objects, 1)
+            if turn + 1 < rounds:
+                prompts = _corrected(run, prompts, output, targets, generator)
+    _backward(embeddings, collected)
+    return total, parts, iou
+
+
+def _leaves(embeddings: ImageEmbeddings) -> ImageEmbeddings:
+    """The same values, cut off from the encoder, collecting gradients where the encoder wants them."""
+    image, s0, s1 = (tensor.detach().requires_grad_(tensor.requires_grad) for tensor in embeddings.tensors)
+    return ImageEmbeddings(image, (s0, s1))
+
+
+def _backward(embeddings: ImageEmbeddings, collected: ImageEmbeddings) -> None:
+    """Hand the collected gradients on to the encoder."""
+    pairs = zip(embeddings.tensors, collected.tensors, strict=True)
+    wanted = [(tensor, leaf.grad) for tensor, leaf in pairs if leaf.grad is not None]
+    if wanted:
+        torch.autograd.backward([tensor for tensor, _ in wanted], [gradient for _, gradient in wanted])
+
+
+def _step(run: Run, step: int) -> Tensor:
+    """Average gradients over processes, clip, step, follow with the moving average; returns the unclipped norm."""
+    run.average_gradients()
+    norm = torch.nn.utils.clip_grad_norm_(run.parameters.values(), run.config.optimizer.clip)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    if run.average is not None:
+        run.average.update(step)
+    return norm
+
+
+@torch.no_grad()
+def _handed_iou_sum(run: Run, output: DecoderOutput, targets: Tensor) -> Tensor:
+    """Summed IoU, on the low-res grid, of the masks a user would be handed for these prompts."""
+    masks, _ = select_masks(run.model, output, multimask_output=False)
+    present = targets.flatten(1).amax(1) > 0
+    return (hard_iou(masks > 0, binary(targets)[:, None]).squeeze(1) * present).sum()
+
+
+@torch.no_grad()
+def _corrected(
+    run: Run, prompts: PromptBatch, output: DecoderOutput, targets: Tensor, generator: torch.Generator
+) -> PromptBatch:
+    """The prompts with one correction click and the mask they led to, as an annotator would go on."""
+    masks, _ = select_masks(run.model, output, multimask_output=False)
+    points, labels = correction_clicks(masks[:, 0] > 0, binary(targets), run.config.prompts, generator)
+    return prompts.with_clicks(points.to(prompts.points) * 4, labels).with_masks(masks.float())
+
+
+def _validate(run: Run, progress: Progress, tell: Callable[[Validated], None]) -> Progress:
+    """Measure on the fixed prompts; the best weights so far go to `checkpoints/best`."""
+    with run.averaged_weights():
+        metrics = run.measure()
+        iou = run.validation.criterion(metrics)
+        is_best = iou is None or progress.best_iou is None or iou > progress.best_iou
+        if is_best:
+            progress = replace(progress, best_step=progress.step, best_iou=iou)
+            if run.is_main:
+                run.save_best()
+    tell(Validated(progress.step, metrics, is_best, run.validation.objects))
+    return progress
+
+
+def _save(run: Run, progress: Progress) -> None:
+    if run.is_main:
+        save_last(run.folder, run.parameters, run.optimizer, run.average, progress)
+    run.accelerator.wait_for_everyone()
+
+
+@dataclass
+class _Readings:
+    """Figures of the last steps, still on the device, until they are read together and told."""
+
+    tell: Callable[[StepDone], None]
+    pending: list[tuple[int, float, dict[str, Tensor]]] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
+
+    def add(self, step: int, lr: float, figures: dict[str, Tensor]) -> None:
+        self.pending.append((step, lr, figures))
+
+    def read(self) -> None:
+        if not self.pending:
+            return
+        names = list(self.pending[0][2])
+        table = torch.stack([torch.stack([figures[name].float() for name in names]) for _, _, figures in self.pending])
+        rows = table.tolist()
+        seconds = (time.monotonic() - self.since) / len(rows)
+        for (step, lr, _), row in zip(self.pending, rows, strict=True):
+            figures = dict(zip(names, row, strict=True))
+            loss, iou, norm = (figures.pop(name) for name in ("loss", "train_iou", "grad_norm"))
+            self.tell(StepDone(step, loss, figures, iou, lr, norm, seconds))
+        self.pending.clear()
+        self.since = time.monotonic()
+
+
+@dataclass
+class _Stop:
+    """Whether a signal has asked the run to end, and which."""
+
+    signal: int | None = None
+
+    def is_requested(self, run: Run) -> bool:
+        """True on every process as soon as one of them was asked."""
+        return run.any_process(self.signal is not None)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[_Stop]:
+    """The first SIGINT or SIGTERM asks for a stop after the step at hand; a second SIGINT ends the process at once."""
+    stop = _Stop()
+
+    def ask(number: int, _: FrameType | None) -> None:
+        if stop.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.signal = number
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever started it there stops it in another way
+        before = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

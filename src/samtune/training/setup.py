@@ -1,0 +1,265 @@
+"""Everything a run needs before its first step: model, what learns, data, optimizer, devices, what to measure."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import yaml
+from accelerate import Accelerator
+from pydantic import ValidationError
+from torch import Tensor, nn
+from transformers import Sam2Model
+
+from samtune.config import TrainConfig
+from samtune.data.table import Dataset, ImageEntry
+from samtune.errors import ModelError
+from samtune.files import write_json
+from samtune.model import decoder, fast_decoder
+from samtune.model.decoder import DecoderOutput
+from samtune.model.embeddings import ImageEmbeddings, encode
+from samtune.model.load import LoadedModel, load_model, save_model
+from samtune.model.preprocess import to_model_input
+from samtune.model.trainable import Trainable, merged, parameter_groups, select_trainable
+from samtune.prompts import PromptBatch
+from samtune.training.batches import Sampling, TrainingBatches, View
+from samtune.training.optimizer import MovingAverage, make_optimizer
+from samtune.training.state import Progress, RunFolder, forget_after, load_last, new_run
+from samtune.training.validation import Validation
+
+Decode: TypeAlias = Callable[[Sam2Model, ImageEmbeddings, PromptBatch, Tensor], DecoderOutput]
+DECODERS: dict[str, Decode] = {"plain": decoder.decode, "fast": fast_decoder.decode}
+
+
+@dataclass
+class Run:
+    """A run that is ready to train, or to be resumed.
+
+    Attributes:
+        folder: where it writes.
+        dataset: whole; the batches are of its training split.
+        config: its settings.
+        progress: how far it is.
+        loaded: the base model, whose weights the training changes in place.
+        trainable: what learns.
+        parameters: what learns, by name.
+        average: moving average of what learns, or None.
+        accelerator: device, precision, and the other processes.
+        notes: what the user should know.
+    """
+
+    folder: RunFolder
+    dataset: Dataset
+    config: TrainConfig
+    progress: Progress
+    loaded: LoadedModel
+    trainable: Trainable
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage | None
+    batches: TrainingBatches
+    validation: Validation
+    accelerator: Accelerator
+    notes: tuple[str, ...]
+
+    @property
+    def model(self) -> Sam2Model:
+        """The model as it is now."""
+        return self.loaded.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and tells."""
+        return self.accelerator.is_main_process
+
+    @property
+    def validate_every(self) -> int:
+        """Steps between validations."""
+        return self.config.eval_every or max(1, self.config.steps // 10)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Learning and frozen parameters."""
+        learning = sum(parameter.numel() for parameter in self.parameters.values())
+        return learning, sum(parameter.numel() for parameter in self.model.parameters()) - learning
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        """The precision of the forward pass."""
+        return self.accelerator.autocast()
+
+    def embed(self, views: Sequence[View]) -> ImageEmbeddings:
+        """Embeddings of some images, B = `len(views)`; gradients flow where the encoder learns."""
+        pixels = [self._pixels(view) for view in views]
+        return encode(self.model, torch.stack(pixels).to(self.device))
+
+    def decode(self, embeddings: ImageEmbeddings, prompts: PromptBatch, image_index: Tensor) -> DecoderOutput:
+        """Answers to prompts, by the decoder path of the settings."""
+        return DECODERS[self.config.decoder](self.model, embeddings, prompts, image_index)
+
+    def measure(self) -> dict[str, float]:
+        """Mean IoU on the fixed prompts, by `split/kind`."""
+
+        def embed(image: ImageEntry) -> ImageEmbeddings:
+            with self.arithmetic():
+                return self.embed([View(image)])
+
+        def decode(prompts: PromptBatch, embeddings: ImageEmbeddings) -> DecoderOutput:
+            with self.arithmetic():
+                return self.decode(embeddings, prompts, torch.zeros(len(prompts), dtype=torch.long).to(self.device))
+
+        return self.validation.measure(self.loaded, embed, decode)
+
+    def save_best(self) -> None:
+        """Write the weights as they are now to `checkpoints/best`."""
+        save_model(replace(self.loaded, model=merged(self.trainable)), self.folder.best)
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the model has the moving average of its weights, where one is kept."""
+        if self.average is None:
+            yield
+            return
+        self.average.swap()
+        try:
+            yield
+        finally:
+            self.average.swap()
+
+    def average_gradients(self) -> None:
+        """Give every process the mean of all processes' gradients; see docs/decisions/0004."""
+        if self.accelerator.num_processes == 1:
+            return
+        flat = torch.cat([_gradient(parameter).flatten() for parameter in self.parameters.values()])
+        mean = self.accelerator.reduce(flat, reduction="mean")
+        sizes = [parameter.numel() for parameter in self.parameters.values()]
+        for parameter, values in zip(self.parameters.values(), mean.split(sizes), strict=True):
+            parameter.grad = values.view_as(parameter)
+
+    def any_process(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device), reduction="sum") > 0)
+
+    def _pixels(self, view: View) -> Tensor:
+        image = self.dataset.read_image(view.image)
+        if view.flipped:
+            image = np.ascontiguousarray(image[:, ::-1])
+        return to_model_input(image, self.loaded.image_size)
+
+
+def new(dataset: Path, config: TrainConfig) -> Run:
+    """Set up a new run and make its folder.
+
+    Raises:
+        DataError: the dataset cannot be read or has nothing to train on.
+        ModelError: the model cannot be loaded, or the run folder is taken.
+    """
+    run = _set_up(dataset, config, RunFolder(Path()))
+    run.folder = new_run(dataset, config)
+    if run.is_main:
+        write_json(run.folder.about, _about(run))
+    return run
+
+
+def resumed(path: Path) -> Run:
+    """Set up an interrupted run where its last checkpoint left it.
+
+    Raises:
+        ModelError: the folder is no run, has no checkpoint to resume from, or its base model is not what it was.
+    """
+    folder = RunFolder(path)
+    dataset, config = _read_config(folder)
+    run = _set_up(dataset, config, folder)
+    run.progress = load_last(folder, run.parameters, run.optimizer, run.average)
+    if run.is_main:
+        forget_after(folder, run.progress.step)
+    return run
+
+
+def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
+    dataset = Dataset.open(path)
+    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=_precision(config))
+    loaded = load_model(config.model, device=accelerator.device)
+    trainable = select_trainable(loaded.model, config.trainable, freeze_high_res_convs=config.cache)
+    loaded = replace(loaded, model=trainable.model)
+    parameters = {name: value for name, value in trainable.model.named_parameters() if value.requires_grad}
+    sampling = Sampling(
+        mask_size=loaded.mask_size,
+        images_per_step=config.images_per_step,
+        objects_per_image=config.objects_per_image,
+        flip=config.flip,
+        seed=config.seed,
+        prompts=config.prompts,
+    )
+    return Run(
+        folder=folder,
+        dataset=dataset,
+        config=config,
+        progress=Progress(),
+        loaded=loaded,
+        trainable=trainable,
+        parameters=parameters,
+        optimizer=make_optimizer(parameter_groups(trainable, config.optimizer), accelerator.device),
+        average=MovingAverage(parameters, config.optimizer.ema) if config.optimizer.ema else None,
+        batches=TrainingBatches(
+            dataset.split("train"), sampling, rank=accelerator.process_index, world=accelerator.num_processes
+        ),
+        validation=Validation(dataset, config.prompts, config.eval_objects),
+        accelerator=accelerator,
+        notes=tuple(trainable.notes),
+    )
+
+
+def _read_config(folder: RunFolder) -> tuple[Path, TrainConfig]:
+    try:
+        settings = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        return Path(settings.pop("dataset")), TrainConfig(**settings)
+    except (OSError, yaml.YAMLError, ValidationError, AttributeError, KeyError, TypeError) as error:
+        raise ModelError.of(
+            expected="a run folder with its config.yaml",
+            found=str(error).splitlines()[0],
+            where=str(folder.config),
+            do="give the folder that `samtune train` made",
+        ) from error
+
+
+def _precision(config: TrainConfig) -> str:
+    """bf16 where the hardware has it; never fp16. On a CPU without bf16 units, fp32 is the faster one."""
+    if config.precision != "auto":
+        return {"fp32": "no", "bf16": "bf16"}[config.precision]
+    if config.device != "cpu" and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    return "no"
+
+
+def _about(run: Run) -> dict[str, Any]:
+    learning, frozen = run.counts
+    return {
+        "format": 1,
+        "base": {"name": run.loaded.name, "source": run.loaded.source, "family": run.loaded.family},
+        "trainable": {"what": run.config.trainable.train, "parameters": learning, "frozen": frozen},
+        "notes": list(run.notes),
+        "device": str(run.device),
+        "processes": run.accelerator.num_processes,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("samtune", "torch", "transformers")},
+        },
+    }
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
