@@ -1,0 +1,237 @@
+"""Training for real, on a tiny model and few pictures: it learns, it repeats, interruption costs not a bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainConfig
+from samtune.data.table import Dataset
+from samtune.errors import DataError, ModelError
+from samtune.model.load import load_model, save_model
+from samtune.training.batches import Sampling, TrainingBatches, loader
+from samtune.training.events import StepDone, Validated
+from samtune.training.loop import train
+from samtune.training.optimizer import lr_factor
+from samtune.training.setup import new, resumed
+from tests.small import make_dataset
+from tests.tiny import tiny_sam2
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data") / "set")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_model(tiny_sam2(seed=0), folder)
+    return str(folder)
+
+
+@pytest.fixture
+def config(model, tmp_path):
+    return TrainConfig(
+        model=model,
+        out=tmp_path / "run",
+        steps=STEPS,
+        eval_every=4,
+        images_per_step=2,
+        device="cpu",
+        cache=False,
+        optimizer=OptimizerConfig(lr=1e-3, clip=1.0),
+    )
+
+
+def weights(run):
+    return {name: parameter.detach().clone() for name, parameter in run.parameters.items()}
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_it_learns_what_it_is_shown(dataset, config):
+    """From random weights, so with the loss that gets a decoder going."""
+    optimizer = OptimizerConfig(lr=3e-3, clip=1.0)
+    loss = LossConfig(focal=0.0, bce=1.0)
+    config = config.model_copy(update={"steps": 80, "eval_every": 80, "optimizer": optimizer, "loss": loss})
+    told: list = []
+    train(new(dataset.root, config), [told.append])
+    base, tuned = (event.metrics["valid/box"] for event in told if isinstance(event, Validated))
+    assert tuned > base + 0.1
+    losses = [event.loss for event in told if isinstance(event, StepDone)]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+def test_only_the_decoder_changes_and_the_counts_say_so(dataset, config):
+    run = new(dataset.root, config)
+    before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    train(run)
+    changed = {name for name, tensor in run.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed
+    assert all(name.startswith("mask_decoder.") for name in changed)
+    about = json.loads(run.folder.about.read_text())["trainable"]
+    learning = sum(p.numel() for name, p in run.model.named_parameters() if name in run.parameters)
+    assert about["parameters"] == learning
+    assert about["parameters"] + about["frozen"] == sum(p.numel() for p in run.model.parameters())
+
+
+POLICIES = {
+    "boxes": PromptPolicy(),
+    "mixed with corrections and background": PromptPolicy(box=0.5, point=0.5, correction_clicks=2, negative=0.5),
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_an_interrupted_run_goes_on_with_the_same_numbers(dataset, config, tmp_path, policy, ema):
+    config = config.model_copy(update={"prompts": policy, "optimizer": OptimizerConfig(lr=1e-3, ema=ema)})
+    whole = new(dataset.root, config)
+    straight: list = []
+    train(whole, [straight.append])
+
+    cut = new(dataset.root, config.model_copy(update={"out": tmp_path / "cut"}))
+    first = []
+
+    def interrupt(event):
+        first.append(event)
+        if isinstance(event, Validated) and event.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    ended = train(cut, [interrupt])
+    assert ended.signal == signal.SIGTERM
+    assert 4 <= ended.step < STEPS
+    rest: list = []
+    again = resumed(tmp_path / "cut")
+    train(again, [rest.append])
+
+    same(weights(whole), weights(again))
+    if whole.average is not None:
+        same(whole.average.values, again.average.values)
+
+    def figures(events):
+        return [(e.step, e.loss, e.train_iou, e.lr) for e in events if isinstance(e, StepDone)]
+
+    assert figures(first) + figures(rest) == figures(straight)
+
+
+def test_chunks_of_objects_change_nothing_but_memory(dataset, config, tmp_path):
+    together = new(dataset.root, config)
+    train(together)
+    apart = new(dataset.root, config.model_copy(update={"chunk": 2, "out": tmp_path / "apart"}))
+    train(apart)
+    for name, tensor in weights(together).items():
+        torch.testing.assert_close(tensor, weights(apart)[name], atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_workers_load_the_same_batches(dataset):
+    sampling = Sampling(16, 2, 3, True, 7, PromptPolicy(box=0.5, point=0.5, negative=0.3))
+    batches = TrainingBatches(dataset.split("train"), sampling)
+    alone = list(loader(batches, 2, 6, workers=0))
+    helped = list(loader(batches, 2, 6, workers=2))
+    for ours, theirs in zip(alone, helped, strict=True):
+        assert ours.views == theirs.views
+        for name in ("image_index", "targets"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name))
+        assert torch.equal(ours.prompts.points, theirs.prompts.points)
+
+
+def test_every_image_comes_once_per_pass(dataset):
+    batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, False, 3, PromptPolicy()))
+    seen = [batches[step].views[0].image.image_id for step in range(10)]
+    assert sorted(seen[:5]) == sorted(seen[5:]) == [f"train-{index}" for index in range(5)]
+    assert seen[:5] != seen[5:]
+
+
+def test_a_mirrored_view_has_mirrored_targets_and_prompts(dataset):
+    def drawn(flip):
+        sampling = Sampling(16, 1, 8, flip, 1, PromptPolicy(box_jitter=0.0))
+        return TrainingBatches(dataset.split("train"), sampling)
+
+    flipped = next(batch for step in range(20) if (batch := drawn(True)[step]).views[0].flipped)
+    image = flipped.views[0].image
+    straight = TrainingBatches(dataset.split("train"), drawn(False).sampling)
+    prompts, targets = straight._prompts(image, image.objects, False, torch.Generator())
+    widths = sorted((prompts.points[:, 1] - prompts.points[:, 0])[:, 0].tolist())
+    assert sorted((flipped.prompts.points[:, 1] - flipped.prompts.points[:, 0])[:, 0].tolist()) == pytest.approx(widths)
+    assert torch.equal(flipped.targets.flip(-1).sum(0), targets.sum(0))
+    inside = flipped.targets.amax((0,))[(flipped.prompts.points[:, :, 1].mean(1) / 4).long(), :]
+    assert inside.amax() > 0
+
+
+def test_images_without_objects_teach_the_object_score(dataset):
+    batches = TrainingBatches(dataset.split("train"), Sampling(16, 6, 8, False, 0, PromptPolicy(negative=0.5)))
+    batch = batches[0]
+    assert {view.image.image_id for view in batch.views} == {f"train-{index}" for index in range(6)}
+    empty = next(place for place, view in enumerate(batch.views) if not view.image.objects)
+    assert not batch.targets[batch.image_index == empty].any()
+    assert (batch.image_index == empty).any()
+
+
+def test_the_best_weights_are_a_model_and_a_run_is_one_too(dataset, config):
+    run = new(dataset.root, config)
+    told: list = []
+    finished = train(run, [told.append])
+    best = max((event for event in told if isinstance(event, Validated)), key=lambda event: event.metrics["valid/box"])
+    assert finished.best_step == best.step
+    loaded = load_model(run.folder.path)
+    stored = load_file(run.folder.best / "model.safetensors")
+    for name, tensor in loaded.model.state_dict().items():
+        assert torch.equal(tensor, stored[name])
+
+
+def test_a_run_that_helps_nothing_keeps_the_base_model(dataset, config):
+    run = new(dataset.root, config.model_copy(update={"optimizer": OptimizerConfig(lr=30.0, clip=100.0)}))
+    assert train(run).best_step == 0
+    before = load_model(config.model).model.state_dict()
+    for name, tensor in load_model(run.folder.best).model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    config = OptimizerConfig(warmup=0.1, final_lr=0.1)
+    rates = [lr_factor(step, 100, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.1)
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+
+
+def test_a_run_folder_that_holds_something_is_left_alone(dataset, config):
+    config.out.mkdir()
+    (config.out / "mine.txt").write_text("keep")
+    with pytest.raises(ModelError, match="new or empty"):
+        new(dataset.root, config)
+    assert [file.name for file in config.out.iterdir()] == ["mine.txt"]
+
+
+def test_a_split_without_objects_is_named(dataset, config):
+    nothing = Dataset(dataset.root, dataset.table.clear())
+    with pytest.raises(DataError, match="at least one object"):
+        TrainingBatches(nothing, Sampling(16, 1, 1, False, 0, PromptPolicy()))
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "no run"])
+def test_a_checkpoint_that_cannot_be_resumed_is_named(dataset, config, damage):
+    run = new(dataset.root, config)
+    train(run)
+    state = run.folder.last / "state.safetensors"
+    if damage == "missing":
+        state.unlink()
+    elif damage == "truncated":
+        state.write_bytes(state.read_bytes()[:1000])
+    else:
+        run.folder.config.unlink()
+    with pytest.raises(ModelError):
+        resumed(run.folder.path)
