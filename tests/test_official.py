@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.answers import check_answers, our_answers, transformers_answers
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from samtune.errors import ModelError
 from samtune.model.layout import image_config
 from samtune.model.load import LoadedModel, load_model
 from samtune.model.official import CONFIG_KEY, to_official, to_transformers, widened_config
+from tests.answers import check_answers, our_answers, transformers_answers
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

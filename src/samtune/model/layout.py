@@ -45,10 +45,17 @@ def image_config(config: Mapping[str, Any]) -> Sam2Config:
         built = Sam2Config(**{part: _part(config, part) for part in _PARTS}, **extra)
     except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
         raise ModelError.of(expected="a configuration SAM 2 can be built from", found=str(error)) from error
-    size = built.prompt_encoder_config.image_size
-    if not isinstance(size, int) or size % 32:
+    size = _image_size(built)
+    if not isinstance(size, int) or size < 32 or size % 32:
         raise ModelError.of(expected="a square input whose side 32 divides", found=f"image_size {size}")
     return built
+
+
+def input_size(model: Sam2Model) -> int:
+    """Side of a model's square input in pixels."""
+    size = _image_size(model.config)
+    assert isinstance(size, int)
+    return size
 
 
 def video_config(config: Mapping[str, Any]) -> Sam2VideoConfig:
@@ -112,6 +119,11 @@ def check_complete(expected: Mapping[str, torch.Size], found: Mapping[str, Tenso
             where=where,
             do="check that the file is whole and belongs to this model; `samtune models` lists the known ones",
         )
+
+
+def _image_size(config: Sam2Config) -> object:
+    prompt: Any = config.prompt_encoder_config
+    return prompt.image_size
 
 
 def _is_float(tensor: Tensor) -> bool:

@@ -31,6 +31,7 @@ from samtune.model.layout import (
     check_complete,
     complete_matrix,
     empty_image_model,
+    input_size,
     video_shapes,
 )
 from samtune.model.official import CONFIG_KEY, to_transformers
@@ -77,13 +78,6 @@ class LoadedModel:
     def fingerprint(self) -> str:
         """sha256 over names, types, shapes and bytes of the image model's weights, hexadecimal."""
         return fingerprint(self.model.state_dict())
-
-
-def input_size(model: Sam2Model) -> int:
-    """Side of a model's square input in pixels."""
-    size = model.config.prompt_encoder_config.image_size
-    assert isinstance(size, int)
-    return size
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
