@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainConfig
+from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
 from samtune.data.table import Dataset
 from samtune.errors import DataError, ModelError
 from samtune.model.load import load_model, save_model
 from samtune.training.batches import Sampling, TrainingBatches, loader
 from samtune.training.events import StepDone, Validated
-from samtune.training.loop import train
+from samtune.training.loop import _learn, train
 from samtune.training.optimizer import lr_factor
 from samtune.training.setup import new, resumed
 from tests.small import make_dataset
@@ -124,6 +124,41 @@ def test_an_interrupted_run_goes_on_with_the_same_numbers(dataset, config, tmp_p
         return [(e.step, e.loss, e.train_iou, e.lr) for e in events if isinstance(e, StepDone)]
 
     assert figures(first) + figures(rest) == figures(straight)
+
+
+@pytest.mark.parametrize("what", ["decoder+prompt-encoder", "lora", "decoder+encoder-last-1", "all"])
+def test_whatever_learns_changes_and_resumes(dataset, config, tmp_path, what):
+    config = config.model_copy(update={"trainable": TrainableConfig(train=what, lora_rank=2), "steps": 6})
+    whole = new(dataset.root, config)
+    before = weights(whole)
+    train(whole)
+    moved = [name for name, tensor in weights(whole).items() if not torch.equal(tensor, before[name])]
+    assert any(name.startswith("mask_decoder.") for name in moved) == (what != "lora")
+    if what != "decoder+prompt-encoder":
+        assert any(name.startswith("vision_encoder.") for name in moved)
+
+    cut = new(dataset.root, config.model_copy(update={"out": tmp_path / "cut"}))
+    train(cut, [lambda event: os.kill(os.getpid(), signal.SIGINT) if isinstance(event, Validated) else None])
+    again = resumed(tmp_path / "cut")
+    assert again.progress.step < 6
+    train(again)
+    same(weights(whole), weights(again))
+
+
+def test_chunks_hand_the_encoder_the_gradient_of_the_whole(dataset, config, tmp_path):
+    learns_all = TrainableConfig(train="all", gradient_checkpointing=False)
+    runs = []
+    for chunk, out in ((32, "together"), (1, "apart")):
+        update = {"trainable": learns_all, "chunk": chunk, "out": tmp_path / out}
+        run = new(dataset.root, config.model_copy(update=update))
+        _learn(run, run.batches[0])
+        runs.append(run)
+    checked = 0
+    for name, parameter in runs[0].parameters.items():
+        if parameter.grad is not None and name.startswith("vision_encoder."):
+            torch.testing.assert_close(parameter.grad, runs[1].parameters[name].grad, atol=1e-4, rtol=1e-3)
+            checked += bool(parameter.grad.any())
+    assert checked > 10
 
 
 def test_chunks_of_objects_change_nothing_but_memory(dataset, config, tmp_path):

@@ -16,15 +16,12 @@ class RunStarted:
         folder: the run folder.
         steps: steps of the whole run.
         first_step: 0, or where a resumed run goes on.
-        trainable, frozen: parameter counts.
-        notes: what the user should know about this run, such as why the cache is off.
+        notes: what the user should know about this run: what learns, why the cache is off.
     """
 
     folder: Path
     steps: int
     first_step: int
-    trainable: int
-    frozen: int
     notes: tuple[str, ...] = ()
 
 

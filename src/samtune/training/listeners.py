@@ -115,12 +115,8 @@ class _PlainLines:
 
 
 def _started_lines(event: RunStarted) -> list[str]:
-    total = event.trainable + event.frozen
-    start = f"resuming at step {event.first_step}" if event.first_step else "training"
-    return [
-        f"{start}: {event.trainable:,} of {total:,} parameters learn, {event.steps} steps, run folder {event.folder}",
-        *(f"note: {note}" for note in event.notes),
-    ]
+    start = f"resuming at step {event.first_step} of" if event.first_step else "training"
+    return [f"{start} {event.steps} steps, run folder {event.folder}", *event.notes]
 
 
 def _validated_line(event: Validated) -> str:

@@ -47,11 +47,11 @@ def train(run: Run, listeners: Sequence[Listener] = ()) -> RunFinished:
             for listener in listeners:
                 listener(event)
 
-    tell(RunStarted(run.folder.path, config.steps, progress.step, *run.counts, run.notes))
-    if progress.step == 0:
-        progress = _validate(run, progress, tell)
-    readings = _Readings(tell)
+    tell(RunStarted(run.folder.path, config.steps, progress.step, run.notes))
     with _stop_on_signal() as stop:
+        if progress.step == 0:
+            progress = _validate(run, progress, tell)
+        readings = _Readings(tell)
         for batch in loader(run.batches, progress.step, config.steps, config.workers):
             lr = set_learning_rate(run.optimizer, lr_factor(batch.step, config.steps, config.optimizer))
             loss, parts, train_iou = _learn(run, batch.to(run.device))

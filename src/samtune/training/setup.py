@@ -27,7 +27,7 @@ from samtune.model.decoder import DecoderOutput
 from samtune.model.embeddings import ImageEmbeddings, encode
 from samtune.model.load import LoadedModel, load_model, save_model
 from samtune.model.preprocess import to_model_input
-from samtune.model.trainable import Trainable, merged, parameter_groups, select_trainable
+from samtune.model.trainable import Trainable, merged, parameter_groups, save_adapter, select_trainable
 from samtune.prompts import PromptBatch
 from samtune.training.batches import Sampling, TrainingBatches, View
 from samtune.training.optimizer import MovingAverage, make_optimizer
@@ -49,7 +49,6 @@ class Run:
         progress: how far it is.
         loaded: the base model, whose weights the training changes in place.
         trainable: what learns.
-        parameters: what learns, by name.
         average: moving average of what learns, or None.
         accelerator: device, precision, and the other processes.
         notes: what the user should know.
@@ -61,7 +60,6 @@ class Run:
     progress: Progress
     loaded: LoadedModel
     trainable: Trainable
-    parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     average: MovingAverage | None
     batches: TrainingBatches
@@ -73,6 +71,11 @@ class Run:
     def model(self) -> Sam2Model:
         """The model as it is now."""
         return self.loaded.model
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What learns, by name."""
+        return self.trainable.parameters
 
     @property
     def device(self) -> torch.device:
@@ -88,12 +91,6 @@ class Run:
     def validate_every(self) -> int:
         """Steps between validations."""
         return self.config.eval_every or max(1, self.config.steps // 10)
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Learning and frozen parameters."""
-        learning = sum(parameter.numel() for parameter in self.parameters.values())
-        return learning, sum(parameter.numel() for parameter in self.model.parameters()) - learning
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """The precision of the forward pass."""
@@ -122,8 +119,10 @@ class Run:
         return self.validation.measure(self.loaded, embed, decode)
 
     def save_best(self) -> None:
-        """Write the weights as they are now to `checkpoints/best`."""
+        """Write the weights as they are now to `checkpoints/best`, and a LoRA adapter to `checkpoints/adapter`."""
         save_model(replace(self.loaded, model=merged(self.trainable)), self.folder.best)
+        if self.trainable.adapter is not None:
+            save_adapter(self.trainable, self.folder.adapter, self.loaded.name)
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -193,9 +192,7 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
     dataset = Dataset.open(path)
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=_precision(config))
     loaded = load_model(config.model, device=accelerator.device)
-    trainable = select_trainable(loaded.model, config.trainable, freeze_high_res_convs=config.cache)
-    loaded = replace(loaded, model=trainable.model)
-    parameters = {name: value for name, value in trainable.model.named_parameters() if value.requires_grad}
+    trainable = select_trainable(loaded.model, config.trainable, freeze_high_res_convs=config.cache, seed=config.seed)
     sampling = Sampling(
         mask_size=loaded.mask_size,
         images_per_step=config.images_per_step,
@@ -211,15 +208,14 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
         progress=Progress(),
         loaded=loaded,
         trainable=trainable,
-        parameters=parameters,
         optimizer=make_optimizer(parameter_groups(trainable, config.optimizer), accelerator.device),
-        average=MovingAverage(parameters, config.optimizer.ema) if config.optimizer.ema else None,
+        average=MovingAverage(trainable.parameters, config.optimizer.ema) if config.optimizer.ema else None,
         batches=TrainingBatches(
             dataset.split("train"), sampling, rank=accelerator.process_index, world=accelerator.num_processes
         ),
         validation=Validation(dataset, config.prompts, config.eval_objects),
         accelerator=accelerator,
-        notes=tuple(trainable.notes),
+        notes=(trainable.note,),
     )
 
 
@@ -246,11 +242,14 @@ def _precision(config: TrainConfig) -> str:
 
 
 def _about(run: Run) -> dict[str, Any]:
-    learning, frozen = run.counts
     return {
         "format": 1,
         "base": {"name": run.loaded.name, "source": run.loaded.source, "family": run.loaded.family},
-        "trainable": {"what": run.config.trainable.train, "parameters": learning, "frozen": frozen},
+        "trainable": {
+            "what": run.config.trainable.train,
+            "parameters": run.trainable.trainable,
+            "frozen": run.trainable.frozen,
+        },
         "notes": list(run.notes),
         "device": str(run.device),
         "processes": run.accelerator.num_processes,

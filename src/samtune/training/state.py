@@ -6,6 +6,7 @@
     RUN/results.csv          one row per validation
     RUN/checkpoints/last/    to resume: learning weights, optimizer, moving average, progress (safetensors and JSON)
     RUN/checkpoints/best/    to use: the whole model in Hugging Face layout, weights only
+    RUN/checkpoints/adapter/ the LoRA adapter of these weights, in peft layout
 
 Learning rate, batches and random draws are functions of seed and step, so `last` needs no more than it holds.
 """
@@ -75,6 +76,11 @@ class RunFolder:
     def last(self) -> Path:
         """The checkpoint to resume from."""
         return self.path / "checkpoints" / "last"
+
+    @property
+    def adapter(self) -> Path:
+        """The LoRA adapter of the best weights, in peft layout, where one was trained."""
+        return self.path / "checkpoints" / "adapter"
 
     @property
     def best(self) -> Path:

@@ -1,0 +1,90 @@
+"""`samtune demo`: the whole job on a dataset it draws itself, from export to verdict, in minutes on a laptop."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from samtune import api
+from samtune.config import OptimizerConfig, PrepareConfig, TrainConfig
+from samtune.errors import UsageError
+from samtune.progress import progress, stderr_console
+
+STEPS = 400
+_MARK = ".samtune-demo"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What the demo leaves behind.
+
+    Attributes:
+        verdict: whether tuning helped, in words, with the interval.
+        paths: where export, dataset, run and report are.
+        is_better: the interval of the difference lies above 0.
+    """
+
+    verdict: str
+    paths: dict[str, Path]
+    is_better: bool
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        return [self.verdict, *(f"{name:<10} {path}" for name, path in self.paths.items())]
+
+
+def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -> DemoResult:
+    """Draw an export, prepare it, tune the built-in model on it, compare both on the test split, write the report.
+
+    Args:
+        out: folder for everything; an earlier demo there is replaced, anything else is refused.
+        steps: optimizer steps.
+        seed: of the pictures and of the training.
+        quiet: show no progress.
+
+    Raises:
+        UsageError: `out` holds something that is no demo.
+    """
+    from samtune.data.demo_export import write_demo_export
+
+    console = stderr_console(quiet=quiet)
+    paths = {name: out / name for name in ("export", "dataset", "run", "comparison")}
+    _clear(out)
+    console.print("1/4  drawing cells under a microscope, laid out like a Roboflow export", highlight=False)
+    with progress("drawing", quiet=quiet) as advance:
+        write_demo_export(paths["export"], seed, advance)
+    console.print("2/4  preparing: one mask file per object, and the table", highlight=False)
+    api.prepare(paths["export"], paths["dataset"], PrepareConfig(), quiet=quiet)
+    console.print("3/4  tuning the mask decoder on box prompts", highlight=False)
+    settings = TrainConfig(
+        model="nano",
+        out=paths["run"],
+        steps=steps,
+        seed=seed,
+        eval_every=max(1, steps // 4),
+        eval_objects=100,
+        optimizer=OptimizerConfig(lr=2e-4),
+    )
+    api.train(paths["dataset"], settings, quiet=quiet)
+    console.print("4/4  base and tuned model on the test split, which neither has seen", highlight=False)
+    comparison = api.compare(paths["dataset"], "nano", paths["run"], paths["comparison"], quiet=quiet)
+    return DemoResult(
+        verdict=comparison.verdict,
+        paths=paths | {"report": paths["comparison"] / "report.html"},
+        is_better=comparison.is_better,
+    )
+
+
+def _clear(out: Path) -> None:
+    """Make room for a demo where an earlier one or nothing is."""
+    if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
+        raise UsageError.of(
+            expected="a new folder, or one with an earlier demo",
+            found="a folder with something else in it",
+            where=str(out),
+            do="choose another --out",
+        )
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    (out / _MARK).touch()
