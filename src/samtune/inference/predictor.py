@@ -1,0 +1,106 @@
+"""Prompts in, masks out, at the picture's own size. No state: embed a picture once, ask about it as often as needed.
+
+What comes out is what the official `SAM2ImagePredictor` hands out: the same preprocessing, the same fall-back from the
+single mask, bilinear upscaling of the logits, threshold at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from samtune.model import decoder, fast_decoder
+from samtune.model.decoder import DecoderOutput, select_masks
+from samtune.model.embeddings import ImageEmbeddings, encode
+from samtune.model.load import LoadedModel
+from samtune.model.preprocess import MASK_THRESHOLD, clamp_low_res, scale_points, to_model_input, upscale_masks
+from samtune.prompts import PromptBatch
+from samtune.types import Prediction, Prompt
+
+_DECODERS = {"plain": decoder.decode, "fast": fast_decoder.decode}
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedImage:
+    """A picture as the model knows it.
+
+    Attributes:
+        embeddings: B = 1.
+        size: (H, W) of the picture in pixels.
+    """
+
+    embeddings: ImageEmbeddings
+    size: tuple[int, int]
+
+
+class Predictor:
+    """A model ready to answer prompts.
+
+    Args:
+        loaded: the model; stays on the device it is on.
+        decoder: which of the two decoder paths, which give the same numbers.
+    """
+
+    def __init__(self, loaded: LoadedModel, decoder: Literal["fast", "plain"] = "fast") -> None:
+        self.loaded = loaded
+        self._decode = _DECODERS[decoder]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.loaded.model.device
+
+    @torch.no_grad()
+    def embed(self, image: NDArray) -> EmbeddedImage:
+        """Run the image encoder on a picture, uint8 `[H, W, 3]` RGB."""
+        pixels = to_model_input(image, self.loaded.image_size).to(self.device)
+        return EmbeddedImage(encode(self.loaded.model, pixels[None]), (image.shape[0], image.shape[1]))
+
+    @torch.no_grad()
+    def decode(self, embedded: EmbeddedImage, prompts: PromptBatch) -> DecoderOutput:
+        """The decoder's own answer to N prompts, in pixels of the model's square input."""
+        return self._decode(self.loaded.model, embedded.embeddings, prompts.to(self.device))
+
+    def to_model_frame(self, embedded: EmbeddedImage, prompts: PromptBatch) -> PromptBatch:
+        """Prompts in pixels of the picture to prompts in pixels of the model's input."""
+        points = scale_points(prompts.points, embedded.size, self.loaded.image_size)
+        return PromptBatch(points, prompts.labels, prompts.masks, prompts.has_mask)
+
+    def predict(
+        self, embedded: EmbeddedImage, prompts: Sequence[Prompt], *, multimask_output: bool = False, chunk: int = 32
+    ) -> list[Prediction]:
+        """Answer prompts about a picture.
+
+        Args:
+            embedded: the picture, from `embed`.
+            prompts: in pixels of the picture.
+            multimask_output: three guesses per prompt instead of one mask.
+            chunk: prompts per decoder call.
+
+        Returns:
+            One prediction per prompt, in order.
+        """
+        predictions: list[Prediction] = []
+        for start in range(0, len(prompts), chunk):
+            batch = self.to_model_frame(embedded, PromptBatch.from_prompts(prompts[start : start + chunk]))
+            output = self.decode(embedded, batch)
+            low_res, scores = select_masks(self.loaded.model, output, multimask_output=multimask_output)
+            predictions += [
+                self._prediction(*answer, embedded.size)
+                for answer in zip(low_res, scores, output.object_score_logits, strict=True)
+            ]
+        return predictions
+
+    def _prediction(self, low_res: Tensor, scores: Tensor, score: Tensor, size: tuple[int, int]) -> Prediction:
+        masks = upscale_masks(low_res, size) > MASK_THRESHOLD
+        return Prediction(
+            masks=masks.cpu().numpy(),
+            iou_scores=scores.float().cpu().numpy(),
+            low_res_masks=clamp_low_res(low_res.float()).cpu().numpy(),
+            object_score=float(score),
+        )
