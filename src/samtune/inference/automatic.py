@@ -1,7 +1,7 @@
 """Everything in a picture: a grid of clicks, kept by predicted IoU and stability, duplicates removed.
 
-Source: the official automatic mask generator (`sam2/automatic_mask_generator.py`), without its crops, and with duplicates
-judged by the masks themselves and not by their boxes, so that a ring and the disc inside it both stay.
+Source: the official automatic mask generator (`sam2/automatic_mask_generator.py`), without its crops, and with
+duplicates judged by the masks themselves and not by their boxes, so that a ring and the disc inside it both stay.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _good(output: DecoderOutput, points: Tensor, config: AutomaticConfig) -> tup
 
 
 def _without_duplicates(logits: Tensor, figures: Tensor, most_alike: float) -> tuple[Tensor, Tensor]:
-    """Greedy suppression by mask IoU: of two masks more alike than `most_alike`, the one with the better score stays."""
+    """Greedy suppression by mask IoU: of two masks more alike than `most_alike`, the better scored one stays."""
     order = figures[:, 0].argsort(descending=True, stable=True)
     logits, figures = logits[order], figures[order]
     flat = (logits > 0).flatten(1).float()

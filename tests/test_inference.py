@@ -1,0 +1,179 @@
+"""Predictor, automatic masks and predicted files, on a model whose answers are easy to foresee or to compare."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco
+
+from samtune.config import AutomaticConfig, PredictConfig
+from samtune.errors import ConfigError, DataError
+from samtune.inference.automatic import automatic_masks
+from samtune.inference.predict_files import draw_overlay, predict_files
+from samtune.inference.predictor import Predictor
+from samtune.model.load import load_model, save_model
+from samtune.model.preprocess import to_model_input
+from samtune.types import Prompt
+from tests.tiny import tiny_sam2
+
+SIZE = (50, 90)
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_model(tiny_sam2(seed=0), folder)
+    return Predictor(load_model(folder))
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def pictures(tmp_path, image):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(image).save(folder / "a.png")
+    Image.fromarray(image[::-1].copy()).save(folder / "b.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_predictions_are_what_transformers_hands_out_at_full_size(predictor, image):
+    model = predictor.loaded.model
+    embedded = predictor.embed(image)
+    ours = predictor.predict(embedded, [Prompt.box(10, 5, 60, 40), Prompt.box(0, 0, 90, 50)])
+    scale = torch.tensor([64 / 90, 64 / 50] * 2)
+    boxes = torch.tensor([[10.0, 5, 60, 40], [0, 0, 90, 50]]) * scale
+    with torch.no_grad():
+        theirs = model(pixel_values=to_model_input(image, 64)[None], input_boxes=boxes[None], multimask_output=False)
+    for row, prediction in enumerate(ours):
+        logits = cv2.resize(theirs.pred_masks[0, row, 0].numpy(), SIZE[::-1], interpolation=cv2.INTER_LINEAR)
+        assert (prediction.masks[0] != (logits > 0)).mean() < 0.001
+        assert prediction.iou_scores[0] == pytest.approx(theirs.iou_scores[0, row, 0].item(), abs=1e-5)
+        assert prediction.object_score == pytest.approx(theirs.object_score_logits[0, row, 0].item(), abs=1e-4)
+
+
+def test_chunks_and_company_change_no_answer(predictor, image):
+    prompts = [Prompt.box(10, 5, 60, 40), Prompt.clicks([(30, 30), (70, 10)], [1, 0]), Prompt.clicks([(5, 5)])]
+    embedded = predictor.embed(image)
+    together = predictor.predict(embedded, prompts, multimask_output=True)
+    for prompt, answer in zip(prompts, together, strict=True):
+        (alone,) = predictor.predict(embedded, [prompt], multimask_output=True, chunk=1)
+        np.testing.assert_allclose(alone.low_res_masks, answer.low_res_masks, atol=1e-4)
+        assert alone.masks.shape == (3, *SIZE)
+
+
+def test_an_earlier_mask_can_be_given_back(predictor, image):
+    embedded = predictor.embed(image)
+    (first,) = predictor.predict(embedded, [Prompt.box(10, 5, 60, 40)])
+    again = Prompt(input_box=np.array([10, 5, 60, 40], np.float32), input_mask=first.low_res_masks)
+    (second,) = predictor.predict(embedded, [again])
+    assert not np.array_equal(first.low_res_masks, second.low_res_masks)
+
+
+def test_automatic_masks_keep_the_thresholds_and_no_duplicates(predictor, image):
+    config = AutomaticConfig(points_per_side=6, min_iou_score=0.0, min_stability=0.3, duplicate_iou=0.5)
+    head = predictor.loaded.model.mask_decoder.pred_obj_score_head.proj_out
+    with torch.no_grad():
+        bias = head.bias.clone()
+        head.bias.fill_(100.0)
+        found = automatic_masks(predictor, predictor.embed(image), config)
+        head.bias.fill_(-100.0)
+        refused = automatic_masks(predictor, predictor.embed(image), config)
+        head.bias.copy_(bias)
+    assert refused == []
+    assert found
+    assert all(one.stability >= 0.3 for one in found)
+    scores = [one.iou_score for one in found]
+    assert scores == sorted(scores, reverse=True)
+    for index, one in enumerate(found):
+        for other in found[:index]:
+            overlap = (one.mask & other.mask).sum() / (one.mask | other.mask).sum()
+            assert overlap < 0.6  # judged on the low-res grid, so not to the last digit
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
+def test_files_hold_the_same_masks(predictor, pictures, tmp_path):
+    config = PredictConfig(box=("10,5,60,40",), point=("30,30",))
+    report = predict_files(pictures, predictor, tmp_path / "out", config)
+    assert (report.pictures, report.objects) == (2, 4)
+    results = json.loads((tmp_path / "out/predictions.json").read_text())
+    masks = sorted((tmp_path / "out/masks").iterdir())
+    assert [path.name for path in masks] == ["a.png-000.png", "a.png-001.png", "b.png-000.png", "b.png-001.png"]
+    for result, path in zip(results, masks, strict=True):
+        stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) > 127
+        rle = result["segmentation"]
+        decoded = coco.decode({"size": rle["size"], "counts": rle["counts"].encode()})
+        assert np.array_equal(decoded.astype(bool), stored)
+        assert result["area"] == stored.sum()
+    assert {path.name for path in (tmp_path / "out/overlays").iterdir()} == {"a.png.png", "b.png.png"}
+
+
+def test_boxes_come_from_annotations_and_from_detections(predictor, pictures, tmp_path):
+    annotations = {
+        "images": [{"id": 7, "file_name": "sub/b.png"}],
+        "annotations": [{"image_id": 7, "category_id": 3, "bbox": [10, 5, "50", 35]}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(annotations))
+    predict_files(pictures, predictor, tmp_path / "out", PredictConfig(boxes=tmp_path / "boxes.json"))
+    (result,) = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert (result["image_id"], result["file_name"], result["category_id"]) == (7, "b.png", 3)
+
+    (tmp_path / "found.json").write_text(json.dumps([{"image_id": "b", "category_id": 3, "bbox": [10, 5, 50, 35]}]))
+    predict_files(pictures, predictor, tmp_path / "out", PredictConfig(boxes=tmp_path / "found.json"))
+    (again,) = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert again["segmentation"] == result["segmentation"]
+
+
+BAD_BOXES = {
+    "no JSON": "{",
+    "no COCO": '{"boxes": []}',
+    "unknown picture": '[{"image_id": "zebra", "bbox": [1, 1, 5, 5]}]',
+    "no box": '[{"image_id": "a", "bbox": [1, 1, 5]}]',
+    "not a number": '[{"image_id": "a", "bbox": [1, 1, 5, NaN]}]',
+    "outside": '[{"image_id": "a", "bbox": [500, 1, 5, 5]}]',
+}
+
+
+@pytest.mark.parametrize("text", BAD_BOXES.values(), ids=BAD_BOXES)
+def test_bad_boxes_are_named_and_nothing_is_written(predictor, pictures, tmp_path, text):
+    file = tmp_path / "boxes.json"
+    file.write_text(text)
+    with pytest.raises(DataError):
+        predict_files(pictures, predictor, tmp_path / "out", PredictConfig(boxes=file))
+    assert not (tmp_path / "out").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"boxes.json", "pictures"}
+
+
+def test_other_mistakes_are_named(predictor, pictures, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match="prompts"):
+        predict_files(pictures, predictor, out, PredictConfig())
+    with pytest.raises(ConfigError, match="--point"):
+        predict_files(pictures, predictor, out, PredictConfig(point=("3;4",)))
+    with pytest.raises(DataError, match="no such file"):
+        predict_files(tmp_path / "nowhere", predictor, out, PredictConfig(point=("3,4",)))
+    (pictures / "c.png").write_bytes(b"\x89PNG nonsense")
+    with pytest.raises(DataError, match=r"c\.png"):
+        predict_files(pictures, predictor, out, PredictConfig(point=("3,4",)))
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    with pytest.raises(ConfigError, match="something else"):
+        predict_files(pictures, predictor, out, PredictConfig(point=("3,4",)))
+    assert (out / "mine.txt").read_text() == "keep"
+
+
+def test_overlays_change_the_masked_pixels(image):
+    mask = np.zeros(SIZE, bool)
+    mask[10:20, 10:30] = True
+    drawn = draw_overlay(image, [mask])
+    assert np.array_equal(drawn[30:], image[30:])
+    assert not np.array_equal(drawn[12:18, 12:28], image[12:18, 12:28])
