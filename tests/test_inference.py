@@ -79,25 +79,45 @@ def test_an_earlier_mask_can_be_given_back(predictor, image):
     assert not np.array_equal(first.low_res_masks, second.low_res_masks)
 
 
-def test_automatic_masks_keep_the_thresholds_and_no_duplicates(predictor, image):
-    config = AutomaticConfig(points_per_side=6, min_iou_score=0.0, min_stability=0.3, duplicate_iou=0.5)
-    head = predictor.loaded.model.mask_decoder.pred_obj_score_head.proj_out
+@pytest.fixture
+def says(predictor):
+    """Set what the model's object score says, whatever it is shown."""
+    bias = predictor.loaded.model.mask_decoder.pred_obj_score_head.proj_out.bias
+    before = bias.clone()
+
+    def set_score(value):
+        with torch.no_grad():
+            bias.fill_(value)
+
+    yield set_score
     with torch.no_grad():
-        bias = head.bias.clone()
-        head.bias.fill_(100.0)
-        found = automatic_masks(predictor, predictor.embed(image), config)
-        head.bias.fill_(-100.0)
-        refused = automatic_masks(predictor, predictor.embed(image), config)
-        head.bias.copy_(bias)
-    assert refused == []
-    assert found
-    assert all(one.stability >= 0.3 for one in found)
+        bias.copy_(before)
+
+
+def test_automatic_masks_keep_the_thresholds_and_no_duplicates(predictor, image, says):
+    says(100.0)
+    anything = AutomaticConfig(points_per_side=6, min_iou_score=0.0, min_stability=0.0, duplicate_iou=1.0)
+    embedded = predictor.embed(image)
+    everything = automatic_masks(predictor, embedded, anything)
+    score, stability = (
+        float(np.median([getattr(one, name) for one in everything])) for name in ("iou_score", "stability")
+    )
+    strict = anything.model_copy(update={"min_iou_score": score, "min_stability": stability, "duplicate_iou": 0.5})
+    found = automatic_masks(predictor, embedded, strict)
+    assert 0 < len(found) < len(everything)
+    assert all(one.stability >= stability and one.iou_score >= score for one in found)
     scores = [one.iou_score for one in found]
     assert scores == sorted(scores, reverse=True)
     for index, one in enumerate(found):
         for other in found[:index]:
             overlap = (one.mask & other.mask).sum() / (one.mask | other.mask).sum()
             assert overlap < 0.6  # judged on the low-res grid, so not to the last digit
+
+
+def test_nothing_is_found_where_the_model_says_nothing_is(predictor, image, says):
+    says(-100.0)
+    config = AutomaticConfig(points_per_side=4, min_iou_score=0.0, min_stability=0.0)
+    assert automatic_masks(predictor, predictor.embed(image), config) == []
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
