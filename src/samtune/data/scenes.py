@@ -11,6 +11,7 @@ A scene depends only on the generator it is given. Units are pixels; shapes are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -64,7 +65,7 @@ class Outline:
     holes: tuple[Ring, ...] = ()
 
     def placed(self, center: tuple[float, float], radius: float, angle: float = 0.0, aspect: float = 1.0) -> Outline:
-        """The shape squeezed by `aspect` along y, turned by `angle` (radians), scaled to `radius`, moved to `center`."""
+        """The shape squeezed by `aspect` along y, turned by `angle` (radians), scaled to `radius`, put at `center`."""
         c, s = np.cos(angle), np.sin(angle)
         matrix = radius * np.array([[c, -s * aspect], [s, c * aspect]], np.float32)
         offset = np.array(center, np.float32)
@@ -126,7 +127,7 @@ class Canvas:
         return len(self.categories) - 1
 
     def paint(self, rng: np.random.Generator, outline: Outline, style: Style, index: int | None) -> None:
-        """Draw `outline` over what is there; its pixels become object `index`, or keep their labels where it is None."""
+        """Draw `outline` over what is there; its pixels become object `index`, or keep their labels if it is None."""
         drawn = _rasterise(outline, self.size)
         if drawn is None:
             return
@@ -201,7 +202,7 @@ def _scattering(rng: np.random.Generator, canvas: Canvas) -> None:
     """Dozens of objects of a few kinds, as on a table, in a tray, in a field."""
     makers = [_pick_maker(rng) for _ in range(rng.integers(1, 4))]
     styles = [_random_style(rng, canvas) for _ in makers]
-    typical = canvas.size * np.exp(rng.uniform(np.log(0.025), np.log(0.13)))
+    typical = canvas.size * _log_uniform(rng, 0.025, 0.13)
     spread = rng.uniform(0, 0.5)
     for _ in range(rng.integers(8, 45)):
         kind = rng.integers(len(makers))
@@ -211,9 +212,9 @@ def _scattering(rng: np.random.Generator, canvas: Canvas) -> None:
 
 def _packing(rng: np.random.Generator, canvas: Canvas) -> None:
     """Up to hundreds of like objects side by side on a disturbed grid: particles, cells, seeds, bricks, windows."""
-    outline = _CONVEX[rng.integers(len(_CONVEX))](rng)
+    outline = _pick(rng, _CONVEX)(rng)
     styles = [_random_style(rng, canvas, shadow=False) for _ in range(rng.integers(1, 4))]
-    pitch = canvas.size * np.exp(rng.uniform(np.log(0.035), np.log(0.2)))
+    pitch = canvas.size * _log_uniform(rng, 0.035, 0.2)
     fill, mess, turn = rng.uniform(0.35, 0.56), rng.uniform(0, 0.25), rng.uniform(0, 0.6)
     aspect, grid_angle, missing = rng.uniform(0.6, 1), rng.uniform(0, np.pi), rng.uniform(0, 0.5)
     fresh = rng.random() < 0.3
@@ -229,7 +230,7 @@ def _packing(rng: np.random.Generator, canvas: Canvas) -> None:
             inside_picture = -pitch < x < canvas.size + pitch and -pitch < y < canvas.size + pitch
             if outside or not inside_picture or rng.random() < missing:
                 continue
-            shape = _CONVEX[rng.integers(len(_CONVEX))](rng) if fresh else outline
+            shape = _pick(rng, _CONVEX)(rng) if fresh else outline
             radius = pitch * fill * (1 + 0.12 * rng.normal())
             placed = shape.placed((x, y), radius, grid_angle + turn * rng.normal(), aspect)
             style = _varied(rng, styles[rng.integers(len(styles))])
@@ -264,7 +265,7 @@ def _with_parts(
     rng: np.random.Generator, canvas: Canvas, center: tuple[float, float], radius: float, style: Style
 ) -> None:
     """A compact shape with parts on it: a core, spots or a band. Parts never reach outside the whole."""
-    whole = _CONVEX[rng.integers(len(_CONVEX))](rng)
+    whole = _pick(rng, _CONVEX)(rng)
     angle, aspect = _turn(rng)
     index = canvas.add("whole")
     canvas.paint(rng, whole.placed(center, radius, angle, aspect), style, index)
@@ -279,7 +280,7 @@ def _with_parts(
     for _ in range(rng.integers(1, 6)):
         reach, around = radius * aspect * rng.uniform(0, 0.6), rng.uniform(0, 2 * np.pi)
         place = (center[0] + reach * np.cos(around), center[1] + reach * np.sin(around))
-        spot = _CONVEX[rng.integers(len(_CONVEX))](rng).placed(place, radius * rng.uniform(0.1, 0.3), *_turn(rng))
+        spot = _pick(rng, _CONVEX)(rng).placed(place, radius * rng.uniform(0.1, 0.3), *_turn(rng))
         _paint_part(rng, canvas, spot, part_style, index, "spot")
 
 
@@ -304,7 +305,7 @@ def _plant(rng: np.random.Generator, canvas: Canvas, center: tuple[float, float]
 
 def _framed(rng: np.random.Generator, canvas: Canvas, center: tuple[float, float], radius: float, style: Style) -> None:
     """A frame around an opening that shows what is behind, tinted: windows, glasses, rings. Sometimes a pair."""
-    opening = _CONVEX[rng.integers(len(_CONVEX))](rng)
+    opening = _pick(rng, _CONVEX)(rng)
     angle, aspect = _turn(rng, flat=0.45)
     width = rng.uniform(0.04, 0.35)
     ring = Outline(opening.fills, tuple(fill * (1 - width) for fill in opening.fills))
@@ -369,7 +370,7 @@ def _ellipse(rng: np.random.Generator) -> Outline:
 
 def _superellipse(rng: np.random.Generator) -> Outline:
     """Between a diamond and a rectangle with round corners."""
-    angles, power = _angles(), 2 / np.exp(rng.uniform(np.log(1.2), np.log(10)))
+    angles, power = _angles(), 2 / _log_uniform(rng, 1.2, 10)
     c, s = np.cos(angles), np.sin(angles)
     ring = np.stack([np.sign(c) * np.abs(c) ** power, np.sign(s) * np.abs(s) ** power], axis=1)
     return Outline(((ring * np.array([1, rng.uniform(0.3, 1)])).astype(np.float32),))
@@ -379,7 +380,9 @@ def _polygon(rng: np.random.Generator) -> Outline:
     """Triangle to octagon, regular or not, sharp or with round corners."""
     corners = int(rng.integers(3, 9))
     angles = _angles(corners) + rng.uniform(0, 0.6) * rng.uniform(-0.5, 0.5, corners).astype(np.float32)
-    ring = _polar(np.sort(angles), (1 - rng.uniform(0, 0.4) * rng.random(corners)).astype(np.float32))
+    ring = _polar(
+        np.sort(angles).astype(np.float32), (1 - rng.uniform(0, 0.4) * rng.random(corners)).astype(np.float32)
+    )
     for _ in range(rng.integers(0, 4)):
         ring = _cut_corners(ring)
     return Outline((ring,))
@@ -425,7 +428,7 @@ def _tube(rng: np.random.Generator) -> Outline:
     for _ in range(3):
         spine = _cut_corners(spine, closed=False)
     spine = np.clip(spine, -1, 1)
-    return _thick_line(spine, np.exp(rng.uniform(np.log(0.03), np.log(0.2))))
+    return _thick_line(spine, _log_uniform(rng, 0.03, 0.2))
 
 
 def _crescent(rng: np.random.Generator) -> Outline:
@@ -439,7 +442,7 @@ def _cluster(rng: np.random.Generator) -> Outline:
     rings: list[Ring] = []
     place = np.zeros(2)
     for _ in range(rng.integers(2, 6)):
-        shape = _CONVEX[rng.integers(len(_CONVEX))](rng)
+        shape = _pick(rng, _CONVEX)(rng)
         rings.extend(shape.placed((place[0], place[1]), rng.uniform(0.25, 0.6), *_turn(rng)).fills)
         place = np.clip(place + rng.uniform(-0.5, 0.5, 2), -0.6, 0.6)
     return Outline(tuple(rings))
@@ -447,7 +450,7 @@ def _cluster(rng: np.random.Generator) -> Outline:
 
 def _hollow(rng: np.random.Generator) -> Outline:
     """A compact shape with a hole through which the background shows."""
-    outer = _CONVEX[rng.integers(len(_CONVEX))](rng)
+    outer = _pick(rng, _CONVEX)(rng)
     scale = rng.uniform(0.3, 0.85)
     return Outline(outer.fills, tuple(fill * np.float32(scale) for fill in outer.fills))
 
@@ -460,7 +463,12 @@ _SHAPES: tuple[Shape, ...] = (
 
 
 def _pick(rng: np.random.Generator, shapes: Sequence[Shape]) -> Shape:
-    return shapes[rng.integers(len(shapes))]
+    return shapes[int(rng.integers(len(shapes)))]
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """Every octave between `low` and `high` is equally likely."""
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
 def _turn(rng: np.random.Generator, flat: float = 0.35) -> tuple[float, float]:
@@ -478,7 +486,7 @@ def _cut_corners(ring: Ring, closed: bool = True) -> Ring:
     following = np.roll(ring, -1, axis=0) if closed else ring[1:]
     start = ring if closed else ring[:-1]
     cut = np.stack([0.75 * start + 0.25 * following, 0.25 * start + 0.75 * following], axis=1).reshape(-1, 2)
-    return cut if closed else np.concatenate([ring[:1], cut, ring[-1:]])
+    return (cut if closed else np.concatenate([ring[:1], cut, ring[-1:]])).astype(np.float32)
 
 
 def _thick_line(spine: Ring, half_width: float) -> Outline:
@@ -492,7 +500,10 @@ def _thick_line(spine: Ring, half_width: float) -> Outline:
 
 
 def _rasterise(outline: Outline, size: int) -> tuple[ByteArray, int, int] | None:
-    """Coverage 0 to 255 of the window around the shape, and the window's left and top; None outside the picture."""
+    """Coverage 0 to 255 of the window around the shape, and the window's left and top; None outside the picture.
+
+    OpenCV paints the outline too: a shape comes out half a pixel larger all around, in picture and mask alike.
+    """
     points = np.concatenate(outline.fills)
     x0, y0 = np.maximum(np.floor(points.min(0)).astype(int) - 1, 0)
     x1, y1 = np.minimum(np.ceil(points.max(0)).astype(int) + 2, size)
@@ -565,8 +576,9 @@ def _color(rng: np.random.Generator) -> FloatArray:
 def _surface(rng: np.random.Generator, alpha: ByteArray, style: Style, texture: FloatArray) -> FloatArray:
     """Colours `[h, w, 3]` of the window `alpha` `[h, w]` covers."""
     height, width = alpha.shape
-    top = int(rng.integers(texture.shape[0] - height + 1))
-    left = int(rng.integers(texture.shape[1] - width + 1))
+    below: int = texture.shape[0] - height
+    beside: int = texture.shape[1] - width
+    top, left = int(rng.integers(below + 1)), int(rng.integers(beside + 1))
     blend = texture[top : top + height, left : left + width, None] * np.float32(style.contrast)
     colors = style.low + blend * (style.high - style.low)
     shade = np.ones((height, width), np.float32)
@@ -579,7 +591,7 @@ def _surface(rng: np.random.Generator, alpha: ByteArray, style: Style, texture: 
     if style.light != (0.0, 0.0):
         shade += np.linspace(-style.light[0], style.light[0], width, dtype=np.float32)
         shade += np.linspace(-style.light[1], style.light[1], height, dtype=np.float32)[:, None]
-    return colors * np.maximum(shade, 0)[..., None]
+    return (colors * np.maximum(shade, 0)[..., None]).astype(np.float32)
 
 
 def _noise(rng: np.random.Generator, size: int, cells: int) -> FloatArray:
@@ -607,7 +619,7 @@ def _texture(rng: np.random.Generator, size: int) -> FloatArray:
         return _octaves(rng, size, int(rng.integers(2, 12)), rng.uniform(0.3, 0.95))
     if kind == 1:
         return _noise(rng, size, max(2, int(size / rng.uniform(1, 5))))
-    period = size * np.exp(rng.uniform(np.log(0.015), np.log(0.15)))
+    period = size * _log_uniform(rng, 0.015, 0.15)
     warp = rng.uniform(0, 1.2) * (_octaves(rng, size, 4, 0.5) - 0.5) * 2 * np.pi
     angle = rng.uniform(0, np.pi)
     frequency = 2 * np.pi / period
@@ -683,18 +695,19 @@ def _photograph(rng: np.random.Generator, image: FloatArray) -> ByteArray:
     if rng.random() < 0.5:
         image = image * rng.uniform(0.75, 1.25, 3).astype(np.float32) + np.float32(rng.uniform(-25, 25))
     if rng.random() < 0.25:
-        image = image * (0.6 + 0.6 * _noise(rng, size, int(rng.integers(1, 4))))[..., None]
+        vignette = 0.6 + 0.6 * _noise(rng, size, int(rng.integers(1, 4)))
+        image = image * vignette[..., None].astype(np.float32)
     if rng.random() < 0.2:
         image = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
     image = np.clip(image, 0, 255)
     if rng.random() < 0.5:
-        image = 255 * (image / 255) ** np.float32(np.exp(rng.uniform(-0.5, 0.5)))
+        image = (255 * (image / 255) ** math.exp(rng.uniform(-0.5, 0.5))).astype(np.float32)
     if rng.random() < 0.6:
         channels = 1 if rng.random() < 0.5 else 3
         grain = rng.standard_normal((size, size, channels), dtype=np.float32)
         if rng.random() < 0.3:
             grain = cv2.blur(grain, (3, 3)).reshape(size, size, channels) * 2.0
-        image = image + grain * np.float32(np.exp(rng.uniform(np.log(1.5), np.log(22))))
+        image += grain * np.float32(_log_uniform(rng, 1.5, 22))
     result = np.clip(image, 0, 255).astype(np.uint8)
     return _jpeg(rng, result, 25) if rng.random() < 0.5 else result
 
@@ -702,7 +715,9 @@ def _photograph(rng: np.random.Generator, image: FloatArray) -> ByteArray:
 def _jpeg(rng: np.random.Generator, image: ByteArray, lowest: int) -> ByteArray:
     """The picture after JPEG compression with a quality from `lowest` to 95."""
     _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(lowest, 96))])
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]).astype(np.uint8)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None, "OpenCV reads what it wrote"
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 # The demo's kind of scene.
@@ -781,7 +796,7 @@ def _scatter_debris(rng: np.random.Generator, canvas: Canvas, count: int) -> Non
     for _ in range(count):
         value = np.full(3, rng.choice([60.0, 90.0, 190.0, 220.0]), np.float32)
         style = Style(value, value, 0, contrast=0.0, opacity=rng.uniform(0.4, 0.9))
-        radius = canvas.size * np.exp(rng.uniform(np.log(0.003), np.log(0.015)))
+        radius = canvas.size * _log_uniform(rng, 0.003, 0.015)
         shape = _tube(rng) if rng.random() < 0.2 else _blob(rng)
         stretch = 4.0 if len(shape.fills) > 1 else 1.0
         canvas.paint(rng, shape.placed(_somewhere(rng, canvas), radius * stretch, *_turn(rng)), style, None)

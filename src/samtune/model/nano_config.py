@@ -1,8 +1,8 @@
 """The architecture of `nano`, the small SAM 2 that ships with samtune, and its state before any training.
 
 The same modules as every SAM 2.1 (Hiera, FPN, prompt encoder, mask decoder with IoU and object score) in 5.4 M
-parameters. The official code fixes some widths in its source (8 decoder heads, 2048 in the decoder's MLP, 256 in the IoU
-head); nano keeps those, so that the official code can run its export.
+parameters. The official code fixes some widths in its source (8 decoder heads, 2048 in the decoder's MLP, 256 in the
+IoU head); nano keeps those, so that the official code can run its export.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ NANO_SIZE = 256
 """Side of nano's input in pixels."""
 
 _WIDTHS = [48, 96, 192, 384]
-_HIDDEN = 128
+HIDDEN = 128
+"""Width of the prompt encoder, the mask decoder and the image embedding."""
 _FREQUENCIES = (0.5, 3.0)
 
 
@@ -48,12 +49,12 @@ def nano_config(size: int = NANO_SIZE) -> Sam2Config:
         backbone_config=backbone,
         backbone_channel_list=_WIDTHS[::-1],
         backbone_feature_sizes=[[size // stride] * 2 for stride in (4, 8, 16)],
-        fpn_hidden_size=_HIDDEN,
+        fpn_hidden_size=HIDDEN,
     )
     return Sam2Config(
         vision_config=vision,
-        prompt_encoder_config=Sam2PromptEncoderConfig(hidden_size=_HIDDEN, image_size=size),
-        mask_decoder_config=Sam2MaskDecoderConfig(hidden_size=_HIDDEN),
+        prompt_encoder_config=Sam2PromptEncoderConfig(hidden_size=HIDDEN, image_size=size),
+        mask_decoder_config=Sam2MaskDecoderConfig(hidden_size=HIDDEN),
     )
 
 
@@ -73,8 +74,8 @@ def untrained_nano(seed: int, size: int = NANO_SIZE) -> Sam2Model:
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight)
     low, high = torch.tensor(_FREQUENCIES).log()
-    frequency = torch.exp(low + (high - low) * torch.rand(_HIDDEN // 2))
-    positions = torch.randn(2, _HIDDEN // 2) * frequency
+    frequency = torch.exp(low + (high - low) * torch.rand(HIDDEN // 2))
+    positions = torch.randn(2, HIDDEN // 2) * frequency
     with torch.no_grad():
         model.shared_image_embedding.positional_embedding.copy_(positions)
         model.prompt_encoder.shared_embedding.positional_embedding.copy_(positions)

@@ -34,7 +34,7 @@ from samtune.data.scenes import random_scene
 from samtune.files import new_file, new_folder
 from samtune.model.decoder import DecoderOutput, decode, select_masks
 from samtune.model.embeddings import ImageEmbeddings, encode
-from samtune.model.nano_config import NANO_SIZE, nano_config, untrained_nano
+from samtune.model.nano_config import HIDDEN, NANO_SIZE, nano_config, untrained_nano
 from samtune.model.preprocess import MEAN, STD, upscale_masks
 from samtune.prompts import PromptBatch, background_prompts, correction_clicks, simulate_prompts
 from samtune.training.losses import Loss, binary, hard_iou, tuning_loss
@@ -46,10 +46,10 @@ LOW_RES = 4
 BACKGROUND_CLICKS = 1
 """Clicks per image whose answer is "no object"."""
 
-_TIGHT = PromptPolicy(box=0.6, point=0.4, box_jitter=0.0)
-_LOOSE = PromptPolicy(box=0.6, point=0.4, box_jitter=0.1)
+_TIGHT = PromptPolicy.model_validate({"box": 0.6, "point": 0.4, "box_jitter": 0.0})
+_LOOSE = PromptPolicy.model_validate({"box": 0.6, "point": 0.4, "box_jitter": 0.1})
 _HELD_OUT_SEED = 1_000_003
-_SMALLEST = 100
+_SMALLEST = 144
 """Smallest target, in visible input pixels."""
 
 
@@ -144,14 +144,13 @@ def prompt_step(
 ) -> tuple[Loss, dict[str, float]]:
     """Boxes and clicks on noise: the answer to a box is the ellipse in it, to a click a disc around it."""
     count, side = stage.images * stage.objects, stage.size / LOW_RES
-    width = model.config.vision_config.fpn_hidden_size
 
     def noise(channels: int, cells: int) -> Tensor:
         return torch.randn(stage.images, channels, cells, cells, generator=generator)
 
     cells = stage.size // 16
     embeddings = ImageEmbeddings(
-        noise(width, cells), (noise(width // 8, cells * 4) * 0.3, noise(width // 4, cells * 2) * 0.3)
+        noise(HIDDEN, cells), (noise(HIDDEN // 8, cells * 4) * 0.3, noise(HIDDEN // 4, cells * 2) * 0.3)
     )
     radius = side * (0.04 + 0.4 * torch.rand(count, 2, generator=generator) ** 2)
     is_click = torch.arange(count) % 3 == 0
@@ -192,7 +191,7 @@ def _second_round(
     config: LossConfig,
     generator: torch.Generator,
 ) -> tuple[Loss, float]:
-    """Correct each mask the model would have chosen by a click where it is wrong, and give the mask back as a prompt."""
+    """Correct each mask the model would have chosen by a click where it is wrong; the mask is a prompt too."""
     rows = torch.nonzero(batch.targets.flatten(1).amax(1) > 0).squeeze(1)
     targets = batch.targets[rows]
     chosen = output.iou_scores[rows].argmax(1)
@@ -283,12 +282,21 @@ def _random_view(
     width, height = (int(min(side * s, whole)) for s in (stretch, 1 / stretch))
     x, y = int(rng.integers(whole - width + 1)), int(rng.integers(whole - height + 1))
     window = np.s_[y : y + height, x : x + width]
-    how = cv2.INTER_AREA if min(width, height) > size else cv2.INTER_LINEAR
-    image = cv2.resize(image[window], (size, size), interpolation=how)
-    labels = cv2.resize(labels[window], (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+    image, labels = _resized(image[window], labels[window], size)
     turns, mirror = int(rng.integers(4)), rng.random() < 0.5
     image, labels = np.rot90(image, turns), np.rot90(labels, turns)
     return (image[:, ::-1], labels[:, ::-1]) if mirror else (image, labels)
+
+
+def _resized(
+    image: NDArray[np.uint8], labels: NDArray[np.uint16], size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """Both squashed to `size` by `size`."""
+    how = cv2.INTER_AREA if min(labels.shape) > size else cv2.INTER_LINEAR
+    small = cv2.resize(image, (size, size), interpolation=how)
+    return np.asarray(small, np.uint8), np.asarray(
+        cv2.resize(labels, (size, size), interpolation=cv2.INTER_NEAREST_EXACT), np.uint16
+    )
 
 
 def _random_colors(rng: np.random.Generator, image: NDArray[np.uint8]) -> Tensor:
@@ -305,7 +313,7 @@ def _random_colors(rng: np.random.Generator, image: NDArray[np.uint8]) -> Tensor
     return _normalised(pixels)
 
 
-def _normalised(pixels: NDArray[np.float32]) -> Tensor:
+def _normalised(pixels: NDArray[np.floating]) -> Tensor:
     """Values 0 to 255, `[S, S, 3]`, as the encoder takes them, `[3, S, S]`."""
     scaled = (pixels / 255 - np.array(MEAN)) / np.array(STD)
     return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32))
@@ -314,7 +322,7 @@ def _normalised(pixels: NDArray[np.float32]) -> Tensor:
 def _object_masks(
     rng: np.random.Generator, labels: NDArray[np.uint16], parents: NDArray[np.int16], most: int
 ) -> NDArray[np.bool_]:
-    """Masks of at most `most` objects, large ones a little more often: bool `[K, S, S]`."""
+    """Masks of at most `most` objects, large ones more often: bool `[K, S, S]`."""
     area = np.bincount(labels.ravel(), minlength=len(parents) + 1)[1:]
     for part in range(len(parents) - 1, -1, -1):
         if parents[part] >= 0:
@@ -322,7 +330,7 @@ def _object_masks(
     candidates = np.flatnonzero((area >= _SMALLEST) & (area <= 0.9 * labels.size))
     if not len(candidates):
         return np.zeros((0, *labels.shape), bool)
-    weight = area[candidates] ** 0.25
+    weight = np.sqrt(area[candidates])
     chosen = rng.choice(candidates, min(most, len(candidates)), replace=False, p=weight / weight.sum())
     families = [_family(int(index), parents) for index in chosen]
     member = np.zeros((len(families), len(parents) + 1), bool)
@@ -387,15 +395,12 @@ def measure(model: Sam2Model, bank: SceneBank, held_out: int, size: int = NANO_S
 
     The masks are those a user gets: one for a box, the best by predicted IoU of three for a click.
     """
-    kept = model.prompt_encoder.input_image_size
     set_input_size(model, size)
     policy = _TIGHT.model_copy(update={"point_at": "center"})
     ious: dict[str, list[Tensor]] = {"held_out_box": [], "held_out_click": []}
     for number in range(held_out):
         image, labels, parents = bank.scene(f"held-out-{number:06d}")
-        how = cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR
-        image = cv2.resize(image, (size, size), interpolation=how)
-        labels = cv2.resize(labels, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+        image, labels = _resized(image, labels, size)
         masks = torch.from_numpy(_object_masks(np.random.default_rng(number), labels, parents, 12))
         if not len(masks):
             continue
@@ -405,7 +410,6 @@ def measure(model: Sam2Model, bank: SceneBank, held_out: int, size: int = NANO_S
             prompts = simulate_prompts(masks, _tight_boxes(masks), only, torch.Generator().manual_seed(number))
             chosen = _chosen_masks(model, decode(model, embeddings, prompts), multimask_output=not box)
             ious[kind].append(hard_iou(upscale_masks(chosen, (size, size)) > 0, masks[:, None])[:, 0])
-    set_input_size(model, kept)
     return {kind: float(torch.cat(values).mean()) for kind, values in ious.items()}
 
 
