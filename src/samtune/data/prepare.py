@@ -196,7 +196,7 @@ def _placed_image(
             _about_image(
                 record,
                 "exif-orientation-unclear",
-                f"The picture carries EXIF orientation {orientation}; its size does not tell which way it was annotated.",
+                f"The picture carries EXIF orientation {orientation}; its size does not tell how it was annotated.",
                 "It is taken to be annotated upright, as it is shown.",
                 Severity.WARNING,
             )
