@@ -43,7 +43,7 @@ from samtune.training.state import Progress, RunFolder, load_last, save_last
 
 LOW_RES = 4
 """Input pixels per low-res mask pixel."""
-BACKGROUND_CLICKS = 1
+BACKGROUND_CLICKS = 2
 """Clicks per image whose answer is "no object"."""
 
 _TIGHT = PromptPolicy.model_validate({"box": 0.6, "point": 0.4, "box_jitter": 0.0})
@@ -235,13 +235,13 @@ class SceneBank:
     def batch(self, stage: PretrainStage, generator: torch.Generator) -> Batch:
         """Views of random scenes with prompts."""
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
-        views: list[tuple[Tensor, Tensor]] = []
+        views: list[tuple[Tensor, Tensor, Tensor]] = []
         while len(views) < stage.images:
             image, labels, parents = self.scene(f"{rng.integers(self.count):06d}")
             image, labels = _random_view(rng, image, labels, stage.size)
             masks = _object_masks(rng, labels, parents, stage.objects)
             if len(masks):
-                views.append((_random_colors(rng, image), torch.from_numpy(masks)))
+                views.append((_random_colors(rng, image), torch.from_numpy(masks), torch.from_numpy(labels > 0)))
         return _with_prompts(views, generator)
 
 
@@ -348,22 +348,25 @@ def _family(index: int, parents: NDArray[np.int16]) -> list[int]:
     return family
 
 
-def _with_prompts(views: list[tuple[Tensor, Tensor]], generator: torch.Generator) -> Batch:
-    """First prompts for the objects `[K, S, S]` of each view, and clicks beside them."""
+def _with_prompts(views: list[tuple[Tensor, Tensor, Tensor]], generator: torch.Generator) -> Batch:
+    """First prompts for the objects of each view, and clicks where there is none.
+
+    A view is its pixels `[3, S, S]`, masks of the chosen objects `[K, S, S]` and the pixels any object covers `[S, S]`.
+    """
     prompts: list[PromptBatch] = []
     targets: list[Tensor] = []
     index: list[Tensor] = []
-    for number, (_, masks) in enumerate(views):
+    for number, (_, masks, occupied) in enumerate(views):
         policy = _TIGHT if torch.rand(1, generator=generator) < 0.5 else _LOOSE
         found = [simulate_prompts(masks, _tight_boxes(masks), policy, generator)]
-        beside = background_prompts(masks.any(0), BACKGROUND_CLICKS, policy, generator)
+        beside = background_prompts(occupied, BACKGROUND_CLICKS, policy, generator)
         found += [beside] if beside is not None else []
         low_res = functional.avg_pool2d(masks.float(), LOW_RES)
         count = sum(len(part) for part in found)
         prompts += found
         targets.append(functional.pad(low_res, (0, 0, 0, 0, 0, count - len(low_res))))
         index.append(torch.full((count,), number))
-    pixels = torch.stack([pixels for pixels, _ in views])
+    pixels = torch.stack([pixels for pixels, *_ in views])
     return Batch(pixels, PromptBatch.cat(prompts), torch.cat(index), torch.cat(targets))
 
 
