@@ -1,6 +1,6 @@
-"""Reading image files that others made: an allow-list of formats, a cap on pixels, every mode to 8-bit RGB, EXIF applied.
+"""Reading image files that others made: allowed formats, a cap on pixels, every mode to 8-bit RGB, EXIF applied.
 
-`probe_image` reads headers only. Everything here raises `DataError` and never decodes a picture before its size is known.
+`probe_image` reads headers only. Everything here raises `DataError`, and nothing is decoded before its size is known.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def probe_image(path: Path) -> ImageInfo:
     """Read an image's header and check that the file is whole as far as its end tells, without decoding it.
 
     Raises:
-        DataError: missing, empty, a Git LFS pointer, not an image of a known format, larger than `MAX_PIXELS`, or cut off.
+        DataError: missing, empty, a Git LFS pointer, not an image of a known format, beyond `MAX_PIXELS`, or cut off.
     """
     with _opened(path) as image:
         info = ImageInfo(

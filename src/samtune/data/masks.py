@@ -8,6 +8,7 @@ are refused before the library sees them, because mask libraries crash or return
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import faster_coco_eval.mask_api_new_cpp as _native  # the package itself imports matplotlib and pandas-like extras
+import faster_coco_eval.mask_api_new_cpp as _native
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -33,6 +34,9 @@ MAX_OUTLINE = 4e6
 """Longest outline of one object, in pixels: the library reserves some 100 bytes for each."""
 
 MAX_POINTS = 1_000_000
+
+# Numbers of at most six characters of 5 bits; a character from P on says that the number goes on.
+_COUNTS = re.compile(rb"(?:[P-o]{0,5}[0-O])*")
 _THRESHOLD = 128
 
 
@@ -91,7 +95,8 @@ def rasterise(segmentation: Segmentation, height: int, width: int) -> NDArray[np
         bool `[H, W]`; may be empty of pixels, where the object lies outside the image or is thinner than a pixel.
 
     Raises:
-        SegmentationError: numbers the mask API cannot take, a size that is not the image's, a mask file that cannot be read.
+        DataError: numbers the mask API cannot take or a size that is not the image's (both `SegmentationError`), or a
+            mask file that cannot be read.
     """
     region = rasterise_region(segmentation, height, width)
     return np.zeros((height, width), bool) if region is None else region.paste(height, width)
@@ -101,7 +106,7 @@ def rasterise_region(segmentation: Segmentation, height: int, width: int) -> Reg
     """As `rasterise`, but only the part that holds the object; None where there is no pixel.
 
     Raises:
-        SegmentationError: see `rasterise`.
+        DataError: see `rasterise`.
     """
     _check_size(height, width)
     match segmentation:
@@ -118,8 +123,8 @@ def check_polygons(polygons: Polygons) -> None:
     """Refuse polygons that the native code must never see.
 
     Raises:
-        SegmentationError: no ring, a ring of fewer than three points or of an odd count of numbers, a number that is not
-            finite or beyond `MAX_COORDINATE`, an outline longer than `MAX_OUTLINE`.
+        SegmentationError: no ring, a ring of fewer than three points or of an odd count of numbers, a number that is
+            not finite or beyond `MAX_COORDINATE`, an outline longer than `MAX_OUTLINE`.
     """
     if not polygons.rings:
         raise _refuse("polygon-empty", expected="at least one ring", found="none")
@@ -175,11 +180,15 @@ def parse_counts(counts: str | bytes, height: int, width: int) -> RunLengths:
     """Read COCO's compressed counts, a text of printable characters.
 
     Raises:
-        SegmentationError: a size beyond the caps, characters no such text holds, counts that do not sum to the size.
+        SegmentationError: a size beyond the caps, a text cut off or of other characters, counts that do not sum to the
+            size.
     """
     _check_size(height, width)
     data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
-    runs = RunLengths(_decompress(data, height * width), height, width)
+    if not _COUNTS.fullmatch(data):
+        raise _refuse("rle-text", expected="COCO's compressed counts", found="other characters, or a text cut off")
+    plain: list[int] = _native.toUncompressedRLE([{"size": [height, width], "counts": data}])[0]["counts"]
+    runs = RunLengths(tuple(plain), height, width)
     check_run_lengths(runs, height, width)
     return runs
 
@@ -277,7 +286,8 @@ def _ring_length(ring: Sequence[float], where: str) -> float:
         raise _refuse(
             "polygon-coordinates", expected=f"coordinates within {MAX_COORDINATE:g} pixels", found=found, where=where
         )
-    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
+    closing = float(np.abs(points[-1] - points[0]).max())
+    return closing + float(np.abs(points[1:] - points[:-1]).max(axis=1).sum())
 
 
 def _polygon_region(polygons: Polygons, height: int, width: int) -> Region | None:
@@ -311,54 +321,17 @@ def _expand(counts: NDArray[np.int64], height: int) -> Region | None:
         return None
     columns, last_columns = starts // height, (stops - 1) // height
     x0, x1 = int(columns[0]), int(last_columns[-1]) + 1
-    if (columns == last_columns).all():
-        rows = starts - columns * height
-        y0, y1 = int(rows.min()), int((rows + stops - starts).max())
-    else:  # a run that goes on into the next column touches the last row and the first
-        rows, y0, y1 = starts - columns * height, 0, height
+    rows = starts - columns * height
+    y0, y1 = int(rows.min()), int((rows + stops - starts).max())
+    if y1 > height:  # a run that goes on into the next column touches the last row and the first
+        y0, y1 = 0, height
     part = y1 - y0
     first = (columns - x0) * part + rows - y0
     edges = np.zeros(part * (x1 - x0) + 1, np.int8)
     edges[first] = 1
     edges[first + stops - starts] -= 1
     inside = np.cumsum(edges[:-1], dtype=np.int8).view(np.bool_)
-    return _tight(Region(np.ascontiguousarray(inside.reshape(x1 - x0, part).T), x0, y0))
-
-
-def _tight(region: Region) -> Region:
-    box = mask_box(region.mask)
-    assert box is not None
-    x0, y0, x1, y1 = box
-    return Region(region.mask[y0:y1, x0:x1], region.x0 + x0, region.y0 + y0)
-
-
-def _decompress(data: bytes, pixels: int) -> tuple[int, ...]:
-    """Counts of COCO's text: 5 bits a character, low bits first, 6th bit goes on, differences to the count before last.
-
-    Source: `rleFrString` of the COCO API. Here and not in the library, because the library must not see a text that ends
-    in the middle of a number or whose numbers overflow.
-    """
-    counts: list[int] = []
-    value, shift = 0, 0
-    for byte in data:
-        bits = byte - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise _refuse("rle-text", expected="COCO's compressed counts", found=f"the byte {byte:#04x}")
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if bits & 0x20:
-            continue
-        if bits & 0x10:
-            value -= 1 << shift
-        if len(counts) > 2:
-            value += counts[-2]
-        if not 0 <= value <= pixels:
-            raise _refuse("rle-sum", expected=f"counts of 0 to {pixels}", found=f"{value}")
-        counts.append(value)
-        value, shift = 0, 0
-    if shift:
-        raise _refuse("rle-text", expected="COCO's compressed counts", found="a text cut off within a number")
-    return tuple(counts)
+    return Region(np.ascontiguousarray(inside.reshape(x1 - x0, part).T), x0, y0)
 
 
 def _file_region(file: MaskFile, height: int, width: int) -> Region | None:
@@ -377,7 +350,24 @@ def _file_region(file: MaskFile, height: int, width: int) -> Region | None:
     if not 1 <= file.component <= len(order):
         return None
     label, x0, y0, x1, y1 = order[file.component - 1]
-    return Region(labels[y0:y1, x0:x1] == label, x0, y0)
+    return Region(np.asarray(labels[y0:y1, x0:x1] == label), x0, y0)
+
+
+def read_labels(path: Path) -> NDArray[Any]:
+    """The pixels of a file whose values mean something, `[H, W]` or `[H, W, 3]`; see `samtune.data.images.read_pixels`.
+
+    Three equal channels become one. A JPEG becomes 0 and 255, thresholded at 128: its other values are noise.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    pixels = read_pixels(path)
+    if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
+        pixels = pixels[:, :, 0]
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        gray = pixels.max(axis=2) if pixels.ndim == 3 else pixels
+        return np.where(gray >= _THRESHOLD, np.uint8(255), np.uint8(0))
+    return pixels
 
 
 def components_of(path: Path, value: int | tuple[int, int, int] | None) -> int:
@@ -400,7 +390,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=2)
 def _read_labels(path: Path, stamp: tuple[int, int]) -> NDArray[Any]:
-    return read_pixels(path)
+    return read_labels(path)
 
 
 @lru_cache(maxsize=2)

@@ -1,7 +1,7 @@
-"""The table that links every image to its masks: `table.parquet`, `table.csv` beside it, and `Dataset`, which reads it.
+"""The table that links every image to its masks: `table.parquet`, `table.csv`, and `Dataset`, which reads them.
 
-One row per object, and one row with nulls per image without objects. Rows stand image by image. The Parquet file is what
-samtune reads; the CSV file holds the same rows for everything else.
+One row per object, and one row with nulls per image without objects. Rows stand image by image. The Parquet file is
+what samtune reads; the CSV file holds the same rows for everything else.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ SCHEMA: dict[str, pl.DataType] = {
     "group": pl.String(),
     "iscrowd": pl.Boolean(),
 }
-"""Columns in order. Box xyxy in pixels with exclusive right and lower edge, computed from the mask; area in mask pixels;
-paths relative to the dataset's folder with forward slashes. Null in a row of an image without objects: `mask_path`,
-`annotation_id`, `category`, the box, `area`, `iscrowd`."""
+"""Columns in order. Box xyxy in pixels with exclusive right and lower edge, computed from the mask; area in mask
+pixels; paths relative to the dataset's folder with forward slashes. Null in a row of an image without objects:
+`mask_path`, `annotation_id`, `category`, the box, `area`, `iscrowd`."""
 
 _OF_IMAGE = ("image_path", "split", "image_id", "width", "height", "group")
 _OF_OBJECT = ("mask_path", "annotation_id", "category", "x0", "y0", "x1", "y1", "area", "iscrowd")
@@ -117,7 +117,10 @@ class Dataset:
             table = pl.read_parquet(path)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError.of(
-                expected="a Parquet table", found=str(error).splitlines()[0], where=str(path), do="run samtune prepare again"
+                expected="a Parquet table",
+                found=str(error).splitlines()[0],
+                where=str(path),
+                do="run samtune prepare again",
             ) from error
         _check(table, path)
         return cls(root, table)
@@ -198,7 +201,9 @@ def _check(table: pl.DataFrame, path: Path) -> None:
     required = table.select(pl.col(*_OF_IMAGE).is_null().any())
     if any(required.row(0)):
         raise _broken(path, f"nulls in {', '.join(name for name in _OF_IMAGE if required[name][0])}")
-    halves = table.filter(pl.any_horizontal(pl.col(*_OF_OBJECT).is_null()) & ~pl.all_horizontal(pl.col(*_OF_OBJECT).is_null()))
+    halves = table.filter(
+        pl.any_horizontal(pl.col(*_OF_OBJECT).is_null()) & ~pl.all_horizontal(pl.col(*_OF_OBJECT).is_null())
+    )
     if halves.height:
         raise _broken(path, f"an object with some columns null, image {halves['image_path'][0]!r}")
     splits = set(table["split"].unique().to_list()) - {str(split) for split in Split}
@@ -228,7 +233,11 @@ def _difference(found: dict[str, Any]) -> str:
     if extra:
         return f"an unknown column {extra[0]!r}"
     other = [name for name in SCHEMA if found[name] != SCHEMA[name]]
-    return f"column {other[0]!r} of type {found[other[0]]}, not {SCHEMA[other[0]]}" if other else "columns in another order"
+    return (
+        f"column {other[0]!r} of type {found[other[0]]}, not {SCHEMA[other[0]]}"
+        if other
+        else "columns in another order"
+    )
 
 
 def _broken(path: Path, found: str) -> DataError:

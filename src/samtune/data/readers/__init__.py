@@ -1,54 +1,41 @@
-"""Readers: each turns one annotation format into `ImageRecord`s, and says what it could not read.
-
-What one annotation or image gets wrong becomes an `Issue`, handed to `on_issue`; the rest is still read. What makes the
-whole source unreadable raises a `DataError`.
-"""
+"""Annotation formats: which one a source is in, and `read`, which yields its images in any of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from samtune.data.readers.coco import is_coco, read_coco
+from samtune.data.readers.coco import coco_files, read_coco
+from samtune.data.readers.common import OnIssue, raise_errors, require_source
 from samtune.errors import DataError
-from samtune.types import ImageRecord, Issue
-
-OnIssue = Callable[[Issue], None]
+from samtune.types import ImageRecord
 
 
 def detect_format(source: Path) -> str:
-    """The format of a source, recognised from its files.
+    """The format of a source, as `--source-format` names it.
 
     Raises:
-        DataError: it does not exist, or is no format samtune knows.
+        DataError: nothing there, or nothing recognised.
     """
-    if not source.exists():
-        raise DataError.of(expected="annotations and images", found="no such file or folder", where=str(source))
-    if is_coco(source):
+    require_source(source)
+    if coco_files(source):
         return "coco"
-    raise DataError.of(
-        expected="a COCO export: train|valid|test/_annotations.coco.json, or one JSON file and an image folder",
-        found="none of these",
-        where=str(source),
-        do="name the format with --source-format, and the images' folder with --images",
-    )
+    raise DataError.of(expected="annotations in a known format", found="none", where=str(source))
 
 
 def read(
-    source: Path, source_format: str = "auto", images: Path | None = None, *, on_issue: OnIssue
+    source: Path, source_format: str = "auto", images: Path | None = None, *, on_issue: OnIssue = raise_errors
 ) -> Iterator[ImageRecord]:
-    """Read a source.
+    """Read a source in any format.
 
     Args:
         source: folder or annotation file.
-        source_format: one of `PrepareConfig.source_format`; auto recognises it.
+        source_format: auto, or a name that `detect_format` returns.
         images: image folder, when the annotation file stands elsewhere.
-        on_issue: told of everything that could not be read.
+        on_issue: called for each finding. Annotations reported as errors are left out. By default errors are raised.
 
     Raises:
-        DataError: the source cannot be read at all.
+        DataError: the source as a whole cannot be read.
     """
-    found = detect_format(source) if source_format == "auto" else source_format
-    if found == "coco":
-        return read_coco(source, images, on_issue)
-    raise DataError.of(expected="a format samtune reads", found=repr(found), where="--source-format")
+    detect_format(source) if source_format == "auto" else source_format
+    yield from read_coco(source, images=images, on_issue=on_issue)

@@ -1,311 +1,528 @@
-"""COCO JSON: Roboflow export folders, or one annotation file with an image folder, with the habits of real exporters.
+"""COCO instance annotations: a Roboflow export folder, or one JSON with an image folder beside, below or elsewhere.
 
-Known habits: a placeholder category 0 that nothing uses; boxes with numbers as text; polygons, several polygons,
-compressed and uncompressed RLE in one file; `[]`; a polygon of four numbers that is a box; `iscrowd: true`; ids that
-repeat; annotations of images or categories that do not exist.
+The file is read twice. The first pass keeps the image entries and where each annotation stands; the second fetches the
+annotations image by image. So memory grows with the number of images and 20 bytes an annotation, not with the file.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
-from samtune.data.masks import parse_counts
-from samtune.data.paths import confine
+import numpy as np
+
+from samtune.data.masks import SegmentationError, parse_counts
+from samtune.data.readers.common import (
+    ImageFinder,
+    OnIssue,
+    category_name,
+    holds_text,
+    number,
+    numbers,
+    rectangle,
+    require_source,
+    split_folders,
+    split_named,
+    unique,
+    whole_number,
+    xywh_to_box,
+)
+from samtune.data.readers.stream import decode, open_json, parts
 from samtune.data.split import group_of
 from samtune.errors import DataError
 from samtune.types import Annotation, Box, ImageRecord, Issue, Polygons, RunLengths, Segmentation, Severity, Split
 
-ANNOTATIONS = "_annotations.coco.json"
-SPLIT_FOLDERS = {
-    "train": Split.TRAIN,
-    "valid": Split.VALID,
-    "val": Split.VALID,
-    "validation": Split.VALID,
-    "test": Split.TEST,
-}
-MAX_JSON_BYTES = 4 << 30
-
-OnIssue = Callable[[Issue], None]
-_Json = Mapping[str, Any]
+ROBOFLOW_NAME = "_annotations.coco.json"
+_REQUIRED = ("images", "annotations", "categories")
 
 
-def is_coco(source: Path) -> bool:
-    """Whether a source looks like COCO: an export's split folders, or one JSON file with COCO's lists."""
-    if source.is_dir() and any((source / name / ANNOTATIONS).is_file() for name in SPLIT_FOLDERS):
-        return True
-    file = _single_file(source)
-    return file is not None and _looks_like_coco(file)
-
-
-def read_coco(source: Path, images: Path | None, on_issue: OnIssue) -> Iterator[ImageRecord]:
-    """Read COCO annotations.
+def read_coco(path: Path, *, images: Path | None = None, on_issue: OnIssue) -> Iterator[ImageRecord]:
+    """Read a COCO dataset.
 
     Args:
-        source: export folder, folder with one JSON file, or the JSON file itself.
-        images: image folder, when the JSON file stands elsewhere.
-        on_issue: told of every image and annotation that could not be read, and why.
+        path: a Roboflow export (`train|valid|test/_annotations.coco.json`), another folder with COCO files, or one file.
+        images: folder that `file_name` is relative to, when the images stand elsewhere.
+        on_issue: called for each finding; annotations reported as errors are left out.
 
     Yields:
-        Every image, in the file's order, with the annotations that could be read.
+        The images in the file's order with their annotations in the file's order.
 
     Raises:
-        DataError: a file that is missing, no JSON, or no COCO.
+        DataError: no file, not COCO, broken JSON; the message names file, field and line.
     """
-    splits = {name: source / name / ANNOTATIONS for name in SPLIT_FOLDERS} if source.is_dir() else {}
-    found = {name: file for name, file in splits.items() if file.is_file()}
-    if not found:
-        file = _single_file(source)
-        if file is None:
-            raise DataError.of(
-                expected="a COCO export folder, or one JSON file",
-                found="neither",
-                where=str(source),
-                do="give the JSON file itself",
-            )
-        root = images or _image_folder(file)
-        yield from _Reader(file, root, Split.TRAIN, on_issue).records()
-        return
-    for name, file in found.items():
-        yield from _Reader(file, images or file.parent, SPLIT_FOLDERS[name], on_issue).records()
+    require_source(path)
+    files = coco_files(path)
+    if not files:
+        raise DataError.of(expected=f"COCO annotations: {ROBOFLOW_NAME} or another JSON", found="none", where=str(path))
+    ids: dict[str, object] = {}
+    for split, file in files:
+        index = _Index.of(file, on_issue)
+        _compare_ids(ids, index, on_issue)
+        finder = ImageFinder([images] if images else _image_folders(file, path))
+        yield from _Reader(index, finder, split, on_issue).records()
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """One annotation file."""
+def coco_files(path: Path) -> list[tuple[Split, Path]]:
+    """The COCO files of a source with the split each stands for; train where nothing tells.
+
+    Looks for Roboflow's name first, then for any JSON, in the folders named after splits, in `annotations`, and in the
+    folder itself.
+    """
+    if path.is_file():
+        return [(split_named(path.stem) or split_named(path.parent.name) or Split.TRAIN, path)]
+    roboflow = [(split, folder / ROBOFLOW_NAME) for split, folder in split_folders(path)]
+    roboflow = [(split, file) for split, file in roboflow if file.is_file()]
+    if roboflow:
+        return roboflow
+    if (path / ROBOFLOW_NAME).is_file():
+        return [(split_named(path.name) or Split.TRAIN, path / ROBOFLOW_NAME)]
+    found: list[tuple[Split, Path]] = []
+    for split, folder in split_folders(path):
+        found += [(split, file) for file in sorted(folder.glob("*.json"))]
+    for folder in (path / "annotations", path):
+        if not found and folder.is_dir():
+            found = [(split_named(file.stem) or Split.TRAIN, file) for file in sorted(folder.glob("*.json"))]
+    return [(split, file) for split, file in found if looks_like_coco(file)]
+
+
+def looks_like_coco(file: Path) -> bool:
+    """Whether a JSON file's first members are COCO's; False also for files that cannot be read."""
+    try:
+        for seen, part in enumerate(parts(file)):
+            if part.key in ("images", "annotations", "categories") and part.index is not None:
+                return isinstance(part.value, dict) and _is_coco_entry(part.key, cast("dict[str, Any]", part.value))
+            if part.key == "images" and part.value == []:
+                return True
+            if seen > 50:
+                return False
+    except DataError:
+        return False
+    return False
+
+
+def _is_coco_entry(key: str, entry: dict[str, Any]) -> bool:
+    telling = {"images": "file_name", "annotations": "image_id", "categories": "name"}
+    return telling[key] in entry
+
+
+def _image_folders(file: Path, source: Path) -> list[Path]:
+    """Where images of a JSON may be, likeliest first, all within the source or, for a single file, beside it."""
+    above = file.parent.parent
+    name = split_named(file.stem)
+    folders = [file.parent, file.parent / "images"]
+    if source.is_file() or file.parent != source:
+        named = sorted(folder for folder in (above, above / "images") if folder.is_dir())
+        for folder in named:
+            folders += [
+                inner
+                for inner in sorted(folder.iterdir())
+                if inner.is_dir() and name and split_named(inner.name) is name
+            ]
+        folders += [above / "images", above]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+@dataclass
+class _Entry:
+    """An image as listed."""
+
+    image_id: str
+    name: object
+    width: int
+    height: int
+    where: str
+
+
+@dataclass
+class _Index:
+    """What the first pass keeps of a file."""
 
     file: Path
-    root: Path
-    split: Split
-    on_issue: OnIssue
+    entries: list[_Entry] = field(default_factory=lambda: list[_Entry]())
+    categories: dict[object, str] = field(default_factory=lambda: dict[object, str]())
+    position_of: dict[object, int] = field(default_factory=lambda: dict[object, int]())
+    owner: array[int] = field(default_factory=lambda: array("q"))
+    start: array[int] = field(default_factory=lambda: array("q"))
+    length: array[int] = field(default_factory=lambda: array("q"))
+    used: set[object] = field(default_factory=lambda: set[object]())
 
-    def records(self) -> Iterator[ImageRecord]:
-        content = _load(self.file)
-        categories = self._categories(_list(content, "categories", self.file, required=False))
-        images = _list(content, "images", self.file)
-        known = {_key(image.get("id")) for image in images}
-        by_image: dict[str, list[Annotation]] = {}
-        seen: set[str] = set()
-        for index, entry in enumerate(_list(content, "annotations", self.file, required=False)):
-            where = f"annotations[{index}]"
-            image_id = _key(entry.get("image_id"))
-            if image_id not in known:
-                self._issue(
-                    "unknown-image", f"names image {entry.get('image_id')!r}, which is not listed", entry, where
+    @classmethod
+    def of(cls, file: Path, on_issue: OnIssue) -> _Index:
+        index = cls(file)
+        missing = set(_REQUIRED)
+        names: dict[object, int] = {}
+        image_keys: dict[object, int] = {}
+        owners: list[object] = []
+        owner_number: dict[object, int] = {}
+        for part in parts(file):
+            missing.discard(part.key)
+            if part.key not in _REQUIRED:
+                continue
+            if part.index is None:
+                if part.value != []:
+                    raise _bad_field(file, part.key, f"a {type(part.value).__name__}")
+                continue
+            where = f"{part.key}[{part.index}]"
+            if not isinstance(part.value, dict):
+                on_issue(
+                    _issue(
+                        file, f"{part.key}-entry", f"The entry is a {type(part.value).__name__}, not an object.", where
+                    )
                 )
                 continue
-            annotation = self._annotation(entry, where, categories, seen)
-            if annotation is not None:
-                by_image.setdefault(image_id, []).append(annotation)
-        taken: set[str] = set()
-        for index, image in enumerate(images):
-            record = self._image(image, f"images[{index}]", by_image, taken)
-            if record is not None:
-                yield record
+            entry = cast("dict[str, Any]", part.value)
+            if part.key == "categories":
+                index._add_category(entry, where, on_issue)
+            elif part.key == "images":
+                index._add_image(entry, where, names, image_keys, on_issue)
+            else:
+                key = id_key(entry.get("image_id"))
+                if key not in owner_number:
+                    owner_number[key] = len(owners)
+                    owners.append(key)
+                index.owner.append(owner_number[key])
+                index.start.append(part.start)
+                index.length.append(part.end - part.start)
+                index.used.add(id_key(entry.get("category_id")))
+        if missing:
+            raise _bad_field(file, sorted(missing)[0], "no such field")
+        index._settle(owners, image_keys)
+        index._report_categories(on_issue)
+        return index
 
-    def _image(
-        self, image: _Json, where: str, by_image: Mapping[str, list[Annotation]], taken: set[str]
-    ) -> ImageRecord | None:
-        image_id = _key(image.get("id"))
-        if image_id in taken:
-            self._issue("duplicate-image-id", f"has the id {image_id} of an earlier image", None, where)
-            return None
-        taken.add(image_id)
+    def _add_category(self, entry: dict[str, Any], where: str, on_issue: OnIssue) -> None:
+        key, name = id_key(entry.get("id")), category_name(entry.get("name"))
+        if key is None or name is None:
+            on_issue(_issue(self.file, "category-invalid", "The category has no id or no name.", where))
+        elif key in self.categories and self.categories[key] != name:
+            text = f"Category id {key} stands for {self.categories[key]!r} and again for {name!r}."
+            on_issue(_issue(self.file, "category-id-duplicate", text, where, repair="The first name is used.",
+                            severity=Severity.WARNING))  # fmt: skip
+        else:
+            self.categories[key] = name
+
+    def _add_image(
+        self, entry: dict[str, Any], where: str, names: dict[object, int], keys: dict[object, int], on_issue: OnIssue
+    ) -> None:
+        key, name = id_key(entry.get("id")), entry.get("file_name")
+        label = name if isinstance(name, str) else None
+        if key is None:
+            on_issue(
+                _issue(self.file, "image-id-invalid", f"The image's id is {entry.get('id')!r}.", where, image=label)
+            )
+            return
+        if key in keys:
+            same = self.entries[keys[key]].name == name
+            text = f"Image id {key} is listed twice" + ("." if same else f", for {self.entries[keys[key]].name!r} too.")
+            repair = "The second entry is left out."
+            severity = Severity.WARNING if same else Severity.ERROR
+            on_issue(
+                _issue(self.file, "image-id-duplicate", text, where, image=label, repair=repair, severity=severity)
+            )
+            return
+        if isinstance(name, str) and name in names:
+            text = f"The file is listed twice, as image {self.entries[names[name]].image_id} and {key}."
+            on_issue(_issue(self.file, "image-duplicate", text, where, image=label, severity=Severity.WARNING,
+                            repair="Both entries' objects are taken as one image's."))  # fmt: skip
+            keys[key] = names[name]
+            return
+        width, height = _size(entry.get("width")), _size(entry.get("height"))
+        if not width or not height:
+            text = f"The size is given as {entry.get('width')!r} x {entry.get('height')!r}."
+            on_issue(_issue(self.file, "image-size-invalid", text, where, image=label, severity=Severity.WARNING,
+                            repair="The size of the image file is used."))  # fmt: skip
+            width = height = 0
+        keys[key] = len(self.entries)
+        if isinstance(name, str):
+            names[name] = len(self.entries)
+        self.entries.append(_Entry(str(key), name, width, height, where))
+
+    def _settle(self, owners: list[object], image_keys: dict[object, int]) -> None:
+        """Turn owners numbered as they came into positions of images, -1 for those that no image has."""
+        if self.owner:
+            table = np.array([image_keys.get(key, -1) for key in owners], np.int64)
+            self.owner = array("q", table[np.frombuffer(self.owner, np.int64)].tobytes())
+
+    def _report_categories(self, on_issue: OnIssue) -> None:
+        by_name: dict[str, list[object]] = {}
+        for key, name in self.categories.items():
+            if key in self.used:
+                by_name.setdefault(name, []).append(key)
+            elif key == 0:
+                text = f"Category 0, {name!r}, has no annotation; exporters write it as a placeholder."
+                on_issue(_issue(self.file, "category-placeholder", text, "categories", repair="It is dropped.",
+                                severity=Severity.INFO))  # fmt: skip
+            else:
+                text = f"Category {key}, {name!r}, has no annotation."
+                on_issue(_issue(self.file, "category-unused", text, "categories", severity=Severity.INFO))
+        for name, keys in by_name.items():
+            if len(keys) > 1:
+                text = f"Categories {', '.join(map(str, keys))} are all named {name!r}."
+                on_issue(_issue(self.file, "category-name-duplicate", text, "categories", severity=Severity.WARNING,
+                                repair="They are taken as one."))  # fmt: skip
+
+
+class _Reader:
+    """The second pass: one record per image."""
+
+    def __init__(self, index: _Index, finder: ImageFinder, split: Split, on_issue: OnIssue) -> None:
+        self._index, self._finder, self._split, self._on_issue = index, finder, split, on_issue
+        self._ids: set[str] = set()
+
+    def records(self) -> Iterator[ImageRecord]:
+        index = self._index
+        owner = np.frombuffer(index.owner, np.int64) if index.owner else np.empty(0, np.int64)
+        order = np.argsort(owner, kind="stable")
+        bounds = np.searchsorted(owner[order], np.arange(-1, len(index.entries) + 1))
+        with open_json(index.file) as file:
+            for place in order[: bounds[1]].tolist():
+                self._report_orphan(self._fetch(file, place), place)
+            for position, entry in enumerate(index.entries):
+                places = order[bounds[position + 1] : bounds[position + 2]].tolist()
+                record = self._record(entry, [(place, self._fetch(file, place)) for place in places])
+                if record is not None:
+                    yield record
+
+    def _fetch(self, file: BinaryIO, place: int) -> dict[str, Any]:
+        file.seek(self._index.start[place])
+        return decode(file.read(self._index.length[place]), self._index.file)
+
+    def _report_orphan(self, raw: dict[str, Any], place: int) -> None:
+        text = f"The annotation is for image {raw.get('image_id')!r}, which the file does not list."
+        self._report("annotation-without-image", text, f"annotations[{place}].image_id", None, raw)
+
+    def _report(self, code: str, message: str, where: str, image: str | None, raw: dict[str, Any], **more: Any) -> None:
+        severity: Severity = more.get("severity", Severity.ERROR)
+        repair: str = more.get("repair", "The object is left out." if severity is Severity.ERROR else "")
+        identifier = str(id_key(raw.get("id")) or place_number(where))
+        self._on_issue(_issue(self._index.file, code, message, where, image=image, annotation=identifier,
+                              repair=repair, severity=severity))  # fmt: skip
+
+    def _record(self, entry: _Entry, found: list[tuple[int, dict[str, Any]]]) -> ImageRecord | None:
+        name = entry.name if isinstance(entry.name, str) else None
         try:
-            path = confine(self.root, image.get("file_name"), where=f"{self.file}, {where}.file_name")
+            path = self._finder.find(entry.name, where=f"{self._index.file}, {entry.where}.file_name")
         except DataError as error:
-            self._issue("unsafe-file-name", str(error).splitlines()[1].removeprefix("found    "), None, where)
+            text = f"The image's file name cannot be used: {found_in(error)}."
+            repair = f"The image and its {len(found)} objects are left out."
+            self._on_issue(
+                _issue(self._index.file, "image-path", text, f"{entry.where}.file_name", image=name, repair=repair)
+            )
+            for place, raw in found:
+                self._report("image-path", "The object's image cannot be used.", f"annotations[{place}]", name, raw)
             return None
-        name = str(image["file_name"])
+        annotations = [self._annotation(raw, place, name) for place, raw in found]
         return ImageRecord(
-            image_id=image_id,
+            image_id=entry.image_id,
             path=path,
-            width=_size(image.get("width")),
-            height=_size(image.get("height")),
-            split=self.split,
-            annotations=tuple(by_image.get(image_id, ())),
-            group=group_of(name.replace("\\", "/")),
-            source=self.file,
+            width=entry.width,
+            height=entry.height,
+            split=self._split,
+            annotations=tuple(annotation for annotation in annotations if annotation is not None),
+            group=group_of(str(entry.name).replace("\\", "/")),
+            source=self._index.file,
         )
 
-    def _annotation(self, entry: _Json, where: str, categories: Mapping[str, str], seen: set[str]) -> Annotation | None:
-        category = categories.get(_key(entry.get("category_id")))
+    def _annotation(self, raw: dict[str, Any], place: int, image: str | None) -> Annotation | None:
+        where = f"annotations[{place}]"
+        category = self._index.categories.get(id_key(raw.get("category_id")))
         if category is None:
-            self._issue(
-                "unknown-category", f"names category {entry.get('category_id')!r}, which is not listed", entry, where
+            text = f"The category is {raw.get('category_id')!r}, which the file does not list."
+            self._report("category-unknown", text, f"{where}.category_id", image, raw)
+            return None
+        box = xywh_to_box(raw.get("bbox"))
+        if box is None and raw.get("bbox") not in (None, []):
+            text = f"The box is {_short(raw.get('bbox'))}, not four numbers."
+            self._report("box-invalid", text, f"{where}.bbox", image, raw, severity=Severity.WARNING,
+                         repair="The box is computed from the mask.")  # fmt: skip
+        notes: list[tuple[str, str, str]] = []
+        if holds_text(raw.get("bbox")):
+            notes.append(("numbers-as-text", "Box values are texts, not numbers.", f"{where}.bbox"))
+        try:
+            segmentation = parse_segmentation(raw.get("segmentation"), box, where, notes)
+        except SegmentationError as error:
+            self._report(
+                error.code, f"The shape cannot be read: {found_in(error)}.", f"{where}.segmentation", image, raw
             )
             return None
-        try:
-            segmentation = _segmentation(entry.get("segmentation"))
-        except _UnreadableError as error:
-            self._issue(error.code, str(error), entry, f"{where}.segmentation")
-            return None
-        except DataError as error:
-            self._issue("bad-segmentation", str(error).splitlines()[1].removeprefix("found    "), entry, where)
-            return None
-        annotation_id = _key(entry.get("id"))
-        if "id" not in entry or annotation_id in seen:
-            annotation_id = f"{annotation_id}@{where.removeprefix('annotations')[1:-1]}"
-        seen.add(annotation_id)
+        for code, text, spot in notes:
+            self._report(code, text, spot, image, raw, severity=Severity.WARNING, repair="Read as described.")
         return Annotation(
-            annotation_id=annotation_id,
+            annotation_id=self._identifier(raw, place, image),
             category=category,
             segmentation=segmentation,
-            box=_box(entry.get("bbox")),
-            area=_number(entry.get("area")),
-            iscrowd=bool(_number(entry.get("iscrowd", 0))),
+            box=box,
+            area=number(raw.get("area")),
+            iscrowd=_truth(raw.get("iscrowd")),
             where=where,
         )
 
-    def _categories(self, entries: Sequence[_Json]) -> dict[str, str]:
-        names: dict[str, str] = {}
-        for index, entry in enumerate(entries):
-            name = entry.get("name")
-            if not isinstance(name, str) or not name.strip():
-                self._issue("category-without-name", f"has the name {name!r}", None, f"categories[{index}]")
-                continue
-            names[_key(entry.get("id"))] = name
-        return names
-
-    def _issue(self, code: str, found: str, annotation: _Json | None, where: str) -> None:
-        subject = "image" if where.startswith("images") else "category" if where.startswith("cat") else "annotation"
-        self.on_issue(
-            Issue(
-                code=code,
-                severity=Severity.ERROR,
-                message=f"This {subject} {found}.",
-                repair=f"The {subject} is left out.",
-                file=str(self.file),
-                annotation=_key(annotation.get("id")) if annotation is not None else None,
-                where=where,
-            )
-        )
+    def _identifier(self, raw: dict[str, Any], place: int, image: str | None) -> str:
+        key = id_key(raw.get("id"))
+        wanted = str(place if key is None else key)
+        chosen = unique(wanted, self._ids)
+        if key is None or chosen != wanted:
+            text = "The annotation has no id." if key is None else f"Annotation id {wanted} is used twice."
+            self._report("annotation-id", text, f"annotations[{place}].id", image, raw, severity=Severity.WARNING,
+                         repair=f"It is called {chosen}.")  # fmt: skip
+        return chosen
 
 
-class _UnreadableError(Exception):
-    """A segmentation that is none; `code` is the issue's."""
+def parse_segmentation(
+    value: Any, box: Box | None, where: str, notes: list[tuple[str, str, str]]
+) -> Segmentation | None:
+    """Read COCO's `segmentation`: polygons, run lengths as a list or compressed, or nothing.
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+    Args:
+        value: as parsed from JSON.
+        box: the annotation's box xyxy, to tell a box that was written as a polygon of four numbers.
+        where: place of the annotation in its file.
+        notes: gets (code, message, place) for what was read although it is not as it should be.
 
+    Returns:
+        None where there is no shape, which means the object has a box only.
 
-def _segmentation(value: Any) -> Segmentation:
-    if isinstance(value, Mapping):
-        return _run_lengths(cast("_Json", value))
-    if not isinstance(value, list) or not value:
-        raise _UnreadableError("no-segmentation", "has no outline, only a box" if not value else "has no outline")
-    rings = cast("list[Any]", value)
-    if not any(isinstance(ring, list) for ring in rings):
-        rings = [rings]
-    return Polygons(tuple(_ring(ring) for ring in rings))
-
-
-def _ring(value: Any) -> tuple[float, ...]:
-    numbers = [_number(part) for part in cast("list[Any]", value)] if isinstance(value, list) else []
-    if not numbers or any(number is None for number in numbers):
-        raise _UnreadableError("polygon-not-numbers", "has a polygon that is no list of numbers")
-    ring = tuple(cast("list[float]", numbers))
-    if len(ring) == 4:  # x, y, width, height, as some exporters write a box where a polygon belongs
-        x, y, width, height = ring
-        return (x, y, x + width, y, x + width, y + height, x, y + height)
-    if len(ring) < 6 or len(ring) % 2:
-        raise _UnreadableError("polygon-too-short", f"has a polygon of {len(ring)} numbers; three points are the least")
-    return ring
+    Raises:
+        SegmentationError: a shape that cannot be read.
+    """
+    if value is None or value in ([], {}):
+        return None
+    if isinstance(value, dict):
+        return _run_lengths(cast("dict[str, Any]", value))
+    if not isinstance(value, list):
+        raise _unreadable("segmentation-invalid", f"a {type(value).__name__}")
+    return _polygons(cast("list[Any]", value), box, f"{where}.segmentation", notes)
 
 
-def _run_lengths(value: _Json) -> RunLengths:
-    size, counts = value.get("size"), value.get("counts")
-    if not isinstance(size, list) or len(cast("list[Any]", size)) != 2:
-        raise _UnreadableError("rle-size", f"has run lengths of size {size!r}; height and width are needed")
-    height, width = (_size(part) for part in cast("list[Any]", size))
+def _run_lengths(value: dict[str, Any]) -> RunLengths:
+    size = value.get("size")
+    sides = [whole_number(side) for side in cast("list[Any]", size)] if isinstance(size, list) else []
+    if len(sides) != 2 or sides[0] is None or sides[1] is None:
+        raise _unreadable("rle-size", f"size {_short(size)}, not [height, width]")
+    height, width = sides[0], sides[1]
+    counts: Any = value.get("counts")
     if isinstance(counts, str):
         return parse_counts(counts, height, width)
     if not isinstance(counts, list):
-        raise _UnreadableError("rle-counts", "has run lengths without counts")
-    numbers = [_number(part) for part in cast("list[Any]", counts)]
-    if any(number is None or number != int(number) for number in numbers):
-        raise _UnreadableError("rle-counts", "has run lengths that are no whole numbers")
-    return RunLengths(tuple(int(cast("float", number)) for number in numbers), height, width)
+        raise _unreadable("rle-counts", f"counts of type {type(counts).__name__}")
+    whole = [whole_number(count) for count in cast("list[Any]", counts)]
+    if any(count is None for count in whole):
+        raise _unreadable("rle-counts", "counts that are not whole numbers")
+    return RunLengths(tuple(count for count in whole if count is not None), height, width)
 
 
-def _number(value: Any) -> float | None:
-    """A finite number; exporters also write them as text, and true for 1."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
+def _polygons(value: list[Any], box: Box | None, where: str, notes: list[tuple[str, str, str]]) -> Polygons:
+    rings: list[Any] = value
+    if not any(isinstance(item, list) for item in value):
+        notes.append(("polygon-flat", "The polygon is not in a list of polygons; taken as the only one.", where))
+        rings = [value]
+    elif len(value) >= 3 and all(isinstance(item, list) and len(cast("list[Any]", item)) == 2 for item in value):
+        notes.append(("polygon-pairs", "The points are pairs; taken as one polygon.", where))
+        rings = [[coordinate for point in value for coordinate in point]]
+    elif isinstance(value[0], list) and any(isinstance(item, list) for item in cast("list[Any]", value[0])):
+        raise _unreadable("segmentation-invalid", "lists nested deeper than polygons")
+    usable: list[tuple[float, ...]] = []
+    problems: list[SegmentationError] = []
+    for position, ring in enumerate(rings):
+        spot = f"{where}[{position}]"
+        try:
+            usable.append(_ring(ring, box, spot, notes))
+        except SegmentationError as error:
+            problems.append(error)
+            notes.append(("polygon-dropped", f"One of {len(rings)} polygons is left out: {found_in(error)}.", spot))
+    if not usable:
+        raise problems[0]
+    return Polygons(tuple(usable))
+
+
+def _ring(ring: Any, box: Box | None, where: str, notes: list[tuple[str, str, str]]) -> tuple[float, ...]:
+    values = numbers(ring)
+    if values is None:
+        raise _unreadable("polygon-coordinates", "a value that is not a finite number", where)
+    if holds_text(ring):
+        notes.append(("numbers-as-text", "Coordinates are texts, not numbers.", where))
+    if len(values) == 4 and box is not None:
+        x, y, third, fourth = values
+        for corners in ((x, y, x + third, y + fourth), (x, y, third, fourth)):
+            if max(abs(one - other) for one, other in zip(corners, box, strict=True)) <= 1:
+                notes.append(("polygon-is-box", "The polygon is the box written as four numbers.", where))
+                return rectangle(corners)
+    if len(values) < 6 or len(values) % 2:
+        raise _unreadable("polygon-points", f"{len(values)} numbers, not at least 3 points of two", where)
+    return values
+
+
+def id_key(value: Any) -> int | str | None:
+    """An id that compares equal however it was written: 7, "7" and 7.0 are one; None for what is no id."""
+    whole = whole_number(value) if not isinstance(value, str) or value.strip().isdigit() else None
+    if whole is not None:
+        return whole
+    return value if isinstance(value, str) and value else None
+
+
+def found_in(error: DataError) -> str:
+    """What an error found, in words that fit into a sentence."""
+    lines = str(error).splitlines()
+    return next((line.removeprefix("found").strip() for line in lines if line.startswith("found")), lines[0])
+
+
+def place_number(where: str) -> str:
+    """The number in a place such as `annotations[17].id`."""
+    return where.partition("[")[2].partition("]")[0]
 
 
 def _size(value: Any) -> int:
-    number = _number(value)
-    return int(number) if number is not None and 0 < number <= 1 << 20 else 0
+    side = whole_number(value)
+    return side if side is not None and 0 < side < 1 << 31 else 0
 
 
-def _box(value: Any) -> Box | None:
-    parts = [_number(part) for part in cast("list[Any]", value)] if isinstance(value, list) else []
-    if len(parts) != 4 or any(part is None for part in parts):
-        return None
-    x, y, width, height = cast("list[float]", parts)
-    return x, y, x + width, y + height
+def _truth(value: Any) -> bool:
+    return value is True or number(value) not in (None, 0.0) or (isinstance(value, str) and value.lower() == "true")
 
 
-def _key(value: Any) -> str:
-    """An id as text; 7, 7.0 and "7" are the same id."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value)
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _load(file: Path) -> _Json:
-    try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise DataError.of(expected="at most 4 GiB of JSON", found="more", where=str(file))
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        found = str(error) or type(error).__name__
-        raise DataError.of(
-            expected="a JSON file", found=found, where=str(file), do="export the annotations again"
-        ) from error
-    if not isinstance(content, dict):
-        raise DataError.of(expected="a COCO file, an object with images and annotations", found="none", where=str(file))
-    return cast("_Json", content)
+def _unreadable(code: str, found: str, where: str | None = None) -> SegmentationError:
+    error = SegmentationError.of(expected="a COCO segmentation", found=found, where=where)
+    error.code = code
+    return error
 
 
-def _list(content: _Json, name: str, file: Path, *, required: bool = True) -> list[_Json]:
-    value = content.get(name, None if required else [])
-    entries = cast("list[Any]", value) if isinstance(value, list) else None
-    if entries is None or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError.of(expected="a list of objects", found=type(value).__name__, where=f"{file}, {name}")
-    return cast("list[_Json]", entries)
+def _issue(
+    file: Path,
+    code: str,
+    message: str,
+    where: str,
+    *,
+    image: str | None = None,
+    annotation: str | None = None,
+    repair: str = "",
+    severity: Severity = Severity.ERROR,
+) -> Issue:
+    return Issue(code, severity, message, repair, str(file), image, annotation, where)
 
 
-def _single_file(source: Path) -> Path | None:
-    if source.is_file() and source.suffix.lower() == ".json":
-        return source
-    if not source.is_dir():
-        return None
-    found = sorted(path for path in (*source.glob("*.json"), *source.glob("annotations/*.json")) if path.is_file())
-    return found[0] if len(found) == 1 else None
+def _bad_field(file: Path, key: str, found: str) -> DataError:
+    return DataError.of(
+        expected=f"a COCO file with a list {key!r}",
+        found=found,
+        where=str(file),
+        do="check the export, or --source-format",
+    )
 
 
-def _image_folder(file: Path) -> Path:
-    """Where the images of a single annotation file are: beside it, or in `images/` beside it or its folder."""
-    for folder in (file.parent / "images", file.parent.parent / "images"):
-        if folder.is_dir():
-            return folder
-    return file.parent
-
-
-def _looks_like_coco(file: Path) -> bool:
-    """A look at the start of the file: COCO files have `images`, and LabelMe's, VIA's and SA-1B's do not."""
-    try:
-        content = _load(file)
-    except DataError:
-        return False
-    return isinstance(content.get("images"), list)
+def _compare_ids(ids: dict[str, object], index: _Index, on_issue: OnIssue) -> None:
+    """Report a category name that has another id in an earlier split's file."""
+    for key, name in index.categories.items():
+        if key not in index.used:
+            continue
+        if ids.setdefault(name, key) != key:
+            text = f"Category {name!r} has id {key} here and {ids[name]} in another split."
+            on_issue(_issue(index.file, "category-id-differs", text, "categories", severity=Severity.WARNING,
+                            repair="Categories are told apart by name."))  # fmt: skip
