@@ -6,24 +6,22 @@ stderr; `quiet=True` silences it. Errors are those of `samtune.errors`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from samtune.config import PrepareConfig, TrainConfig
-from samtune.progress import progress, stderr_console
+from samtune.config import EvalConfig, PredictConfig, PrepareConfig, PretrainConfig, TrainConfig
+from samtune.progress import progress, stages, stderr_console
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from samtune.data.doctor import Audit
     from samtune.data.prepare import PrepareReport
     from samtune.evaluation.compare import Comparison
     from samtune.evaluation.evaluate import Evaluation
-    from samtune.export import ExportReport
     from samtune.inference.predict_files import PredictReport
+    from samtune.inference.predictor import Predictor
     from samtune.training.setup import Run
 
 
@@ -103,3 +101,103 @@ def _train(run: Run, quiet: bool) -> TrainResult:
         listeners.append(stack.enter_context(progress_listener(stderr_console(quiet=quiet))))
         finished = train_run(run, listeners)
     return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal)
+
+
+def evaluate(
+    dataset: Path | str,
+    model: Path | str,
+    config: EvalConfig | None = None,
+    *,
+    out: Path | None = None,
+    quiet: bool = False,
+) -> Evaluation:
+    """Measure a model on a split; see `evaluation.evaluate`. `out` also writes every object's figures as JSON."""
+    from samtune.data.table import Dataset
+    from samtune.evaluation.evaluate import evaluate as measure
+
+    config = config or EvalConfig()
+    data = Dataset.open(Path(dataset))
+    with progress("measuring", quiet=quiet) as advance:
+        found = measure(predictor(model, device=config.device), data, config, progress=advance)
+    if out is not None:
+        found.save(out)
+    return found
+
+
+def compare(
+    dataset: Path | str,
+    base: Path | str,
+    tuned: Path | str,
+    out: Path | str,
+    config: EvalConfig | None = None,
+    *,
+    quiet: bool = False,
+) -> Comparison:
+    """Measure two models on the same prompts and write figures, pictures and `report.html`; see `evaluation.judge`."""
+    from samtune.data.table import Dataset
+    from samtune.evaluation.judge import judge
+
+    config = config or EvalConfig()
+    data = Dataset.open(Path(dataset))
+    models = [predictor(model, device=config.device) for model in (base, tuned)]
+    with stages(quiet=quiet) as advance:
+        return judge(
+            data,
+            *models,
+            Path(out),
+            config,
+            names=(str(base), str(tuned)),
+            curve=Path(tuned) / "metrics.jsonl",
+            progress=advance,
+        )
+
+
+def predict(
+    images: Path | str, model: Path | str, out: Path | str, config: PredictConfig, *, quiet: bool = False
+) -> PredictReport:
+    """Segment picture files; see `inference.predict_files`."""
+    from samtune.inference.predict_files import predict_files
+
+    asked = predictor(model, device=config.device)
+    with progress("predicting", quiet=quiet) as advance:
+        return predict_files(Path(images), asked, Path(out), config, progress=advance)
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Train the small model from scratch on procedural scenes, or go on where it stopped; see docs/nano.md."""
+    from samtune.training.pretrain import pretrain as run
+
+    console = stderr_console()
+
+    def report(line: Mapping[str, float]) -> None:
+        console.print("  ".join(f"{name} {value:g}" for name, value in line.items()), highlight=False)
+
+    return run(config, report)
+
+
+def download_roboflow(
+    project: str, out: Path | str, *, export_format: str = "coco-segmentation", quiet: bool = False
+) -> Path:
+    """Download an export from Roboflow with the key in ROBOFLOW_API_KEY, or from an address; see `data.roboflow`."""
+    from samtune.data import roboflow
+
+    with progress("downloading", quiet=quiet) as advance:
+        if project.startswith(("https://", "http://")):
+            return roboflow.from_url(project, Path(out), progress=advance)
+        return roboflow.download(project, Path(out), export_format=export_format, progress=advance)
+
+
+def predictor(model: Path | str, *, device: str = "auto") -> Predictor:
+    """A model ready to answer prompts; see `inference.predictor`."""
+    from samtune.inference.predictor import Predictor
+    from samtune.model.load import load_model
+
+    return Predictor(load_model(model, device=_device(device)))
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -148,6 +148,7 @@ class EvalConfig(Config):
     split: Literal["train", "valid", "test"] = Field("test", description="Split to evaluate.")
     max_objects: int = Field(0, ge=0, description="Evaluate at most this many objects, evenly spaced; 0 means all.")
     chunk: int = Field(32, ge=1, description="Prompts per decoder call.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
 
 
 class AutomaticConfig(Config):

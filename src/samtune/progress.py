@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -31,6 +31,23 @@ def progress(label: str, *, quiet: bool = False) -> Iterator[Advance]:
             yield lambda done, total: bar.update(task, completed=done, total=total)
     else:
         yield _plain_lines(label, console)
+
+
+@contextmanager
+def stages(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Bars one after the other: calling with another name ends one and starts the next."""
+    with ExitStack() as current:
+        name = ""
+        advance: Advance | None = None
+
+        def move(what: str, done: int, total: int) -> None:
+            nonlocal name, advance
+            if what != name or advance is None:
+                current.close()
+                name, advance = what, current.enter_context(progress(what, quiet=quiet))
+            advance(done, total)
+
+        yield move
 
 
 def _plain_lines(label: str, console: Console) -> Advance:

@@ -1,0 +1,169 @@
+"""Two models judged on a dataset, from pictures to a folder with figures, pictures and report.
+
+OUT/base.json, OUT/tuned.json   every object's figures (docs/evaluation.md)
+OUT/comparison.json             the paired differences and the verdict
+OUT/pictures/                   panels of the best, worst and most changed objects; what was found unasked
+OUT/report.html                 all of it in one file
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samtune.config import AutomaticConfig, EvalConfig
+from samtune.data.table import Dataset, ImageEntry, ObjectEntry
+from samtune.evaluation.compare import Comparison, compare
+from samtune.evaluation.evaluate import evaluate
+from samtune.evaluation.pictures import FoundObject, Panel, draw_panel, draw_unannotated, save_picture
+from samtune.evaluation.report import write_report
+from samtune.files import new_folder, write_json
+from samtune.inference.automatic import automatic_masks
+from samtune.inference.predictor import Predictor
+from samtune.types import Prompt
+
+SHOWN = 6
+"""Objects per row of the report."""
+UNANNOTATED_IMAGES = 4
+_COVERED = 0.5
+"""A mask is of an annotated object when this share of it lies on annotations."""
+
+Advance = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Which objects a row of pictures shows: numbers into the evaluations' objects."""
+
+    name: str
+    title: str
+    rows: list[int]
+
+
+def judge(
+    dataset: Dataset,
+    base: Predictor,
+    tuned: Predictor,
+    out: Path,
+    config: EvalConfig,
+    *,
+    names: tuple[str, str],
+    curve: Path | None = None,
+    progress: Advance = lambda what, done, total: None,
+) -> Comparison:
+    """Evaluate both models on the same prompts, compare, draw, report.
+
+    Args:
+        dataset: whole; the split is chosen by `config`.
+        base, tuned: the models.
+        out: folder to write, as a whole or not at all.
+        config: what to measure.
+        names: what to call the two models.
+        curve: `metrics.jsonl` of the run, for its training curve.
+        progress: told what is being done, of images done and their total.
+
+    Raises:
+        DataError: the split has no objects, or an image cannot be read.
+        StorageError: the disk refused.
+    """
+    evaluations = [
+        evaluate(model, dataset, config, name=name, progress=_named(progress, f"measuring {role}"))
+        for model, name, role in zip((base, tuned), names, ("base", "tuned"), strict=True)
+    ]
+    comparison = compare(*evaluations)
+    with new_folder(out) as folder:
+        comparison.base.save(folder / "base.json")
+        comparison.tuned.save(folder / "tuned.json")
+        gallery = _draw(dataset, base, tuned, comparison, folder / "pictures", config, progress)
+        write_json(folder / "comparison.json", comparison.to_json() | {"pictures": gallery})
+        write_report(folder, curve=curve)
+    return comparison
+
+
+def _draw(
+    dataset: Dataset,
+    base: Predictor,
+    tuned: Predictor,
+    comparison: Comparison,
+    folder: Path,
+    config: EvalConfig,
+    progress: Advance,
+) -> list[dict[str, Any]]:
+    """Draw the chosen objects and the unannotated finds; returns the rows of the report."""
+    folder.mkdir()
+    split = dataset.split(config.split)
+    entries = {image.image_path: image for image in split.images}
+    choices = _choose(comparison)
+    total, done = sum(len(choice.rows) for choice in choices) + UNANNOTATED_IMAGES, 0
+    gallery: list[dict[str, Any]] = []
+    for choice in choices:
+        files: list[dict[str, str]] = []
+        for row in choice.rows:
+            before, after = comparison.base.objects[row], comparison.tuned.objects[row]
+            image = entries[before.image_path]
+            found = next(one for one in image.objects if one.annotation_id == before.annotation_id)
+            panel = _panel(dataset, image, found, base, tuned)
+            file = f"{choice.name}-{len(files)}.jpg"
+            save_picture(draw_panel(panel), folder / file)
+            ious = before.answers["box"].iou, after.answers["box"].iou
+            caption = f"{found.category}: base {ious[0]:.3f}, tuned {ious[1]:.3f}"
+            files.append({"file": f"pictures/{file}", "caption": caption})
+            done += 1
+            progress("drawing", done, total)
+        gallery.append({"title": choice.title, "pictures": files})
+    gallery.append(_unannotated(split, tuned, folder))
+    progress("drawing", total, total)
+    return gallery
+
+
+def _choose(comparison: Comparison) -> list[_Choice]:
+    before = np.array(comparison.base.values("box"))
+    after = np.array(comparison.tuned.values("box"))
+    change = after - before
+    rising, falling = np.argsort(-change, kind="stable"), np.argsort(change, kind="stable")
+    return [
+        _Choice("gained", "Gained most by tuning", [int(row) for row in rising[:SHOWN] if change[row] > 0]),
+        _Choice("lost", "Lost most by tuning", [int(row) for row in falling[:SHOWN] if change[row] < 0]),
+        _Choice("best", "Best after tuning", np.argsort(-after, kind="stable")[:SHOWN].tolist()),
+        _Choice("worst", "Worst after tuning", np.argsort(after, kind="stable")[:SHOWN].tolist()),
+    ]
+
+
+def _panel(dataset: Dataset, image: ImageEntry, found: ObjectEntry, base: Predictor, tuned: Predictor) -> Panel:
+    pixels = dataset.read_image(image)
+    prompt = Prompt.box(*found.box)
+    masks = [model.predict(model.embed(pixels), [prompt])[0].best for model in (base, tuned)]
+    return Panel(pixels, found.box, dataset.read_mask(found), masks[0], masks[1])
+
+
+def _unannotated(split: Dataset, tuned: Predictor, folder: Path) -> dict[str, Any]:
+    """What the tuned model finds from a grid of clicks, apart from what is annotated."""
+    files: list[dict[str, str]] = []
+    images = split.images
+    step = max(1, len(images) // UNANNOTATED_IMAGES)
+    for image in images[::step][:UNANNOTATED_IMAGES]:
+        pixels = split.read_image(image)
+        annotated = np.zeros(pixels.shape[:2], bool)
+        for one in image.objects:
+            annotated |= split.read_mask(one)
+        found = [
+            FoundObject(one.mask, one.point, one.iou_score)
+            for one in automatic_masks(tuned, tuned.embed(pixels), AutomaticConfig())
+            if (one.mask & annotated).sum() < _COVERED * one.mask.sum()
+        ]
+        file = f"unannotated-{len(files)}.jpg"
+        save_picture(draw_unannotated(pixels, annotated, found), folder / file)
+        files.append({"file": f"pictures/{file}", "caption": f"{len(found)} finds on {_plural(image.objects)}"})
+    return {"title": "Found by the tuned model where nobody annotated", "pictures": files}
+
+
+def _plural(objects: Sequence[ObjectEntry]) -> str:
+    return f"a picture with {len(objects)} annotated object{'' if len(objects) == 1 else 's'}"
+
+
+def _named(progress: Advance, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(what, done, total)
