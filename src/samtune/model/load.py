@@ -279,27 +279,36 @@ def _assemble(
         state = {key: tensors[key].to(device=device, dtype=dtype) for key in image}
     model.load_state_dict(state, assign=True)
     model.requires_grad_(False).eval()
-    family = NANO if name == NANO else str(config.get("samtune_family") or _family(config))
+    family = NANO if name == NANO else str(config.get("samtune_family") or architecture(config) or "custom")
     return LoadedModel(
         model=model,
         name=name,
         source=source,
         family=family,
-        base=str(config.get("samtune_base") or name),
+        base=str(config.get("samtune_base") or _public(name)),
         config=config,
         video_state={key: tensors[key] for key in video},
     )
 
 
-def _family(config: Mapping[str, Any]) -> str:
-    """The official model whose architecture this is. Without video parts 2.0 and 2.1 are alike, and count as 2.1."""
+def _public(name: str) -> str:
+    """A name that says nothing of the machine it was given on: of a path, the last part."""
+    path = Path(name)
+    return name if hub_name(name) or not _exists(path) else path.resolve().name
+
+
+def architecture(config: Mapping[str, Any]) -> str | None:
+    """The official model whose architecture this is, such as `sam2.1-hiera-tiny`, or None.
+
+    Without video parts 2.0 and 2.1 are alike, and count as 2.1.
+    """
     vision = config["vision_config"]
     backbone = vision["backbone_config"]
     for size, known in BACKBONES.items():
         if _same_backbone(backbone, known) and config["prompt_encoder_config"].get("image_size", 1024) == 1024:
             older = config.get("enable_occlusion_spatial_embedding") is False
             return f"{'sam2' if older else 'sam2.1'}-hiera-{size}"
-    return "custom"
+    return None
 
 
 def _same_backbone(config: Mapping[str, Any], known: Backbone) -> bool:

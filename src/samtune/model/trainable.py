@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Sam2Model
@@ -158,7 +158,7 @@ def merged(trainable: Trainable) -> Sam2Model:
     }
     with torch.no_grad():
         for name, module in model.named_modules():
-            if isinstance(module, LoraLayer):
+            if isinstance(module, LoraLinear):
                 key = f"{name}.weight"
                 state[key] = state[key] + module.get_delta_weight("default").to(state[key])
     with torch.device("meta"):
