@@ -1,4 +1,4 @@
-"""Preparing: masks equal to an independent rasterisation, always the same bytes, mistakes named, nothing half-written."""
+"""Preparing: masks equal to an independent rasterisation, the same bytes each time, nothing half-written."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from samtune.data.demo_export import write_demo_export
 from samtune.data.prepare import prepare
 from samtune.data.table import Dataset
 from samtune.errors import DataError, StorageError
+from samtune.types import Severity
 from tests.conftest import real_data
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
@@ -65,7 +66,7 @@ def digest(folder: Path) -> dict[str, str]:
 def agrees_with_the_mask_api(source: Path, out: Path) -> int:
     """Every object's mask file equals pycocotools' rasterisation of its polygons; returns how many."""
     report = prepare(source, out, PrepareConfig())
-    assert not report.issues
+    assert report.broken == 0
     checked = 0
     for split in ("train", "valid", "test"):
         file = source / split / "_annotations.coco.json"
@@ -92,7 +93,8 @@ def test_masks_of_the_demo_equal_the_mask_api(export, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "objects"), [("lens_coco", 337), ("plants_coco", 619), pytest.param("nanoshapes_coco", 9999, marks=pytest.mark.slow)]
+    ("name", "objects"),
+    [("lens_coco", 337), ("plants_coco", 619), pytest.param("nanoshapes_coco", 9999, marks=pytest.mark.slow)],
 )
 def test_masks_of_real_sets_equal_the_mask_api(name, objects, tmp_path):
     assert agrees_with_the_mask_api(real_data(name), tmp_path / "out") == objects
@@ -166,11 +168,11 @@ def test_jpeg_masks_are_read_back_with_a_threshold(export, tmp_path):
 
 
 BROKEN = {
-    "unknown image": (annotation(image_id=9), "unknown-image"),
-    "unknown category": (annotation(category_id=9), "unknown-category"),
+    "unknown image": (annotation(image_id=9), "annotation-without-image"),
+    "unknown category": (annotation(category_id=9), "category-unknown"),
     "no outline": (annotation(segmentation=[]), "no-segmentation"),
-    "two points": (annotation(segmentation=[[1, 1, 5, 5, 9]]), "polygon-too-short"),
-    "text": (annotation(segmentation=[["a", 1, 5, 5, 9, 9]]), "polygon-not-numbers"),
+    "two points": (annotation(segmentation=[[1, 1, 5, 5, 9]]), "polygon-points"),
+    "text": (annotation(segmentation=[["a", 1, 5, 5, 9, 9]]), "polygon-coordinates"),
     "outside": (annotation(segmentation=[[100, 100, 120, 100, 120, 120]]), "empty-mask"),
     "line": (annotation(segmentation=[[5, 5, 9, 5, 7, 5]]), "empty-mask"),
     "short counts": (annotation(segmentation={"size": [40, 60], "counts": [5, 5]}), "rle-sum"),
@@ -184,9 +186,10 @@ def test_a_broken_object_is_listed_and_the_rest_is_used(tmp_path, entry, code):
         prepare(source, tmp_path / "out", PrepareConfig())
     assert not (tmp_path / "out").exists()
     report = prepare(source, tmp_path / "out", PrepareConfig(on_error="skip"))
-    assert [issue.code for issue in report.issues] == [code]
+    errors = [issue for issue in report.issues if issue.severity is Severity.ERROR]
+    assert [issue.code for issue in errors] == [code]
     listed = json.loads((tmp_path / "out/issues.json").read_text())["issues"]
-    assert [issue["code"] for issue in listed] == [code]
+    assert code in [issue["code"] for issue in listed]
     assert sum(report.objects.values()) == 1
     assert any(code in line for line in report.lines())
 
@@ -203,7 +206,7 @@ def test_exporters_habits_load_without_a_word(tmp_path):
         annotation(id=6),
     ]
     report = prepare(write_source(tmp_path / "source", entries), tmp_path / "out", PrepareConfig())
-    assert not report.issues
+    assert report.broken == 0
     (image,) = report.dataset.images
     assert [found.iscrowd for found in image.objects] == [True] + [False] * 6
     assert [found.area for found in image.objects][2:4] == [30, 20]

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from samtune import __version__, api
+from samtune import demo as demonstration
 from samtune.config import (
     EvalConfig,
     PredictConfig,
@@ -35,25 +36,23 @@ app = App(
     help="Tune Segment Anything 2 on your segmentation dataset, and learn honestly whether it helped.",
 )
 download = App(name="download", help="Download a dataset.")
-cache = App(name="cache", help="The image embeddings kept on disk.")
 app.command(download)
-app.command(cache)
 
 Flat = Parameter(name="*")
 Out = Annotated[Path, Parameter(help="Folder to write.")]
 
 
 @app.command
-def demo(*, out: Out = Path("demo"), steps: int = api.DEMO_STEPS, seed: int = 0) -> None:
+def demo(*, out: Out = Path("demo"), steps: int = demonstration.STEPS, seed: int = 0, quiet: bool = False) -> None:
     """Make a small dataset, tune the built-in model on it, judge it, write a report. Takes a few minutes on a laptop.
 
     Args:
         out: Folder for the export, the dataset, the run and the report; replaced when it is an earlier demo.
         steps: Optimizer steps.
         seed: Seed of the pictures and of the training.
+        quiet: Show no progress.
     """
-    result = api.demo(out, steps=steps, seed=seed)
-    _say(result.verdict, *(f"{name:<10} {path}" for name, path in result.paths.items()))
+    _say(*demonstration.demo(out, steps=steps, seed=seed, quiet=quiet).lines())
 
 
 @app.command
@@ -207,45 +206,6 @@ def models() -> None:
     Console().print(api.models_table())
 
 
-@app.command
-def embed(
-    dataset: Path,
-    /,
-    *,
-    model: str = "nano",
-    settings: Annotated[TrainConfig, Flat] = TrainConfig(),
-    quiet: bool = False,
-) -> None:
-    """Compute the image embeddings of a dataset ahead of training.
-
-    Args:
-        dataset: Folder that `samtune prepare` wrote.
-        model: The model to be tuned.
-        quiet: Show no progress.
-    """
-    _say(*api.embed(dataset, settings.model_copy(update={"model": model}), quiet=quiet))
-
-
-@cache.command(name="info")
-def cache_info(folder: Path, /) -> None:
-    """Show what a cache folder holds.
-
-    Args:
-        folder: Dataset or cache folder.
-    """
-    _say(*api.cache_info(folder))
-
-
-@cache.command(name="clear")
-def cache_clear(folder: Path, /) -> None:
-    """Remove all image embeddings from a cache folder. They will be computed again when they are needed.
-
-    Args:
-        folder: Dataset or cache folder.
-    """
-    _say(*api.cache_clear(folder))
-
-
 @download.command
 def roboflow(
     project: str, /, *, out: Out, format: Literal["coco-segmentation", "coco", "yolov8"] = "coco-segmentation"
@@ -257,17 +217,6 @@ def roboflow(
         format: Export format.
     """
     _say(f"export     {api.download_roboflow(project, out, export_format=format)}")
-
-
-@app.command
-def bench(*, model: str = "nano", seconds: float = 20.0) -> None:
-    """Measure this machine with a short run, and say how long tuning will take.
-
-    Args:
-        model: Model to be tuned.
-        seconds: Time to spend on each measurement.
-    """
-    _say(*api.bench(model, seconds=seconds))
 
 
 @app.command

@@ -1,9 +1,9 @@
 """Measuring a model on a split: fixed prompts, masks at full resolution, figures of every object.
 
 Each object is asked for twice: with its exact box, and with one click at its deepest pixel. Measured is the mask a
-user would be handed (the single mask, with the official fall-back); for clicks, which are ambiguous, also the best of the
-three guesses. Beside every box stand the two trivial guesses, the filled box and the ellipse inscribed in it. Clicks on the
-background ask for nothing, and count how often the model says so.
+user would be handed (the single mask, with the official fall-back); for clicks, which are ambiguous, also the best of
+the three guesses. Beside every box stand the two trivial guesses, the filled box and the ellipse inscribed in it.
+Clicks on the background ask for nothing, and count how often the model says so.
 """
 
 from __future__ import annotations

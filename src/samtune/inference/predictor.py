@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samtune.model import decoder, fast_decoder
 from samtune.model.decoder import DecoderOutput, select_masks
+from samtune.model.decoders import DECODERS, DEFAULT_DECODER
 from samtune.model.embeddings import ImageEmbeddings, encode
 from samtune.model.load import LoadedModel
 from samtune.model.preprocess import MASK_THRESHOLD, clamp_low_res, scale_points, to_model_input, upscale_masks
 from samtune.prompts import PromptBatch
 from samtune.types import Prediction, Prompt
-
-_DECODERS = {"plain": decoder.decode, "fast": fast_decoder.decode}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +40,12 @@ class Predictor:
 
     Args:
         loaded: the model; stays on the device it is on.
-        decoder: which of the two decoder paths, which give the same numbers.
+        decoder: name of a decoder path; all give the same numbers.
     """
 
-    def __init__(self, loaded: LoadedModel, decoder: Literal["fast", "plain"] = "fast") -> None:
+    def __init__(self, loaded: LoadedModel, decoder: str = DEFAULT_DECODER) -> None:
         self.loaded = loaded
-        self._decode = _DECODERS[decoder]
+        self._decode = DECODERS[decoder]
 
     @property
     def device(self) -> torch.device:
@@ -64,7 +61,7 @@ class Predictor:
     @torch.no_grad()
     def decode(self, embedded: EmbeddedImage, prompts: PromptBatch) -> DecoderOutput:
         """The decoder's own answer to N prompts, in pixels of the model's square input."""
-        return self._decode(self.loaded.model, embedded.embeddings, prompts.to(self.device))
+        return self._decode(self.loaded.model, embedded.embeddings, prompts.to(self.device), None)
 
     def to_model_frame(self, embedded: EmbeddedImage, prompts: PromptBatch) -> PromptBatch:
         """Prompts in pixels of the picture to prompts in pixels of the model's input."""

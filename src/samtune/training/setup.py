@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from samtune.config import TrainConfig
 from samtune.data.table import Dataset, ImageEntry
 from samtune.errors import ModelError
 from samtune.files import write_json
-from samtune.model import decoder, fast_decoder
+from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder import DecoderOutput
+from samtune.model.decoders import DECODERS
 from samtune.model.embeddings import ImageEmbeddings, encode
 from samtune.model.load import LoadedModel, load_model, save_model
 from samtune.model.preprocess import to_model_input
@@ -33,9 +34,6 @@ from samtune.training.batches import Sampling, TrainingBatches, View
 from samtune.training.optimizer import MovingAverage, make_optimizer
 from samtune.training.state import Progress, RunFolder, forget_after, load_last, new_run
 from samtune.training.validation import Validation
-
-Decode: TypeAlias = Callable[[Sam2Model, ImageEmbeddings, PromptBatch, Tensor], DecoderOutput]
-DECODERS: dict[str, Decode] = {"plain": decoder.decode, "fast": fast_decoder.decode}
 
 
 @dataclass
@@ -108,15 +106,11 @@ class Run:
     def measure(self) -> dict[str, float]:
         """Mean IoU on the fixed prompts, by `split/kind`."""
 
-        def embed(image: ImageEntry) -> ImageEmbeddings:
-            with self.arithmetic():
-                return self.embed([View(image)])
+        def embed(image: ImageEntry) -> EmbeddedImage:
+            return EmbeddedImage(self.embed([View(image)]), (image.height, image.width))
 
-        def decode(prompts: PromptBatch, embeddings: ImageEmbeddings) -> DecoderOutput:
-            with self.arithmetic():
-                return self.decode(embeddings, prompts, torch.zeros(len(prompts), dtype=torch.long).to(self.device))
-
-        return self.validation.measure(self.loaded, embed, decode)
+        with torch.no_grad(), self.arithmetic():
+            return self.validation.measure(Predictor(self.loaded, self.config.decoder), embed)
 
     def save_best(self) -> None:
         """Write the weights as they are now to `checkpoints/best`, and a LoRA adapter to `checkpoints/adapter`."""
