@@ -1,8 +1,8 @@
 """What the image encoder knows of an image, as a value: everything the mask decoder needs, computed once per image.
 
-The value holds the features after the decoder's own `conv_s0` and `conv_s1`, because after them an image is a tenth of the
-size. Whoever keeps it beyond one step therefore keeps outputs of decoder weights too: these two convolutions must not
-learn while the value is reused.
+The value holds the features after the decoder's own `conv_s0` and `conv_s1`, because after them an image is a tenth of
+the size. Whoever keeps it beyond one step therefore keeps outputs of decoder weights too: these two convolutions must
+not learn while the value is reused.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 class ImageEmbeddings:
     """The encoder's output for B images, as the mask decoder takes it.
 
-    The tensors are in PyTorch's `channels_last` memory order where they come from `encode` or the cache (the fast decoder
-    reads pixels as rows of channels); any memory order is accepted.
+    The tensors are in PyTorch's `channels_last` memory order where they come from `encode` or the cache (the fast
+    decoder reads pixels as rows of channels); any memory order is accepted.
 
     Attributes:
-        image_embeddings: `[B, C, h, w]`, with `no_memory_embedding` added; h and w are a sixteenth of the model's input.
+        image_embeddings: `[B, C, h, w]`, with `no_memory_embedding` added; h and w are a sixteenth of the input's side.
         high_resolution_features: `[B, C/8, 4h, 4w]` after `conv_s0` and `[B, C/4, 2h, 2w]` after `conv_s1`.
     """
 
@@ -73,6 +73,23 @@ class ImageEmbeddings:
         image, s0, s1 = (tensor.detach() for tensor in self.tensors)
         return ImageEmbeddings(image, (s0, s1))
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow back from here into what made the value."""
+        return any(tensor.requires_grad for tensor in self.tensors)
+
+    def as_leaves(self) -> ImageEmbeddings:
+        """The same value as new leaves that collect gradients, over as many backward passes as there are."""
+        image, s0, s1 = (tensor.detach().requires_grad_() for tensor in self.tensors)
+        return ImageEmbeddings(image, (s0, s1))
+
+    def backward(self, leaves: ImageEmbeddings) -> None:
+        """Send the gradients that `leaves` (from `as_leaves`) have collected back into what made this value."""
+        pairs = [(own, leaf.grad) for own, leaf in zip(self.tensors, leaves.tensors, strict=True)]
+        reached = [(own, gradient) for own, gradient in pairs if own.requires_grad and gradient is not None]
+        if reached:
+            torch.autograd.backward([own for own, _ in reached], [gradient for _, gradient in reached])
+
     @staticmethod
     def cat(parts: Sequence[ImageEmbeddings]) -> ImageEmbeddings:
         """The images of all parts in one batch, in order."""
@@ -85,7 +102,7 @@ class ImageEmbeddings:
 def encode(model: Sam2Model, pixel_values: Tensor) -> ImageEmbeddings:
     """Run the image encoder, plainly: transformers' own modules in their own order. Gradients flow.
 
-    The same arithmetic as `Sam2Model.get_image_embeddings`, which forbids gradients and returns the features in one list.
+    The same arithmetic as `Sam2Model.get_image_embeddings`, which forbids gradients and returns one list of features.
 
     Args:
         model: a transformers `Sam2Model` (or the same wrapped by adapters inside).
@@ -93,5 +110,6 @@ def encode(model: Sam2Model, pixel_values: Tensor) -> ImageEmbeddings:
     """
     high, middle, low = model.vision_encoder(pixel_values, return_dict=True).fpn_hidden_states
     decoder = model.mask_decoder
-    image = low + model.no_memory_embedding.view(1, -1, 1, 1)
-    return ImageEmbeddings(image, (decoder.conv_s0(high), decoder.conv_s1(middle)))
+    tensors = (low + model.no_memory_embedding.view(1, -1, 1, 1), decoder.conv_s0(high), decoder.conv_s1(middle))
+    image, s0, s1 = (tensor.contiguous(memory_format=torch.channels_last) for tensor in tensors)
+    return ImageEmbeddings(image, (s0, s1))
