@@ -16,32 +16,9 @@ from samtune.model.layout import image_config
 from samtune.model.load import LoadedModel, load_model
 from samtune.model.official import CONFIG_KEY, to_official, to_transformers, widened_config
 from tests.answers import check_answers, our_answers, transformers_answers
+from tests.tiny_official import TINY_OFFICIAL
 
 FIXTURES = Path(__file__).parent / "fixtures"
-
-TINY = {
-    "model_type": "sam2",
-    "vision_config": {
-        "backbone_config": {
-            "model_type": "sam2_hiera_det_model",
-            "hidden_size": 8,
-            "num_attention_heads": 1,
-            "image_size": [128, 128],
-            "embed_dim_per_stage": [8, 16, 32, 64],
-            "num_attention_heads_per_stage": [1, 2, 4, 8],
-            "blocks_per_stage": [1, 1, 2, 1],
-            "global_attention_blocks": [3],
-            "window_size_per_stage": [8, 4, 8, 4],
-            "window_positional_embedding_background_size": [4, 4],
-        },
-        "backbone_channel_list": [64, 32, 16, 8],
-        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
-        "fpn_hidden_size": 16,
-    },
-    "prompt_encoder_config": {"hidden_size": 16, "image_size": 128},
-    "mask_decoder_config": {"hidden_size": 16},
-}
-"""What `tests/parity/tiny.yaml` says, in transformers' words."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +33,7 @@ def under(content: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def tiny(content: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     path = tmp_path_factory.mktemp("official") / "anything.pt"
-    torch.save({"model": under(content, "weights/"), CONFIG_KEY: TINY}, path)
+    torch.save({"model": under(content, "weights/"), CONFIG_KEY: TINY_OFFICIAL}, path)
     return load_model(path)
 
 
@@ -89,7 +66,7 @@ def test_the_way_back_gives_the_same_tensors(tiny: LoadedModel, content: dict[st
     assert sorted(differing) == ["maskmem_tpos_enc", "no_mem_pos_enc"]
 
 
-@pytest.mark.parametrize("name", ["configs/sam2.1/sam2.1_hiera_t.yaml", "configs/sam2/sam2_hiera_l.yaml"])
+@pytest.mark.parametrize("name", ["configs/sam2.1/sam2.1_hiera_t.yaml", "configs/sam2/sam2_hiera_b+.yaml"])
 def test_every_official_tensor_has_its_place_both_ways(name: str) -> None:
     shapes = json.loads((FIXTURES / "official_keys.json").read_text())[name]
     # One number each, stretched to the shape: tells tensors apart without their storage.
@@ -117,14 +94,14 @@ def test_an_incomplete_checkpoint_is_refused_with_the_list(content: dict[str, Te
     state = under(content, "weights/")
     change(state)
     with pytest.raises(ModelError) as caught:
-        to_transformers(state, TINY)
+        to_transformers(state, TINY_OFFICIAL)
     assert said in str(caught.value)
 
 
 def test_narrow_decoder_layers_are_widened_without_changing_an_answer(content: dict[str, Tensor]) -> None:
     from transformers import Sam2Model
 
-    narrow = TINY | {"mask_decoder_config": {"hidden_size": 16, "mlp_dim": 40, "iou_head_hidden_dim": 24}}
+    narrow = TINY_OFFICIAL | {"mask_decoder_config": {"hidden_size": 16, "mlp_dim": 40, "iou_head_hidden_dim": 24}}
     torch.manual_seed(0)
     model = Sam2Model(image_config(narrow)).eval()
     state = model.state_dict()
@@ -144,7 +121,7 @@ def test_narrow_decoder_layers_are_widened_without_changing_an_answer(content: d
 def test_a_model_the_official_code_cannot_build_is_refused() -> None:
     from transformers import Sam2Model
 
-    config = TINY | {"mask_decoder_config": {"hidden_size": 16, "num_attention_heads": 4}}
+    config = TINY_OFFICIAL | {"mask_decoder_config": {"hidden_size": 16, "num_attention_heads": 4}}
     state = Sam2Model(image_config(config)).state_dict()
     state["prompt_encoder.shared_embedding.positional_embedding"] = state["shared_image_embedding.positional_embedding"]
     with pytest.raises(ModelError, match="num_attention_heads 8"):

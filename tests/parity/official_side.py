@@ -84,11 +84,8 @@ def answers(model, cases):
             current = image
         prompt = {key: part[given].numpy() for key, given in PROMPT.items() if given in part}
         for kind in ("single", "multi"):
-            logits, ious, low_res = predictor.predict(
-                **prompt, multimask_output=kind == "multi", return_logits=True
-            )
-            masks, _, _ = predictor.predict(**prompt, multimask_output=kind == "multi")
-            found = {"logits": logits, "iou": ious, "low_res": low_res, "masks": masks > 0}
+            masks, ious, low_res = predictor.predict(**prompt, multimask_output=kind == "multi")
+            found = {"iou": ious, "low_res": low_res, "masks": masks > 0}
             results |= {f"{name}/{kind}/{key}": torch.as_tensor(value).clone() for key, value in found.items()}
             results[f"{name}/{kind}/object"] = scores[-1].clone()
     return results
@@ -129,7 +126,7 @@ def fixture(out):
     content |= {
         f"answers/{name}": tensor
         for name, tensor in answers(model, cases).items()
-        if not name.endswith(("/logits", "multi/masks"))  # the largest, and low_res says the same
+        if not name.endswith("multi/masks")  # the largest, and low_res says the same
     }
     save_file(content, out)
 

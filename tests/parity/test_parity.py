@@ -118,11 +118,30 @@ def tuned(loaded: LoadedModel, seed: int) -> LoadedModel:
     return loaded
 
 
+def fell_back(answers: dict[str, Tensor]) -> list[bool]:
+    """For every prompt, whether its single mask is one of the three for ambiguous prompts."""
+    found = []
+    for name, single in answers.items():
+        if name.endswith("single/low_res"):
+            singles, threes = (
+                answers[key].reshape(-1, count, 256, 256)
+                for key, count in ((name, 1), (name.replace("single", "multi"), 3))
+            )
+            found += [any(torch.equal(one[0], other) for other in three) for one, three in zip(singles, threes, strict=True)]
+    return found
+
+
 @pytest.mark.parametrize(("version", "size", "sharpness"), MODELS)
-def test_there_and_back(version: str, size: str, sharpness: int, tmp_path: Path, record_property) -> None:
+def test_there_and_back(version: str, size: str, sharpness: int, tmp_path: Path) -> None:
     config, given = config_of(version, size), cases(256)
     official("weights", config, 0, sharpness, tmp_path / "official.pt")
     expected = official_answers(config, tmp_path / "official.pt", given, tmp_path)
+
+    # Between them, the dull and the sharp model take both ways through the predictor.
+    if sharpness == 1:
+        assert any(fell_back(expected))
+    if sharpness == 100:
+        assert not all(fell_back(expected))
 
     loaded = load_model(tmp_path / "official.pt")
     assert loaded.family == f"{version}-hiera-{size}"
@@ -135,20 +154,6 @@ def test_there_and_back(version: str, size: str, sharpness: int, tmp_path: Path,
     back = check_answers(our_answers(loaded, given), official_answers(config, tmp_path / "back.pt", given, tmp_path))
     for name, found in {"ours": ours, "transformers": theirs, "back": back}.items():
         print(f"{version}-{size} x{sharpness} {name}: " + ", ".join(f"{k} {v:.1e}" for k, v in found.items()))
-
-
-def test_both_ways_through_the_predictor_are_taken(tmp_path: Path) -> None:
-    fell_back = {}
-    for sharpness in (1, 100):
-        official("weights", config_of("sam2.1", "tiny"), 0, sharpness, tmp_path / "official.pt")
-        answers = official_answers(config_of("sam2.1", "tiny"), tmp_path / "official.pt", cases(256), tmp_path)
-        for name, single in answers.items():
-            if name.endswith("single/low_res"):
-                multi = answers[name.replace("single", "multi")].reshape(-1, 3, 256, 256)
-                for row, (one, three) in enumerate(zip(single.reshape(-1, 256, 256), multi, strict=True)):
-                    fell_back[sharpness, name, row] = any(torch.equal(one, other) for other in three)
-    assert any(fell_back.values())
-    assert not all(fell_back.values())
 
 
 @pytest.mark.skipif(not (NANO_FOLDER / "config.json").exists(), reason="the package does not hold nano yet")
@@ -184,7 +189,7 @@ def test_video_weights_mean_the_same_after_the_way_there_and_back(version: str, 
         Image.open(tmp_path / "frames" / f"{frame}.jpg").convert("RGB").resize((1024, 1024)) for frame in range(4)
     ]
     video = torch.stack([to_model_input(np.asarray(frame), 1024) for frame in frames])
-    session = Sam2VideoInferenceSession(video=video, video_height=180, video_width=320)
+    session = Sam2VideoInferenceSession(video=video, video_height=180, video_width=320, dtype=torch.float32)
     index = session.obj_id_to_idx(1)
     session.add_point_inputs(
         index, 0, {"point_coords": torch.tensor([[[[512.0, 512.0]]]]), "point_labels": torch.tensor([[[1]]])}

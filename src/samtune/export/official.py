@@ -1,5 +1,4 @@
-"""The official layout: a `.pt` file that `build_sam2` and the official predictors load, with a YAML where they need
-one.
+"""The official layout: a `.pt` file that `build_sam2` and the official predictors load, and at need a YAML.
 
 The four official sizes with their video weights fit the configurations the official package brings along. Any other
 model (nano, or an image model without video weights) gets a YAML of its own beside the file.
@@ -32,8 +31,7 @@ def official_config(loaded: LoadedModel) -> str | None:
 
 
 def write_official(loaded: LoadedModel, path: Path) -> Path | None:
-    """Write `{"model": state_dict}` and, where the official package has no configuration for it, a YAML of the same
-    name.
+    """Write `{"model": state_dict}`, and a YAML of the same name where the official package has no configuration for it.
 
     Args:
         loaded: any model the official code can be told of.

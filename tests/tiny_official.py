@@ -1,0 +1,51 @@
+"""A random SAM 2 as small as the official code can build one: 128 px input, 16 channels. See
+`tests/parity/tiny.yaml`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Sam2Model
+
+from samtune.model.layout import MATRIX_TWIN, image_config
+
+TINY_OFFICIAL: dict[str, Any] = {
+    "model_type": "sam2",
+    "vision_config": {
+        "backbone_config": {
+            "model_type": "sam2_hiera_det_model",
+            "hidden_size": 8,
+            "num_attention_heads": 1,
+            "image_size": [128, 128],
+            "embed_dim_per_stage": [8, 16, 32, 64],
+            "num_attention_heads_per_stage": [1, 2, 4, 8],
+            "blocks_per_stage": [1, 1, 2, 1],
+            "global_attention_blocks": [3],
+            "window_size_per_stage": [8, 4, 8, 4],
+            "window_positional_embedding_background_size": [4, 4],
+        },
+        "backbone_channel_list": [64, 32, 16, 8],
+        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+        "fpn_hidden_size": 16,
+    },
+    "prompt_encoder_config": {"hidden_size": 16, "image_size": 128},
+    "mask_decoder_config": {"hidden_size": 16},
+}
+"""What `tests/parity/tiny.yaml` says, in transformers' words."""
+
+
+def tiny_official(seed: int) -> Sam2Model:
+    """Layers as PyTorch starts them, embeddings from N(0, 1), one matrix for the positions of prompts and pixels."""
+    torch.manual_seed(seed)
+    model = Sam2Model(image_config(TINY_OFFICIAL))
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LayerNorm)):
+            module.reset_parameters()
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight)
+    state = model.state_dict()
+    state[MATRIX_TWIN] = state["shared_image_embedding.positional_embedding"].clone()
+    model.load_state_dict(state)
+    return model.eval().requires_grad_(False)
