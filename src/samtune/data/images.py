@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,17 @@ def probe_image(path: Path) -> ImageInfo:
     return info
 
 
+def check_decodes(path: Path) -> None:
+    """Decode an image and throw the pixels away, a JPEG at an eighth of its size, which reads all of its data.
+
+    Raises:
+        DataError: see `read_image`.
+    """
+    with _opened(path) as image:
+        image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
+        image.load()
+
+
 def read_image(path: Path, *, upright: bool = True) -> NDArray[np.uint8]:
     """Read an image as 8-bit RGB.
 
@@ -95,6 +106,25 @@ def read_image(path: Path, *, upright: bool = True) -> NDArray[np.uint8]:
     with _opened(path) as image:
         turned = ImageOps.exif_transpose(image) if upright and _orientation(image) != 1 else image
         return np.ascontiguousarray(np.asarray(_to_rgb(turned), np.uint8))
+
+
+def read_thumbnail(path: Path, side: int) -> NDArray[np.uint8]:
+    """Decode an image, and so prove that it can be, into a small gray upright picture by which to compare images.
+
+    JPEG files are decoded at an eighth of their size, which reads every byte but is several times as fast.
+
+    Returns:
+        uint8 `[side, side]`, each pixel the mean of its part of the image; the aspect ratio is not kept.
+
+    Raises:
+        DataError: see `probe_image`; also pixels that cannot be decoded.
+    """
+    with _opened(path) as image:
+        orientation = _orientation(image)
+        image.draft("L", (4 * side, 4 * side))
+        gray = _to_rgb(image).convert("L") if image.mode != "L" else image
+        small = gray.resize((side, side), Image.Resampling.BOX)
+        return np.ascontiguousarray(turn_upright(np.asarray(small, np.uint8), orientation))
 
 
 def read_pixels(path: Path) -> NDArray[Any]:
@@ -131,7 +161,7 @@ def turn_upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path) -> Generator[Image.Image]:
     """The file opened by Pillow, header read, size checked; whatever goes wrong inside becomes a `DataError`."""
     _check_file(path)
     try:

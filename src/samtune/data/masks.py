@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import faster_coco_eval.mask_api_new_cpp as _native
+import faster_coco_eval.mask_api_new_cpp as _untyped
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,6 +26,8 @@ from PIL import Image
 from samtune.data.images import MAX_PIXELS, MAX_SIDE, read_pixels
 from samtune.errors import DataError
 from samtune.types import MaskFile, Polygons, RunLengths, Segmentation
+
+_native: Any = _untyped  # a compiled module without type hints
 
 MAX_COORDINATE = 1e6
 """Largest polygon coordinate, in pixels; far outside any image, small enough for the library's integers."""
@@ -361,12 +363,18 @@ def read_labels(path: Path) -> NDArray[Any]:
     Raises:
         DataError: the file cannot be read.
     """
+    return _read_labels(path, _stamp(path))
+
+
+@lru_cache(maxsize=2)
+def _read_labels(path: Path, stamp: tuple[int, int]) -> NDArray[Any]:
     pixels = read_pixels(path)
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
         pixels = pixels[:, :, 0]
     if path.suffix.lower() in (".jpg", ".jpeg"):
         gray = pixels.max(axis=2) if pixels.ndim == 3 else pixels
-        return np.where(gray >= _THRESHOLD, np.uint8(255), np.uint8(0))
+        pixels = np.where(gray >= _THRESHOLD, np.uint8(255), np.uint8(0))
+    pixels.flags.writeable = False
     return pixels
 
 
@@ -389,11 +397,6 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=2)
-def _read_labels(path: Path, stamp: tuple[int, int]) -> NDArray[Any]:
-    return read_labels(path)
-
-
-@lru_cache(maxsize=2)
 def _components(
     path: Path, stamp: tuple[int, int], value: int | tuple[int, int, int] | None
 ) -> tuple[NDArray[np.int32], list[tuple[int, int, int, int, int]]]:
@@ -412,12 +415,13 @@ def _components(
 
 def _where_value(pixels: NDArray[Any], value: int | tuple[int, int, int] | None) -> NDArray[np.bool_]:
     if value is None:
-        return pixels.any(axis=2) if pixels.ndim == 3 else pixels != 0
+        return pixels.any(axis=2) if pixels.ndim == 3 else np.asarray(pixels != 0)
     if isinstance(value, tuple):
         if pixels.ndim == 2:
             pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-        return (pixels == np.asarray(value, pixels.dtype)).all(axis=2)
-    return (pixels == value) if pixels.ndim == 2 else (pixels == value).all(axis=2)
+        return np.asarray(pixels == np.asarray(value, pixels.dtype)).all(axis=2)
+    same = np.asarray(pixels == value)
+    return same if same.ndim == 2 else same.all(axis=2)
 
 
 def _is_one_bit(path: Path) -> bool:
@@ -445,7 +449,9 @@ def _png(region: Region | None, height: int, width: int) -> bytes:
         packed = np.packbits(part, axis=1)
         rows[y0:y1, 1 + left // 8 : 1 + left // 8 + packed.shape[1]] = packed
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return _PNG_MARK + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows, 1)) + _chunk(b"IEND", b"")
+    return (
+        _PNG_MARK + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows.tobytes(), 1)) + _chunk(b"IEND", b"")
+    )
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

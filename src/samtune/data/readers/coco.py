@@ -19,6 +19,7 @@ from samtune.data.readers.common import (
     ImageFinder,
     OnIssue,
     category_name,
+    found_in,
     holds_text,
     number,
     numbers,
@@ -30,12 +31,12 @@ from samtune.data.readers.common import (
     whole_number,
     xywh_to_box,
 )
+from samtune.data.readers.detect import ROBOFLOW_NAME, json_files, json_kind
 from samtune.data.readers.stream import decode, open_json, parts
 from samtune.data.split import group_of
 from samtune.errors import DataError
 from samtune.types import Annotation, Box, ImageRecord, Issue, Polygons, RunLengths, Segmentation, Severity, Split
 
-ROBOFLOW_NAME = "_annotations.coco.json"
 _REQUIRED = ("images", "annotations", "categories")
 
 
@@ -43,7 +44,7 @@ def read_coco(path: Path, *, images: Path | None = None, on_issue: OnIssue) -> I
     """Read a COCO dataset.
 
     Args:
-        path: a Roboflow export (`train|valid|test/_annotations.coco.json`), another folder with COCO files, or one file.
+        path: a Roboflow export (`train|valid|test/_annotations.coco.json`), another folder with COCO files, or a file.
         images: folder that `file_name` is relative to, when the images stand elsewhere.
         on_issue: called for each finding; annotations reported as errors are left out.
 
@@ -81,31 +82,11 @@ def coco_files(path: Path) -> list[tuple[Split, Path]]:
         return [(split_named(path.name) or Split.TRAIN, path / ROBOFLOW_NAME)]
     found: list[tuple[Split, Path]] = []
     for split, folder in split_folders(path):
-        found += [(split, file) for file in sorted(folder.glob("*.json"))]
+        found += [(split, file) for file in json_files(folder)]
     for folder in (path / "annotations", path):
         if not found and folder.is_dir():
-            found = [(split_named(file.stem) or Split.TRAIN, file) for file in sorted(folder.glob("*.json"))]
-    return [(split, file) for split, file in found if looks_like_coco(file)]
-
-
-def looks_like_coco(file: Path) -> bool:
-    """Whether a JSON file's first members are COCO's; False also for files that cannot be read."""
-    try:
-        for seen, part in enumerate(parts(file)):
-            if part.key in ("images", "annotations", "categories") and part.index is not None:
-                return isinstance(part.value, dict) and _is_coco_entry(part.key, cast("dict[str, Any]", part.value))
-            if part.key == "images" and part.value == []:
-                return True
-            if seen > 50:
-                return False
-    except DataError:
-        return False
-    return False
-
-
-def _is_coco_entry(key: str, entry: dict[str, Any]) -> bool:
-    telling = {"images": "file_name", "annotations": "image_id", "categories": "name"}
-    return telling[key] in entry
+            found = [(split_named(file.stem) or Split.TRAIN, file) for file in json_files(folder)]
+    return [(split, file) for split, file in found if json_kind(file) == "coco"]
 
 
 def _image_folders(file: Path, source: Path) -> list[Path]:
@@ -167,11 +148,8 @@ class _Index:
                 continue
             where = f"{part.key}[{part.index}]"
             if not isinstance(part.value, dict):
-                on_issue(
-                    _issue(
-                        file, f"{part.key}-entry", f"The entry is a {type(part.value).__name__}, not an object.", where
-                    )
-                )
+                text = f"The entry is a {type(cast('object', part.value)).__name__}, not an object."
+                on_issue(_issue(file, f"{part.key}-entry", text, where))
                 continue
             entry = cast("dict[str, Any]", part.value)
             if part.key == "categories":
@@ -461,12 +439,6 @@ def id_key(value: Any) -> int | str | None:
     if whole is not None:
         return whole
     return value if isinstance(value, str) and value else None
-
-
-def found_in(error: DataError) -> str:
-    """What an error found, in words that fit into a sentence."""
-    lines = str(error).splitlines()
-    return next((line.removeprefix("found").strip() for line in lines if line.startswith("found")), lines[0])
 
 
 def place_number(where: str) -> str:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from samtune.data.images import SUFFIXES
 from samtune.data.paths import confine
@@ -112,13 +112,13 @@ def numbers(values: Any) -> tuple[float, ...] | None:
     """A list of finite numbers, texts among them read as numbers; None if any value is something else."""
     if not isinstance(values, list | tuple):
         return None
-    found = [number(value) for value in values]
+    found = [number(value) for value in cast("list[Any]", values)]
     return None if None in found else tuple(value for value in found if value is not None)
 
 
 def holds_text(values: Any) -> bool:
     """Whether any value of a list is text."""
-    return isinstance(values, list) and any(isinstance(value, str) for value in values)
+    return isinstance(values, list) and any(isinstance(value, str) for value in cast("list[Any]", values))
 
 
 def xywh_to_box(values: Any) -> Box | None:
@@ -183,3 +183,9 @@ def require_source(path: Path) -> None:
             where=str(path),
             do="check the path",
         )
+
+
+def found_in(error: DataError) -> str:
+    """What an error found, in words that fit into a sentence."""
+    lines = str(error).splitlines()
+    return next((line.removeprefix("found").strip() for line in lines if line.startswith("found")), lines[0])

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NoReturn
 
 from samtune.errors import DataError
 
@@ -23,7 +24,8 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _UTF8_MARK = b"\xef\xbb\xbf"
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Part:
     """One value of the file.
 
     Attributes:
@@ -210,7 +212,7 @@ class _Scanner:
         self._window, self._at = rest + data.decode("latin-1"), 0
         return not self._ended
 
-    def _fail(self, expected: str, *, at: int | None = None, found: str = "") -> Any:
+    def _fail(self, expected: str, *, at: int | None = None, found: str = "") -> NoReturn:
         place = self._base + (self._at if at is None else at)
         self._file.seek(0)
         line = 1

@@ -1,0 +1,203 @@
+"""VGG Image Annotator: one JSON for a folder of images, exported (`via_region_data.json`) or saved as a project."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from samtune.data.masks import SegmentationError
+from samtune.data.readers.common import (
+    DEFAULT_CATEGORY,
+    ImageFinder,
+    OnIssue,
+    category_name,
+    ellipse,
+    found_in,
+    number,
+    numbers,
+    rectangle,
+    require_source,
+    split_named,
+    subfolders,
+    unique,
+)
+from samtune.data.readers.detect import json_files, json_kind
+from samtune.data.readers.stream import load_json
+from samtune.data.split import group_of
+from samtune.errors import DataError
+from samtune.types import Annotation, ImageRecord, Issue, Polygons, Severity, Split
+
+
+def read_via(path: Path, *, images: Path | None = None, on_issue: OnIssue) -> Iterator[ImageRecord]:
+    """Read VIA annotations.
+
+    The category is the region attribute that most regions fill in; regions that leave it empty are reported and called
+    `object`. VIA does not store the images' sizes.
+
+    Args:
+        path: folder of VIA files, with or without folders named after splits, or one JSON file.
+        images: folder of the images, when they do not stand beside the JSON file.
+        on_issue: called for each finding; regions reported as errors are left out.
+
+    Yields:
+        The images in the file's order.
+
+    Raises:
+        DataError: no such folder, no VIA file in it, broken JSON.
+    """
+    require_source(path)
+    if path.is_file():
+        sources = [(split_named(path.stem) or split_named(path.parent.name) or Split.TRAIN, path)]
+    else:
+        sources = [
+            (split, file)
+            for split, folder in subfolders(path)
+            for file in json_files(folder)
+            if json_kind(file) == "via"
+        ]
+    if not sources:
+        raise DataError.of(expected="a VIA annotation file", found="none", where=str(path))
+    ids: dict[Split, set[str]] = {split: set() for split in Split}
+    for split, file in sources:
+        yield from _Reader(file, split, images or file.parent, ids[split], on_issue).records()
+
+
+class _Reader:
+    """Turns one file into records."""
+
+    def __init__(self, file: Path, split: Split, images: Path, ids: set[str], on_issue: OnIssue) -> None:
+        self._file, self._split, self._ids, self._on_issue = file, split, ids, on_issue
+        self._finder = ImageFinder([images, images / "images"])
+
+    def records(self) -> Iterator[ImageRecord]:
+        raw = load_json(self._file)
+        content = cast("dict[str, Any]", raw) if isinstance(raw, dict) else {}
+        entries = content.get("_via_img_metadata", content)
+        if not isinstance(entries, dict) or not entries:
+            raise DataError.of(expected="a VIA file, an object of images", found="none in it", where=str(self._file))
+        images = {key: value for key, value in cast("dict[str, Any]", entries).items() if not key.startswith("_via_")}
+        attribute = _category_attribute(images)
+        for key, entry in images.items():
+            record = self._record(key, entry, attribute)
+            if record is not None:
+                yield record
+
+    def _record(self, key: str, entry: Any, attribute: str | None) -> ImageRecord | None:
+        where = f"[{key!r}]"
+        if not isinstance(entry, dict):
+            self._report("image-entry", f"The entry is a {type(entry).__name__}.", where, None, None, "It is left out.")
+            return None
+        content = cast("dict[str, Any]", entry)
+        name = content.get("filename")
+        try:
+            path = self._finder.find(name, where=f"{self._file}, {where}.filename")
+        except DataError as error:
+            text = f"The image's file name cannot be used: {found_in(error)}."
+            self._report("image-path", text, f"{where}.filename", str(name)[:80], None, "The image is left out.")
+            return None
+        regions = _regions(content.get("regions"))
+        annotations = (
+            self._annotation(region, position, f"{where}.regions[{position}]", path.name, attribute)
+            for position, region in enumerate(regions)
+        )
+        return ImageRecord(
+            image_id=unique(str(name), self._ids),
+            path=path,
+            width=0,
+            height=0,
+            split=self._split,
+            annotations=tuple(annotation for annotation in annotations if annotation is not None),
+            group=group_of(str(name)),
+            source=self._file,
+        )
+
+    def _annotation(
+        self, region: Any, position: int, where: str, image: str, attribute: str | None
+    ) -> Annotation | None:
+        identifier = f"{image}-{position + 1}"
+        content = cast("dict[str, Any]", region) if isinstance(region, dict) else {}
+        shape = content.get("shape_attributes")
+        try:
+            ring = _ring(cast("dict[str, Any]", shape) if isinstance(shape, dict) else {})
+        except SegmentationError as error:
+            text = f"The shape cannot be used: {found_in(error)}."
+            self._report(error.code, text, f"{where}.shape_attributes", image, identifier, "The object is left out.")
+            return None
+        category = _category(content.get("region_attributes"), attribute)
+        if category is None:
+            text = "The region has no category" + (f", the attribute {attribute!r} is empty." if attribute else ".")
+            self._report("category-missing", text, f"{where}.region_attributes", image, identifier,
+                         f"It is called {DEFAULT_CATEGORY!r}.", Severity.WARNING)  # fmt: skip
+        return Annotation(identifier, category or DEFAULT_CATEGORY, Polygons((ring,)), where=where)
+
+    def _report(
+        self,
+        code: str,
+        message: str,
+        where: str,
+        image: str | None,
+        annotation: str | None,
+        repair: str,
+        severity: Severity = Severity.ERROR,
+    ) -> None:
+        self._on_issue(Issue(code, severity, message, repair, str(self._file), image, annotation, where))
+
+
+def _regions(value: Any) -> list[Any]:
+    """A list in VIA 2, an object of numbered regions in VIA 1."""
+    if isinstance(value, dict):
+        return list(cast("dict[str, Any]", value).values())
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
+def _ring(shape: dict[str, Any]) -> tuple[float, ...]:
+    kind = shape.get("name")
+    if kind == "polygon":
+        xs, ys = numbers(shape.get("all_points_x")), numbers(shape.get("all_points_y"))
+        if xs is None or ys is None or len(xs) != len(ys):
+            raise _unusable("polygon-coordinates", "coordinates that are not two lists of finite numbers, equally long")
+        if len(xs) < 3:
+            raise _unusable("polygon-points", f"a polygon of {len(xs)} points")
+        return tuple(value for point in zip(xs, ys, strict=True) for value in point)
+    wanted = {
+        "rect": ("x", "y", "width", "height"),
+        "circle": ("cx", "cy", "r"),
+        "ellipse": ("cx", "cy", "rx", "ry"),
+    }.get(str(kind))
+    if wanted is None:
+        raise _unusable("shape-without-area", f"a {kind!r}, which has no area")
+    values = [number(shape.get(name)) for name in wanted]
+    if any(value is None for value in values):
+        raise _unusable("polygon-coordinates", f"a {kind} without the numbers {', '.join(wanted)}")
+    x, y, first, *second = (value for value in values if value is not None)
+    if kind == "rect":
+        return rectangle((x, y, x + first, y + second[0]))
+    return ellipse(x, y, first, second[0] if second else first, number(shape.get("theta")) or 0.0)
+
+
+def _category_attribute(images: dict[str, Any]) -> str | None:
+    """The region attribute that most regions fill in; of equals the first in the alphabet."""
+    filled: Counter[str] = Counter()
+    for entry in images.values():
+        for region in _regions(cast("dict[str, Any]", entry).get("regions")) if isinstance(entry, dict) else []:
+            attributes = cast("dict[str, Any]", region).get("region_attributes") if isinstance(region, dict) else None
+            if isinstance(attributes, dict):
+                filled.update(key for key in cast("dict[str, Any]", attributes) if _category(attributes, key))
+    return min(filled, key=lambda key: (-filled[key], key), default=None)
+
+
+def _category(attributes: Any, attribute: str | None) -> str | None:
+    """The value of an attribute; of a checkbox, which is an object of truths, the ticked names."""
+    value: Any = cast("dict[str, Any]", attributes).get(attribute or "") if isinstance(attributes, dict) else None
+    if isinstance(value, dict):
+        ticked = [key for key, is_set in cast("dict[str, Any]", value).items() if is_set]
+        return "+".join(sorted(ticked)) or None
+    return category_name(value)
+
+
+def _unusable(code: str, found: str) -> SegmentationError:
+    error = SegmentationError.of(expected="a region with an area", found=found)
+    error.code = code
+    return error
