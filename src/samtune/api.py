@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from samtune.config import EvalConfig, PredictConfig, PrepareConfig, PretrainConfig, TrainConfig
 from samtune.progress import progress, stages, stderr_console
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from samtune.data.prepare import PrepareReport
     from samtune.evaluation.compare import Comparison
     from samtune.evaluation.evaluate import Evaluation
+    from samtune.export.export import ExportReport
     from samtune.inference.predict_files import PredictReport
     from samtune.inference.predictor import Predictor
+    from samtune.model.cache import CacheInfo
     from samtune.training.setup import Run
 
 
@@ -161,6 +163,34 @@ def predict(
     asked = predictor(model, device=config.device)
     with progress("predicting", quiet=quiet) as advance:
         return predict_files(Path(images), asked, Path(out), config, progress=advance)
+
+
+def export(
+    model: Path | str, out: Path | str, format: Literal["official", "hf", "adapter"] = "official"
+) -> ExportReport:
+    """Write a model in another tool's layout, load it again and compare its masks; see `export.export`."""
+    from samtune.export.export import export as write
+
+    return write(model, Path(out), format)
+
+
+def cache_info(folder: Path | str) -> CacheInfo:
+    """What an embedding cache holds; `folder` is the cache or the dataset it stands in."""
+    from samtune.model import cache
+
+    return cache.cache_info(_cache_folder(Path(folder)))
+
+
+def clear_cache(folder: Path | str) -> CacheInfo:
+    """Remove all image embeddings of a cache; returns what was there."""
+    from samtune.model import cache
+
+    return cache.clear_cache(_cache_folder(Path(folder)))
+
+
+def _cache_folder(folder: Path) -> Path:
+    inside = folder / "embeddings"
+    return inside if inside.is_dir() else folder
 
 
 def pretrain(config: PretrainConfig) -> Path:

@@ -36,7 +36,9 @@ app = App(
     help="Tune Segment Anything 2 on your segmentation dataset, and learn honestly whether it helped.",
 )
 download = App(name="download", help="Download a dataset.")
+cache = App(name="cache", help="The image embeddings kept on disk.")
 app.command(download)
+app.command(cache)
 
 Flat = Parameter(name="*")
 Out = Annotated[Path, Parameter(help="Folder to write.")]
@@ -204,6 +206,26 @@ def export(model: str, /, *, out: Out, format: Literal["official", "hf", "adapte
 def models() -> None:
     """List the models samtune knows by name."""
     Console().print(api.models_table())
+
+
+@cache.command(name="info")
+def cache_info(folder: Path, /) -> None:
+    """Show what is kept, for which models, and how much space it takes.
+
+    Args:
+        folder: Dataset, or the cache folder itself.
+    """
+    _say(*api.cache_info(folder).lines())
+
+
+@cache.command(name="clear")
+def cache_clear(folder: Path, /) -> None:
+    """Remove all image embeddings. They are computed again when they are needed.
+
+    Args:
+        folder: Dataset, or the cache folder itself.
+    """
+    _say("removed:", *api.clear_cache(folder).lines())
 
 
 @download.command

@@ -147,6 +147,11 @@ class EvalConfig(Config):
 
     split: Literal["train", "valid", "test"] = Field("test", description="Split to evaluate.")
     max_objects: int = Field(0, ge=0, description="Evaluate at most this many objects, evenly spaced; 0 means all.")
+    clicks: int = Field(
+        0, ge=0, le=20, description="Correction clicks of a simulated annotator after the first click; 0 leaves it out."
+    )
+    background_clicks: int = Field(3, ge=0, description="Clicks per image where no object is annotated.")
+    seed: int = Field(0, ge=0, description="Seed of the background clicks and of the intervals' resampling.")
     chunk: int = Field(32, ge=1, description="Prompts per decoder call.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
 
@@ -190,7 +195,7 @@ class TrainConfig(Config):
     seed: int = Field(0, ge=0, description="Seed of everything random.")
     images_per_step: int = Field(1, ge=1, description="Images per step.")
     objects_per_image: int = Field(8, ge=1, description="Most objects per image and step.")
-    flip: bool = Field(True, description="Mirror images left to right at random.")
+    flip: bool = Field(False, description="Mirror images left to right at random; doubles the embeddings to compute.")
     eval_every: int = Field(0, ge=0, description="Steps between validations; 0 means a tenth of the run.")
     eval_objects: int = Field(500, ge=1, description="Most validation objects, the same ones each time.")
     chunk: int = Field(32, ge=1, description="Prompts per decoder call; fewer take less memory.")
@@ -231,13 +236,17 @@ class PretrainStage(Config):
     loss: LossConfig = LossConfig(focal=0.0, bce=1.0)
 
 
+_SHARP = LossConfig(focal=20.0, focal_alpha=-1.0)
+
+
 class PretrainConfig(Config):
     """Pre-training of `nano` from random weights, or from given ones, on procedural scenes."""
 
     out: Path = Field(
         Path("runs/nano"), description="Folder for scenes, checkpoints and the log; run again to continue."
     )
-    start: Path | None = Field(None, description="Folder of weights to start from instead of random ones.")
+    start: str | None = Field(None, description="A model to start from, such as nano, instead of random weights.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
     scenes: int = Field(4000, ge=1, description="Scenes to draw before training.")
     scene_size: int = Field(512, ge=64, description="Side of the drawn scenes, in pixels.")
     held_out: int = Field(40, ge=1, description="Further scenes that only measure.")
@@ -251,8 +260,9 @@ class PretrainConfig(Config):
     save_every: int = Field(200, ge=1, description="Steps between checkpoints.")
     measure_every: int = Field(1000, ge=1, description="Steps between measurements on the held-out scenes.")
     stages: tuple[PretrainStage, ...] = (
-        PretrainStage(subject="prompts", size=128, steps=800, images=4, objects=24),
-        PretrainStage(size=128, steps=4000, images=4, objects=12),
-        PretrainStage(size=256, steps=4000, loss=LossConfig(focal=20.0, focal_alpha=-1.0, bce=0.2)),
-        PretrainStage(size=384, steps=2500, final_lr=2e-5, lr=5e-4, loss=LossConfig(focal=20.0, focal_alpha=-1.0)),
+        PretrainStage(subject="prompts", size=128, steps=600, images=4, objects=24),
+        PretrainStage(size=128, steps=1500, images=4),
+        PretrainStage(size=192, steps=1500, images=4, loss=LossConfig(focal=10.0, focal_alpha=-1.0, bce=0.2)),
+        PretrainStage(size=256, steps=1400, images=3, objects=9, lr=3e-4, final_lr=1.8e-4, loss=_SHARP),
+        PretrainStage(size=256, steps=1300, images=3, objects=9, lr=1.8e-4, final_lr=1e-5, loss=_SHARP),
     )

@@ -45,6 +45,7 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
 
     Raises:
         UsageError: `out` holds something that is no demo.
+        SystemExit: a signal ended the training.
     """
     from samtune.data.demo_export import write_demo_export
 
@@ -66,7 +67,9 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
         eval_objects=100,
         optimizer=OptimizerConfig(lr=2e-4),
     )
-    api.train(paths["dataset"], settings, quiet=quiet)
+    interrupted = api.train(paths["dataset"], settings, quiet=quiet).signal
+    if interrupted:
+        raise SystemExit(128 + interrupted)
     console.print("4/4  base and tuned model on the test split, which neither has seen", highlight=False)
     comparison = api.compare(paths["dataset"], "nano", paths["run"], paths["comparison"], quiet=quiet)
     return DemoResult(

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from samtune.model.decoder import DecoderOutput, select_masks
-from samtune.model.embeddings import ImageEmbeddings
 from samtune.prompts import PromptBatch, correction_clicks
 from samtune.training.batches import Batch, loader, step_generator
 from samtune.training.events import Listener, RunFinished, RunStarted, StepDone, Validated
@@ -80,9 +79,8 @@ def _learn(run: Run, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     Prompts go through the decoder in chunks and the gradients at the image embeddings are collected, so that memory
     does not grow with the number of objects and the encoder, where it learns, is run backward once.
     """
-    with run.arithmetic():
-        embeddings = run.embed(batch.views)
-    collected = _leaves(embeddings)
+    embeddings = run.embed(batch.views)
+    collected = embeddings.as_leaves()
     counts = Counts.of(batch.targets)
     rounds = 1 + run.config.prompts.correction_clicks
     total = torch.zeros((), device=run.device)
@@ -103,22 +101,8 @@ def _learn(run: Run, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
                 iou += _handed_iou_sum(run, output, targets) / max(counts.objects, 1)
             if turn + 1 < rounds:
                 prompts = _corrected(run, prompts, output, targets, generator)
-    _backward(embeddings, collected)
+    embeddings.backward(collected)
     return total, parts, iou
-
-
-def _leaves(embeddings: ImageEmbeddings) -> ImageEmbeddings:
-    """The same values, cut off from the encoder, collecting gradients where the encoder wants them."""
-    image, s0, s1 = (tensor.detach().requires_grad_(tensor.requires_grad) for tensor in embeddings.tensors)
-    return ImageEmbeddings(image, (s0, s1))
-
-
-def _backward(embeddings: ImageEmbeddings, collected: ImageEmbeddings) -> None:
-    """Hand the collected gradients on to the encoder."""
-    pairs = zip(embeddings.tensors, collected.tensors, strict=True)
-    wanted = [(tensor, leaf.grad) for tensor, leaf in pairs if leaf.grad is not None]
-    if wanted:
-        torch.autograd.backward([tensor for tensor, _ in wanted], [gradient for _, gradient in wanted])
 
 
 def _step(run: Run, step: int) -> Tensor:

@@ -23,6 +23,7 @@ from samtune.data.table import Dataset, ImageEntry
 from samtune.errors import ModelError
 from samtune.files import write_json
 from samtune.inference.predictor import EmbeddedImage, Predictor
+from samtune.model.cache import CachedView, EmbeddingCache, parse_size, resident_budget
 from samtune.model.decoder import DecoderOutput
 from samtune.model.decoders import DECODERS
 from samtune.model.embeddings import ImageEmbeddings, encode
@@ -48,6 +49,7 @@ class Run:
         loaded: the base model, whose weights the training changes in place.
         trainable: what learns.
         average: moving average of what learns, or None.
+        cache: image embeddings on disk, or None where the encoder is run every time.
         accelerator: device, precision, and the other processes.
         notes: what the user should know.
     """
@@ -62,6 +64,7 @@ class Run:
     average: MovingAverage | None
     batches: TrainingBatches
     validation: Validation
+    cache: EmbeddingCache | None
     accelerator: Accelerator
     notes: tuple[str, ...]
 
@@ -96,8 +99,15 @@ class Run:
 
     def embed(self, views: Sequence[View]) -> ImageEmbeddings:
         """Embeddings of some images, B = `len(views)`; gradients flow where the encoder learns."""
-        pixels = [self._pixels(view) for view in views]
-        return encode(self.model, torch.stack(pixels).to(self.device))
+        if self.cache is None:
+            return self._encode(torch.stack([self._pixels(view) for view in views]))
+        entries = [
+            CachedView(self.dataset.root / view.image.image_path, "flipped" if view.flipped else "") for view in views
+        ]
+        view_of = dict(zip(entries, views, strict=True))
+        return self.cache.get_or_encode(
+            entries, lambda entry: self._pixels(view_of[entry]), self._encode, device=self.device
+        )
 
     def decode(self, embeddings: ImageEmbeddings, prompts: PromptBatch, image_index: Tensor) -> DecoderOutput:
         """Answers to prompts, by the decoder path of the settings."""
@@ -145,6 +155,10 @@ class Run:
         if self.accelerator.num_processes == 1:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device), reduction="sum") > 0)
+
+    def _encode(self, pixels: Tensor) -> ImageEmbeddings:
+        with self.arithmetic():
+            return encode(self.model, pixels.to(self.device))
 
     def _pixels(self, view: View) -> Tensor:
         image = self.dataset.read_image(view.image)
@@ -208,9 +222,33 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
             dataset.split("train"), sampling, rank=accelerator.process_index, world=accelerator.num_processes
         ),
         validation=Validation(dataset, config.prompts, config.eval_objects),
+        cache=_cache(path, config, loaded, trainable, accelerator),
         accelerator=accelerator,
-        notes=(trainable.note,),
+        notes=(trainable.note, *_cache_note(config, trainable)),
     )
+
+
+def _cache(
+    dataset: Path, config: TrainConfig, loaded: LoadedModel, trainable: Trainable, accelerator: Accelerator
+) -> EmbeddingCache | None:
+    """The embedding cache, where one is wanted and nothing learns that its entries contain."""
+    if not config.cache or not trainable.upstream_frozen:
+        return None
+    return EmbeddingCache(
+        config.cache_dir or dataset / "embeddings",
+        loaded.model,
+        stored="bf16" if config.cache_dtype == "auto" else config.cache_dtype,
+        limit=parse_size(config.cache_limit),
+        arithmetic=accelerator.mixed_precision,
+        name=loaded.name,
+        resident=resident_budget(accelerator.device),
+    )
+
+
+def _cache_note(config: TrainConfig, trainable: Trainable) -> list[str]:
+    if config.cache and not trainable.upstream_frozen:
+        return ["the embedding cache is off: what it would keep is learning"]
+    return []
 
 
 def _read_config(folder: RunFolder) -> tuple[Path, TrainConfig]:
