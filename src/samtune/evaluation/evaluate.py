@@ -1,222 +1,37 @@
 """Measuring a model on a split: fixed prompts, masks at full resolution, figures of every object.
 
-Each object is asked for twice: with its exact box, and with one click at its deepest pixel. Measured is the mask a
-user would be handed (the single mask, with the official fall-back); for clicks, which are ambiguous, also the best of
-the three guesses. Beside every box stand the two trivial guesses, the filled box and the ellipse inscribed in it.
-Clicks on the background ask for nothing, and count how often the model says so.
+Each object is asked for twice: with its exact box, and with one click at its deepest pixel. Measured is the mask a user
+would be handed; for clicks, which are ambiguous, also the first and the best of the three guesses. Beside every box
+stand the two trivial guesses, the filled box and the ellipse inscribed in it. Clicks on the background ask for nothing,
+and count how often the model says so. On request an annotator is simulated who clicks on where the mask is wrong.
+
+Nothing here is drawn anew from run to run or from model to model: base and tuned model get the same questions.
 """
 
 from __future__ import annotations
 
-import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from samtune.config import EvalConfig, PromptPolicy
+from samtune.data.masks import Region, region_of
 from samtune.data.table import Dataset, ImageEntry, ObjectEntry
-from samtune.errors import DataError, ModelError
-from samtune.evaluation.metrics import (
-    Calibration,
-    Overlap,
-    Summary,
-    box_mask,
-    calibration,
-    ellipse_mask,
-    summarize,
-)
-from samtune.files import write_json
+from samtune.errors import DataError
+from samtune.evaluation.metrics import Overlap, box_mask, ellipse_mask
+from samtune.evaluation.results import KINDS, Answer, BackgroundResult, Evaluation, ObjectResult
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder import select_masks
-from samtune.model.preprocess import MASK_THRESHOLD, upscale_masks
-from samtune.prompts import PromptBatch, background_prompts, pick_points
+from samtune.model.preprocess import MASK_THRESHOLD, clamp_low_res, upscale_masks
+from samtune.prompts import PromptBatch, background_prompts, correction_clicks, pick_points
 
-FORMAT = 1
-KINDS = ("box", "point")
-BACKGROUND_CLICKS = 3
-"""Clicks per picture on pixels no object covers."""
+__all__ = ["KINDS", "Evaluation", "evaluate", "measure", "read_truth", "spread"]
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of one prompt about one object.
-
-    Attributes:
-        iou, dice: of the mask a user is handed, at full resolution, 0 to 1.
-        predicted_iou: what the model said its IoU would be.
-        object_score: logit that an object is there.
-        best_of_three: IoU of the best of the three guesses; what a user who picks the best by eye would get.
-    """
-
-    iou: float
-    dice: float
-    predicted_iou: float
-    object_score: float
-    best_of_three: float
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectResult:
-    """One object and how the model did on it.
-
-    Attributes:
-        image_path, annotation_id, category, area: as in the table.
-        group: objects of one group are not independent; intervals resample groups.
-        filled_box, ellipse: IoU of the two trivial guesses at its box.
-        answers: by kind of prompt, `box` and `point`.
-    """
-
-    image_path: str
-    annotation_id: str
-    category: str
-    group: str
-    area: int
-    filled_box: float
-    ellipse: float
-    answers: dict[str, Answer]
-
-
-@dataclass(frozen=True, slots=True)
-class BackgroundResult:
-    """One click where no object is: below 0 the model rightly says that nothing is there."""
-
-    image_path: str
-    group: str
-    object_score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """A model on a split. Schema of the file: docs/evaluation.md.
-
-    Attributes:
-        model: what the model was asked for by.
-        split: name of the split.
-        crowd: regions left out because they cover groups of objects.
-        objects: every object measured.
-        background: every background click.
-    """
-
-    model: str
-    split: str
-    crowd: int
-    objects: tuple[ObjectResult, ...]
-    background: tuple[BackgroundResult, ...]
-
-    def values(self, kind: str, figure: str = "iou") -> list[float]:
-        """One figure of every object, in order."""
-        return [getattr(found.answers[kind], figure) for found in self.objects]
-
-    @property
-    def groups(self) -> list[str]:
-        """The group of every object, in order."""
-        return [found.group for found in self.objects]
-
-    def summary(self, kind: str, figure: str = "iou") -> Summary:
-        """Mean, median and interval of a figure over all objects."""
-        return _certain(summarize(self.values(kind, figure), self.groups))
-
-    def trivial(self, guess: str) -> Summary:
-        """The same for `filled_box` or `ellipse`."""
-        return _certain(summarize([getattr(found, guess) for found in self.objects], self.groups))
-
-    def by_category(self, kind: str) -> dict[str, Summary]:
-        """IoU for each category, by name."""
-        found: dict[str, Summary] = {}
-        for category in sorted({one.category for one in self.objects}):
-            members = [one for one in self.objects if one.category == category]
-            values, groups = [one.answers[kind].iou for one in members], [one.group for one in members]
-            found[category] = _certain(summarize(values, groups))
-        return found
-
-    def calibration(self, kind: str) -> Calibration:
-        """How well the model foretells its own IoU."""
-        found = calibration(self.values(kind, "predicted_iou"), self.values(kind, "iou"))
-        assert found is not None
-        return found
-
-    def refusals(self) -> Summary | None:
-        """Share of background clicks where the model says that nothing is there; None where no click was possible."""
-        values = [float(click.object_score < 0) for click in self.background]
-        return summarize(values, [click.group for click in self.background])
-
-    def lines(self) -> list[str]:
-        """What to tell the user."""
-        box, point = self.summary("box"), self.summary("point")
-        lines = [
-            f"{self.model} on {self.split}: {box.count} objects in {box.groups} independent groups of images",
-            _line("box", box, self.summary("box", "dice")),
-            f"  trivial guesses  filled box {self.trivial('filled_box').mean:.3f}, "
-            f"ellipse {self.trivial('ellipse').mean:.3f}",
-            _line("one click", point, self.summary("point", "dice")),
-            f"  best of three    IoU {self.summary('point', 'best_of_three').mean:.3f}",
-        ]
-        categories = self.by_category("box")
-        if len(categories) > 1:
-            lines += [f"  {name[:16]:<16} box IoU {one.mean:.3f} ({one.count})" for name, one in categories.items()]
-        refusals = self.refusals()
-        if refusals is not None:
-            lines.append(f"background       says 'nothing here' to {refusals.mean:.0%} of {refusals.count} clicks")
-        return lines
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as in docs/evaluation.md."""
-        return {
-            "format": FORMAT,
-            "model": self.model,
-            "split": self.split,
-            "crowd": self.crowd,
-            "summary": {
-                **{kind: self._kind_json(kind) for kind in KINDS},
-                "filled_box": asdict(self.trivial("filled_box")),
-                "ellipse": asdict(self.trivial("ellipse")),
-                "background_refused": None if (refused := self.refusals()) is None else asdict(refused),
-            },
-            "objects": [asdict(found) for found in self.objects],
-            "background": [asdict(click) for click in self.background],
-        }
-
-    def save(self, path: Path) -> None:
-        """Write `to_json` as a file."""
-        write_json(path, self.to_json())
-
-    @classmethod
-    def load(cls, path: Path) -> Evaluation:
-        """Read what `save` wrote.
-
-        Raises:
-            ModelError: no such file, or not such a file.
-        """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']}, not {FORMAT}")
-            return cls(
-                content["model"],
-                content["split"],
-                content["crowd"],
-                tuple(_object_from_json(entry) for entry in content["objects"]),
-                tuple(BackgroundResult(**entry) for entry in content["background"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError.of(
-                expected="a file that samtune evaluate wrote", found=str(error), where=str(path), do="evaluate again"
-            ) from error
-
-    def _kind_json(self, kind: str) -> dict[str, Any]:
-        return {
-            "iou": asdict(self.summary(kind)),
-            "dice": asdict(self.summary(kind, "dice")),
-            "best_of_three": asdict(self.summary(kind, "best_of_three")),
-            "calibration": asdict(self.calibration(kind)),
-            "by_category": {name: asdict(one) for name, one in self.by_category(kind).items()},
-        }
+_DEEPEST = PromptPolicy(point_at="center", correction_from_object=0.0)
+"""Clicks at the deepest pixel of the object, later of the error: nothing about them is random."""
 
 
 def evaluate(
@@ -237,29 +52,34 @@ def evaluate(
         progress: told of images done and their total.
 
     Raises:
-        DataError: the split has no objects, or an image cannot be read.
+        DataError: the split has no objects, or an image or mask cannot be read.
     """
     images = dataset.split(config.split).images
-    crowd = sum(found.iscrowd for image in images for found in image.objects)
     chosen = spread(images, config.max_objects)
     if not chosen:
-        present = sorted({str(image.split) for image in dataset.images if image.objects})
-        raise DataError.of(
-            expected=f"objects in the {config.split} split",
-            found=f"{len(images)} images without any",
-            where=str(dataset.root),
-            do=f"choose --split {' or '.join(present)}" if present else "prepare a dataset that has objects",
-        )
+        raise _no_objects(dataset, config.split, len(images))
+    if not config.max_objects:
+        chosen += [(image, []) for image in images if all(found.iscrowd for found in image.objects)]
+    crowd = sum(found.iscrowd for image in images for found in image.objects)
     objects: list[ObjectResult] = []
     background: list[BackgroundResult] = []
-    for done, (image, found) in enumerate(chosen, start=1):
+    for done, (image, asked) in enumerate(chosen, start=1):
         embedded = predictor.embed(dataset.read_image(image))
-        truth = [dataset.read_mask(one) for one in found]
-        answers = {kind: measure(predictor, embedded, kind, found, truth, config.chunk) for kind in KINDS}
-        objects += _results(image, found, truth, answers)
-        background += _background(predictor, embedded, dataset, image)
+        truth = {found: read_truth(dataset, found) for found in image.objects}
+        objects += _results(predictor, embedded, image, asked, [truth[found] for found in asked], config)
+        background += _background(predictor, embedded, image, list(truth.values()), config)
         progress(done, len(chosen))
-    return Evaluation(name or predictor.loaded.name, config.split, crowd, tuple(objects), tuple(background))
+    return Evaluation(
+        model=name or predictor.loaded.name,
+        weights=predictor.loaded.fingerprint(),
+        dataset=dataset.root.resolve().name,
+        config=config,
+        images=len(chosen),
+        crowd=crowd,
+        left_out=sum(len(image.objects) for image in images) - crowd - len(objects),
+        objects=tuple(objects),
+        background=tuple(background),
+    )
 
 
 def measure(
@@ -267,28 +87,35 @@ def measure(
     embedded: EmbeddedImage,
     kind: str,
     objects: Sequence[ObjectEntry],
-    truth: Sequence[NDArray[np.bool_]],
+    truth: Sequence[Region],
     chunk: int,
+    *,
+    guesses: bool = False,
 ) -> list[Answer]:
-    """Ask about objects of one image, `kind` box or point, and compare with the truth, one bool `[H, W]` each."""
+    """Ask about objects of one image and compare with the truth. Validation while training uses this too.
+
+    Args:
+        predictor: the model.
+        embedded: the image.
+        kind: `box`, the exact box of the table, or `point`, one click at the deepest pixel.
+        objects: whom to ask for.
+        truth: their masks, see `read_truth`.
+        chunk: prompts per decoder call.
+        guesses: also measure the three guesses.
+    """
     answers: list[Answer] = []
     for start in range(0, len(objects), chunk):
-        masks = truth[start : start + chunk]
-        prompts = predictor.to_model_frame(embedded, _prompts(kind, objects[start : start + chunk], masks))
+        regions = truth[start : start + chunk]
+        prompts = predictor.to_model_frame(embedded, _prompts(kind, objects[start : start + chunk], regions))
         output = predictor.decode(embedded, prompts)
         handed, scores = select_masks(predictor.loaded.model, output, multimask_output=False)
-        for row, mask in enumerate(masks):
-            overlap = _overlap(handed[row, 0], mask, embedded.size)
-            guesses = [_overlap(logits, mask, embedded.size).iou for logits in output.masks[row, 1:]]
-            answers.append(
-                Answer(
-                    iou=overlap.iou,
-                    dice=overlap.dice,
-                    predicted_iou=float(scores[row, 0]),
-                    object_score=float(output.object_score_logits[row]),
-                    best_of_three=max(guesses),
-                )
-            )
+        overlaps = [found[0] for found in _overlaps(handed, regions, embedded.size)]
+        three = _three(output.masks[:, 1:], output.iou_scores[:, 1:], regions, embedded.size) if guesses else None
+        for row, (overlap, score, present) in enumerate(
+            zip(overlaps, scores[:, 0].tolist(), output.object_score_logits.tolist(), strict=True)
+        ):
+            first, best = three[row] if three else (None, None)
+            answers.append(Answer(overlap.iou, overlap.dice, score, present, first, best))
     return answers
 
 
@@ -303,46 +130,153 @@ def spread(images: Sequence[ImageEntry], most: int) -> list[tuple[ImageEntry, li
     return [(images[place], found) for place, found in chosen.items()]
 
 
-def _prompts(kind: str, objects: Sequence[ObjectEntry], truth: Sequence[NDArray[np.bool_]]) -> PromptBatch:
+def read_truth(dataset: Dataset, found: ObjectEntry) -> Region:
+    """An object's mask, kept as the part that holds it: hundreds of objects of a large picture must fit into memory.
+
+    Raises:
+        DataError: the file is missing, no mask, or empty.
+    """
+    region = region_of(dataset.read_mask(found))
+    if region is None:
+        raise DataError.of(
+            expected="a mask with at least one pixel",
+            found="an empty one",
+            where=str(dataset.root / found.mask_path),
+            do="run samtune prepare again",
+        )
+    return region
+
+
+def _prompts(kind: str, objects: Sequence[ObjectEntry], truth: Sequence[Region]) -> PromptBatch:
     """Exact boxes, or clicks at the deepest pixels, in pixels of the image."""
     if kind == "box":
         return PromptBatch.from_boxes(torch.tensor([found.box for found in objects], dtype=torch.float32))
-    regions = torch.from_numpy(np.stack(truth))
-    return PromptBatch.from_clicks(pick_points(regions, PromptPolicy(point_at="center"), torch.Generator())[:, None])
+    return PromptBatch.from_clicks(torch.cat([_deepest(region) for region in truth])[:, None])
 
 
-def _overlap(logits: Tensor, truth: NDArray[np.bool_], size: tuple[int, int]) -> Overlap:
-    return Overlap.of((upscale_masks(logits, size) > MASK_THRESHOLD).cpu().numpy(), truth)
+def _deepest(region: Region) -> Tensor:
+    """The pixel farthest from an object's edge, `[1, 2]`, xy in pixels of the image."""
+    inside = pick_points(torch.from_numpy(region.mask)[None], _DEEPEST, torch.Generator())
+    return inside + torch.tensor([[region.x0, region.y0]], dtype=torch.float32)
+
+
+@torch.no_grad()
+def _overlaps(low_res: Tensor, truth: Sequence[Region], size: tuple[int, int]) -> list[list[Overlap]]:
+    """Overlap of masks with the truth of their objects, at full resolution.
+
+    One mask at a time is brought to the picture's size, which bounds memory, and looked at where the object is; counts
+    are read from the device once.
+
+    Args:
+        low_res: logits `[N, M, h, w]`.
+        truth: of the N objects.
+        size: (H, W) of the picture.
+
+    Returns:
+        M overlaps for each of the N objects.
+    """
+    counts: list[Tensor] = []
+    for masks, region in zip(low_res, truth, strict=True):
+        x0, y0, x1, y1 = region.box
+        mask = torch.from_numpy(np.ascontiguousarray(region.mask)).to(low_res.device)
+        for logits in masks:
+            predicted = upscale_masks(logits, size) > MASK_THRESHOLD
+            counts += [(predicted[y0:y1, x0:x1] & mask).sum(), predicted.sum()]
+    numbers = iter(torch.stack(counts).tolist())
+    return [[Overlap(next(numbers), next(numbers), region.area) for _ in range(low_res.shape[1])] for region in truth]
+
+
+def _three(masks: Tensor, scores: Tensor, truth: Sequence[Region], size: tuple[int, int]) -> list[tuple[float, float]]:
+    """IoU of the guess the model ranks first, and of the best by the truth, for each object."""
+    ious = [[overlap.iou for overlap in found] for found in _overlaps(masks, truth, size)]
+    return [(found[first], max(found)) for found, first in zip(ious, scores.argmax(1).tolist(), strict=True)]
 
 
 def _results(
+    predictor: Predictor,
+    embedded: EmbeddedImage,
     image: ImageEntry,
     objects: Sequence[ObjectEntry],
-    truth: Sequence[NDArray[np.bool_]],
-    answers: dict[str, list[Answer]],
+    truth: Sequence[Region],
+    config: EvalConfig,
 ) -> Iterator[ObjectResult]:
-    for row, (found, mask) in enumerate(zip(objects, truth, strict=True)):
+    """Everything about the objects of one image."""
+    of_box = measure(predictor, embedded, "box", objects, truth, config.chunk)
+    of_point = measure(predictor, embedded, "point", objects, truth, config.chunk, guesses=True)
+    curves = _click_curves(predictor, embedded, truth, config) if config.clicks else [()] * len(objects)
+    for found, region, box, point, curve in zip(objects, truth, of_box, of_point, curves, strict=True):
+        filled, ellipse = _trivial(found, region)
         yield ObjectResult(
             image_path=image.image_path,
             annotation_id=found.annotation_id,
             category=found.category,
             group=image.group,
             area=found.area,
-            filled_box=Overlap.of(box_mask(found.box, *mask.shape), mask).iou,
-            ellipse=Overlap.of(ellipse_mask(found.box, *mask.shape), mask).iou,
-            answers={kind: of_kind[row] for kind, of_kind in answers.items()},
+            filled_box=filled,
+            ellipse=ellipse,
+            answers={"box": box, "point": point},
+            clicks=curve,
         )
 
 
+def _trivial(found: ObjectEntry, region: Region) -> tuple[float, float]:
+    """IoU of the filled box and of the ellipse inscribed in it.
+
+    Box and mask are looked at where either is; a mask file in JPG may reach a pixel beyond the table's box.
+    """
+    x0, y0, x1, y1 = (
+        change(pair) for change, pair in zip((min, min, max, max), zip(found.box, region.box, strict=True), strict=True)
+    )
+    box = (found.box[0] - x0, found.box[1] - y0, found.box[2] - x0, found.box[3] - y0)
+    height, width = y1 - y0, x1 - x0
+    mask = Region(region.mask, region.x0 - x0, region.y0 - y0).paste(height, width)
+    return Overlap.of(box_mask(box, height, width), mask).iou, Overlap.of(ellipse_mask(box, height, width), mask).iou
+
+
+@torch.no_grad()
+def _click_curves(
+    predictor: Predictor, embedded: EmbeddedImage, truth: Sequence[Region], config: EvalConfig
+) -> Iterator[tuple[float, ...]]:
+    """IoU after each click of a simulated annotator: first the object's deepest pixel, then the error's, each time."""
+    for start in range(0, len(truth), config.chunk):
+        regions = truth[start : start + config.chunk]
+        prompts = predictor.to_model_frame(embedded, _prompts("point", [], regions)).to(predictor.device)
+        ious: list[list[float]] = []
+        for turn in range(config.clicks + 1):
+            output = predictor.decode(embedded, prompts)
+            handed, _ = select_masks(predictor.loaded.model, output, multimask_output=False)
+            ious.append([found[0].iou for found in _overlaps(handed, regions, embedded.size)])
+            if turn < config.clicks:
+                prompts = _with_corrections(predictor, embedded, prompts, handed, regions)
+        yield from zip(*ious, strict=True)
+
+
+def _with_corrections(
+    predictor: Predictor, embedded: EmbeddedImage, prompts: PromptBatch, handed: Tensor, truth: Sequence[Region]
+) -> PromptBatch:
+    """The prompts with one more click at the deepest error, seen at full resolution, and the mask they had led to."""
+    clicks: list[tuple[Tensor, Tensor]] = []
+    for logits, region in zip(handed, truth, strict=True):
+        predicted = (upscale_masks(logits, embedded.size) > MASK_THRESHOLD).cpu()
+        mask = torch.from_numpy(region.paste(*embedded.size))
+        clicks.append(correction_clicks(predicted, mask[None], _DEEPEST, torch.Generator()))
+    points, labels = (torch.cat(parts) for parts in zip(*clicks, strict=True))
+    more = predictor.to_model_frame(embedded, PromptBatch.from_clicks(points[:, None], labels[:, None]))
+    more = more.to(predictor.device)
+    return prompts.with_clicks(more.points[:, 0], more.labels[:, 0]).with_masks(clamp_low_res(handed.float()))
+
+
 def _background(
-    predictor: Predictor, embedded: EmbeddedImage, dataset: Dataset, image: ImageEntry
+    predictor: Predictor, embedded: EmbeddedImage, image: ImageEntry, truth: Sequence[Region], config: EvalConfig
 ) -> Iterator[BackgroundResult]:
-    """The same clicks for every model: the generator is seeded by what the image is called."""
-    occupied = np.zeros((image.height, image.width), bool)
-    for found in image.objects:
-        occupied |= dataset.read_mask(found)
-    generator = torch.Generator().manual_seed(int.from_bytes(image.image_id.encode()[-6:], "big"))
-    prompts = background_prompts(torch.from_numpy(occupied), BACKGROUND_CLICKS, PromptPolicy(), generator)
+    """Clicks that no annotation covers: the same ones for every model, whatever else is measured."""
+    height, width = embedded.size
+    occupied = np.zeros((height, width), bool)
+    for region in truth:
+        x0, y0, x1, y1 = region.box
+        occupied[y0:y1, x0:x1] |= region.mask
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{config.seed} {image.image_id}".encode()))
+    prompts = background_prompts(torch.from_numpy(occupied), config.background_clicks, PromptPolicy(), generator)
     if prompts is None:
         return
     output = predictor.decode(embedded, predictor.to_model_frame(embedded, prompts))
@@ -350,16 +284,11 @@ def _background(
         yield BackgroundResult(image.image_path, image.group, score)
 
 
-def _line(name: str, iou: Summary, dice: Summary) -> str:
-    interval = f" [{iou.low:.3f}, {iou.high:.3f}]" if iou.low is not None and iou.high is not None else ""
-    return f"{name:<16} IoU {iou.mean:.3f}{interval}, median {iou.median:.3f}, Dice {dice.mean:.3f}"
-
-
-def _object_from_json(entry: dict[str, Any]) -> ObjectResult:
-    answers = {kind: Answer(**answer) for kind, answer in entry["answers"].items()}
-    return ObjectResult(**(entry | {"answers": answers}))
-
-
-def _certain(summary: Summary | None) -> Summary:
-    assert summary is not None  # an evaluation without objects is refused before it is made
-    return summary
+def _no_objects(dataset: Dataset, split: str, images: int) -> DataError:
+    present = sorted({str(image.split) for image in dataset.images if any(not one.iscrowd for one in image.objects)})
+    return DataError.of(
+        expected=f"objects in the {split} split",
+        found=f"{images} images without any" if images else "no images",
+        where=str(dataset.root),
+        do=f"choose --split {' or '.join(present)}" if present else "prepare a dataset that has objects",
+    )

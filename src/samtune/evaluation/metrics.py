@@ -1,9 +1,9 @@
 """The arithmetic of judging masks: overlap, trivial guesses, grouped bootstrap, rank correlation. Pure numpy, no files.
 
 Two ideas run through it. Overlap is counted, not averaged: three integers per object give IoU and Dice exactly,
-whatever part of the image was looked at. And objects of one image are not independent (same lamp, same camera, often the same
-plant), so every interval resamples whole groups of images, never single objects; otherwise fifty objects on two photos
-would look like fifty witnesses.
+whatever part of the image was looked at. And objects of one image are not independent (same lamp, same camera, often
+the same plant), so every interval resamples whole groups of images, never single objects; otherwise fifty objects on
+two photos would look like fifty witnesses.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -167,6 +168,7 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
     return float((a @ b) / math.sqrt(float(a @ a) * float(b @ b)))
 
 
+@lru_cache(maxsize=256)
 def student_t_quantile(probability: float, degrees: int) -> float:
     """The value below which Student's t with `degrees` of freedom falls with `probability` (0.5 to 1, exclusive).
 

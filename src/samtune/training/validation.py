@@ -7,7 +7,7 @@ from statistics import fmean
 
 from samtune.config import PromptPolicy
 from samtune.data.table import Dataset, ImageEntry
-from samtune.evaluation.evaluate import KINDS, measure, spread
+from samtune.evaluation.evaluate import KINDS, measure, read_truth, spread
 from samtune.inference.predictor import EmbeddedImage, Predictor
 
 TRAIN_SHARE = 0.2
@@ -49,7 +49,7 @@ class Validation:
         for split, images in self.chosen.items():
             for image, objects in images:
                 embedded = embed(image)
-                truth = [self.dataset.read_mask(found) for found in objects]
+                truth = [read_truth(self.dataset, found) for found in objects]
                 for kind in self.kinds:
                     answers = measure(predictor, embedded, kind, objects, truth, CHUNK)
                     reached.setdefault(f"{split}/{kind}", []).extend(answer.iou for answer in answers)

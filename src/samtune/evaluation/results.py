@@ -1,0 +1,314 @@
+"""What an evaluation found: the figures of every object and every background click, their summaries, their file.
+
+The file's schema is documented in docs/evaluation.md and versioned by `FORMAT`. Summaries in the file are there for
+readers; samtune computes them anew from the objects, so that they cannot disagree with them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import TypeAdapter, ValidationError
+
+from samtune.config import EvalConfig
+from samtune.errors import DataError
+from samtune.evaluation.metrics import Calibration, Summary, calibration, summarize
+from samtune.files import write_json
+
+FORMAT = 2
+KINDS = ("box", "point")
+TARGETS = (0.8, 0.9)
+"""IoUs for which the clicks an annotator needs are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one prompt about one object.
+
+    Attributes:
+        iou, dice: of the mask a user is handed who asks for one mask (token 0's, or where that is unstable the best
+            guess by predicted IoU), at full resolution, 0 to 1.
+        predicted_iou: what the model said the IoU of that mask would be.
+        object_score: logit that an object is there.
+        first_of_three: clicks only: IoU of the guess that a user is handed who asks for three masks and takes the one
+            the model ranks first, as many tools do.
+        best_of_three: clicks only: IoU of the best guess by the truth. No user gets this without choosing by eye.
+    """
+
+    iou: float
+    dice: float
+    predicted_iou: float
+    object_score: float
+    first_of_three: float | None = None
+    best_of_three: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectResult:
+    """One object and how the model did on it.
+
+    Attributes:
+        image_path, annotation_id, category, area: as in the table.
+        group: objects of one group are not independent; intervals resample groups.
+        filled_box, ellipse: IoU of the two trivial guesses at its box.
+        answers: by kind of prompt, `box` and `point`.
+        clicks: IoU after the first click and after each correction click; empty where no corrections were simulated.
+    """
+
+    image_path: str
+    annotation_id: str
+    category: str
+    group: str
+    area: int
+    filled_box: float
+    ellipse: float
+    answers: dict[str, Answer]
+    clicks: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundResult:
+    """One click where nothing is annotated: below 0 the model says that no object is there."""
+
+    image_path: str
+    group: str
+    object_score: float
+
+    @property
+    def is_refused(self) -> bool:
+        """The model says that nothing is there."""
+        return self.object_score < 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClicksNeeded:
+    """How many clicks an annotator needs.
+
+    Attributes:
+        target: IoU to be reached.
+        clicks: mean over objects; one that never got there counts with all clicks that were made, so this is a lower
+            bound where `failed` is above 0.
+        failed: share of objects that never got there, 0 to 1.
+    """
+
+    target: float
+    clicks: float
+    failed: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model on a split.
+
+    Attributes:
+        model: what the model was asked for by.
+        weights: sha256 of its weights.
+        dataset: name of the dataset's folder.
+        config: what was measured.
+        images: images looked at.
+        crowd: regions left out because they cover groups of objects.
+        left_out: further objects left out by `config.max_objects`.
+        objects: every object measured; at least one.
+        background: every background click.
+    """
+
+    model: str
+    weights: str
+    dataset: str
+    config: EvalConfig
+    images: int
+    crowd: int
+    left_out: int
+    objects: tuple[ObjectResult, ...]
+    background: tuple[BackgroundResult, ...]
+
+    @property
+    def split(self) -> str:
+        """Name of the split."""
+        return self.config.split
+
+    def values(self, kind: str, figure: str = "iou") -> list[float]:
+        """One figure of every object, in order."""
+        return [getattr(found.answers[kind], figure) for found in self.objects]
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """The group of every object, in order."""
+        return [found.group for found in self.objects]
+
+    def summary(self, kind: str, figure: str = "iou") -> Summary:
+        """Mean, median and interval of a figure over all objects."""
+        return self._summary(self.values(kind, figure), self.groups)
+
+    def trivial(self, guess: str) -> Summary:
+        """The same for `filled_box` or `ellipse`."""
+        return self._summary([getattr(found, guess) for found in self.objects], self.groups)
+
+    def by_category(self, kind: str) -> dict[str, Summary]:
+        """IoU for each category, by name."""
+        found: dict[str, Summary] = {}
+        for category in sorted({one.category for one in self.objects}):
+            members = [one for one in self.objects if one.category == category]
+            found[category] = self._summary([one.answers[kind].iou for one in members], [one.group for one in members])
+        return found
+
+    def calibration(self, kind: str) -> Calibration:
+        """How well the model foretells its own IoU."""
+        found = calibration(self.values(kind, "predicted_iou"), self.values(kind, "iou"))
+        assert found is not None
+        return found
+
+    def refusals(self) -> Summary | None:
+        """Share of background clicks where the model says that nothing is there; None where no click was possible."""
+        if not self.background:
+            return None
+        refused = [float(click.is_refused) for click in self.background]
+        return self._summary(refused, [click.group for click in self.background])
+
+    def after_clicks(self) -> list[Summary]:
+        """IoU after the first click and after each correction; empty where none were simulated."""
+        curves = zip(*(one.clicks for one in self.objects), strict=True)
+        return [self._summary(ious, self.groups) for ious in curves]
+
+    def clicks_needed(self, target: float) -> ClicksNeeded | None:
+        """Clicks it takes to reach an IoU; None where no corrections were simulated."""
+        curves = [one.clicks for one in self.objects]
+        if not curves[0]:
+            return None
+        reached = [next((n for n, iou in enumerate(curve, 1) if iou >= target), None) for curve in curves]
+        made = sum(len(curve) if n is None else n for n, curve in zip(reached, curves, strict=True))
+        return ClicksNeeded(target, made / len(curves), reached.count(None) / len(curves))
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        box, point = self.summary("box"), self.summary("point")
+        first, best = (self.summary("point", figure).mean for figure in ("first_of_three", "best_of_three"))
+        lines = [
+            f"{self.model} on {self.split}: {box.count} objects in {box.groups} independent groups of images",
+            _line("exact box", box, self.summary("box", "dice")),
+            f"  trivial guesses  filled box {self.trivial('filled_box').mean:.3f}, "
+            f"ellipse {self.trivial('ellipse').mean:.3f}",
+            _line("one click", point, self.summary("point", "dice")),
+            f"  three guesses    the model's first {first:.3f}, the best by the truth {best:.3f}",
+        ]
+        for target in TARGETS:
+            needed = self.clicks_needed(target)
+            if needed is not None:
+                lines.append(
+                    f"  to IoU {target:g}       {needed.clicks:.2f} clicks; {needed.failed:.0%} of the objects not "
+                    f"within {len(self.objects[0].clicks)}"
+                )
+        categories = self.by_category("box")
+        if len(categories) > 1:
+            lines += [f"  {name[:16]:<16} box IoU {one.mean:.3f} ({one.count})" for name, one in categories.items()]
+        error = self.calibration("box").mean_error
+        lines.append(f"predicted IoU    off by {error:.3f} on average for boxes")
+        refusals = self.refusals()
+        if refusals is not None:
+            lines.append(f"background       says 'nothing here' to {refusals.mean:.0%} of {refusals.count} clicks")
+        if self.crowd or self.left_out:
+            lines.append(f"left out         {self.crowd} crowd regions, {self.left_out} objects by --max-objects")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as in docs/evaluation.md."""
+        refused = self.refusals()
+        needed = [found for target in TARGETS if (found := self.clicks_needed(target)) is not None]
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "weights": self.weights,
+            "dataset": self.dataset,
+            "config": self.config.model_dump(mode="json"),
+            "images": self.images,
+            "crowd": self.crowd,
+            "left_out": self.left_out,
+            "summary": {
+                **{kind: self._kind_json(kind) for kind in KINDS},
+                "filled_box": asdict(self.trivial("filled_box")),
+                "ellipse": asdict(self.trivial("ellipse")),
+                "background_refused": None if refused is None else asdict(refused),
+                "after_clicks": [asdict(one) for one in self.after_clicks()],
+                "clicks_needed": [asdict(one) for one in needed],
+            },
+            "objects": [asdict(found) for found in self.objects],
+            "background": [asdict(click) for click in self.background],
+        }
+
+    def save(self, path: Path) -> None:
+        """Write `to_json` as a file."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: no such file, not such a file, or one of another version.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']}, not {FORMAT}")
+            return _checked(_FILE.validate_python({name: content[name] for name in cls.__dataclass_fields__}))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError.of(
+                expected=f"a file that samtune evaluate wrote, format {FORMAT}",
+                found=_said(error),
+                where=str(path),
+                do="evaluate again",
+            ) from error
+
+    def _kind_json(self, kind: str) -> dict[str, Any]:
+        figures = ("iou", "dice") if kind == "box" else ("iou", "dice", "first_of_three", "best_of_three")
+        return {
+            **{figure: asdict(self.summary(kind, figure)) for figure in figures},
+            "calibration": asdict(self.calibration(kind)),
+            "by_category": {name: asdict(one) for name, one in self.by_category(kind).items()},
+        }
+
+    def _summary(self, values: Sequence[float], groups: Sequence[str]) -> Summary:
+        found = summarize(values, groups, seed=self.config.seed)
+        assert found is not None  # an evaluation without objects is refused before it is made
+        return found
+
+
+_FILE = TypeAdapter(Evaluation)
+
+
+def _checked(found: Evaluation) -> Evaluation:
+    """What types alone do not say."""
+    if not found.objects:
+        raise ValueError("no objects")
+    for one in found.objects:
+        if set(one.answers) != set(KINDS) or one.answers["point"].best_of_three is None:
+            raise ValueError(f"object {one.annotation_id!r} without all its answers")
+        if len(one.clicks) != len(found.objects[0].clicks):
+            raise ValueError(f"object {one.annotation_id!r} with another number of clicks")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"the number {name}")
+
+
+def _said(error: Exception) -> str:
+    """The cause in one line."""
+    if isinstance(error, KeyError):
+        return f"no {error.args[0]!r}"
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return str(error)
+
+
+def _line(name: str, iou: Summary, dice: Summary) -> str:
+    interval = f" [{iou.low:.3f}, {iou.high:.3f}]" if iou.low is not None and iou.high is not None else ""
+    return f"{name:<16} IoU {iou.mean:.3f}{interval}, median {iou.median:.3f}, Dice {dice.mean:.3f}"
