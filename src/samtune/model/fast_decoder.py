@@ -1,0 +1,318 @@
+"""The mask decoder in other words: the same function of the same weights as `decoder.py`, in fewer operations.
+
+Let X be an image's embedding as rows, one per pixel (`[L, C]`, L = h * w), E its position encoding, and let T be a
+prompt's tokens (`[T, C]`, nine of them for a box). The decoder is a conversation between T and X, and transformers
+spends most of its time projecting X, which has 4096 rows, to keys, queries and values. Five remarks save most of that.
+
+1. *Project the tokens instead.* A score is `q . (Wk x)`, which is also `(Wk' q) . x`; and the sum of values
+   `sum a (Wv x)` is `Wv (sum a x)`. With H heads that costs `H * T * C` per pixel instead of `C * d`, d being the width of the
+   attention: less while H * T is below d, so for up to 15 tokens in the released models. The same holds in the other
+   direction: what pixels read from tokens, `Wo (sum a v)`, is `sum a (Wo v)`.
+2. *Share what prompts share.* In the first layer X is the same for all prompts of an image unless a mask is prompted.
+   From a few prompts on, one ordinary projection for all of them is the cheaper way. `_projects` decides.
+3. *Biases cost nothing.* A constant added to all keys changes no softmax over pixels. The weights of a softmax sum to
+   one, so a constant added to all values comes out as itself, and can be added to the tokens' side. The embedding
+   `no_mask_embed`, which is added to every pixel, is such a constant too.
+4. *Stay in rows.* A transposed convolution whose stride equals its kernel is a matrix product per pixel. Its output
+   pixels are kept in the order they arise in, `[y, x, dy, dx]`, the high-resolution features are brought into that
+   order once per image, and only the finished masks are put straight.
+5. *Keep scores as `[tokens, L]`* in both directions, so that every softmax runs along or across long rows.
+
+Nothing is approximated; what differs is rounding. `tests/test_fast_decoder.py` holds logits and every gradient to
+`decoder.py`'s and transformers' own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Sam2Model
+from transformers.models.sam2.modeling_sam2 import Sam2Attention, Sam2MaskDecoder, Sam2TwoWayAttentionBlock
+
+from samtune.model.decoder import DecoderOutput
+from samtune.model.embeddings import ImageEmbeddings
+from samtune.prompts import PADDING, PromptBatch
+
+CHUNK = 4
+"""Prompts worked on at once on a CPU: more do not fit its caches, and gain nothing."""
+CHUNK_ACCELERATOR = 64
+"""The same on a GPU, where more rows per kernel do gain."""
+
+
+def decode(
+    model: Sam2Model, embeddings: ImageEmbeddings, prompts: PromptBatch, image_index: Tensor | None = None
+) -> DecoderOutput:
+    """Run prompt encoder and mask decoder. Arguments and result are those of `samtune.model.decoder.decode`.
+
+    Any number of prompts per image, in any order; those of one image share its projections.
+
+    Args:
+        model: supplies the weights. Adapters inside the mask decoder are not supported; elsewhere they are.
+        embeddings: of B images, best in `channels_last` memory order.
+        prompts: N prompts in pixels of the model's square input.
+        image_index: int64 `[N]`, the image each prompt belongs to; may be left out when B is 1.
+
+    Returns:
+        The answers, in the order of the prompts.
+    """
+    image_index = torch.zeros(len(prompts), dtype=torch.int64) if image_index is None else image_index.cpu()
+    has_mask = torch.zeros(len(prompts), dtype=torch.bool) if prompts.has_mask is None else prompts.has_mask.cpu()
+    positions = model.get_image_wide_positional_embeddings()[0].flatten(1).t().contiguous()
+    chunk = CHUNK if embeddings.device.type == "cpu" else CHUNK_ACCELERATOR
+    rows: list[Tensor] = []
+    parts: list[DecoderOutput] = []
+    for number in image_index.unique().tolist():
+        image = _Image(model.mask_decoder, embeddings[number], positions, int((image_index == number).sum()))
+        for masked in (False, True):
+            members = torch.nonzero((image_index == number) & (has_mask == masked)).squeeze(1)
+            for some in members.split(chunk) if len(members) else ():
+                rows.append(some)
+                some_prompts = prompts if len(some) == len(prompts) else prompts.select(some.to(prompts.points.device))
+                parts.append(_decode_some(model, image, some_prompts, masked))
+    return _in_order(parts, torch.cat(rows))
+
+
+def _in_order(parts: list[DecoderOutput], rows: Tensor) -> DecoderOutput:
+    """Join partial answers and bring them into the order of the prompts."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = [torch.cat([getattr(part, name) for part in parts]) for name in DecoderOutput.__dataclass_fields__]
+    if not torch.equal(rows, torch.arange(len(rows))):
+        back = rows.argsort().to(joined[0].device)
+        joined = [tensor[back] for tensor in joined]
+    return DecoderOutput(*joined)
+
+
+class _Image:
+    """One image as rows, and what its prompts share; everything is computed when first asked for.
+
+    Attributes:
+        rows: `[1, L, C]`, the image embedding.
+        placed: `rows` with the position encoding added.
+        prompts: how many prompts ask about this image.
+    """
+
+    def __init__(self, decoder: Sam2MaskDecoder, embeddings: ImageEmbeddings, positions: Tensor, prompts: int) -> None:
+        self.size = embeddings.image_embeddings.shape[-2:]
+        self.rows = embeddings.image_embeddings.flatten(2).transpose(1, 2)
+        self.positions = positions
+        self.prompts = prompts
+        self._decoder = decoder
+        self._finer, self._fine = embeddings.high_resolution_features
+        self._projected: dict[nn.Module, Tensor] = {}
+
+    @cached_property
+    def placed(self) -> Tensor:
+        return self.rows + self.positions
+
+    @cached_property
+    def fine(self) -> Tensor:
+        """The features after `conv_s1` with the bias of `upscale_conv1`, `[1, L, 4, C/4]`: remark 4's order."""
+        return self._nested(self._fine, 1) + self._decoder.upscale_conv1.bias
+
+    @cached_property
+    def finer(self) -> Tensor:
+        """The features after `conv_s0` with the bias of `upscale_conv2`, `[1, L, 4, 4, C/8]`."""
+        return self._nested(self._finer, 2) + self._decoder.upscale_conv2.bias
+
+    def projected(self, rows: Tensor, projection: nn.Linear) -> Tensor:
+        """`rows` (`self.rows` or `self.placed`) through a projection without its bias, once for all prompts."""
+        if projection not in self._projected:
+            self._projected[projection] = F.linear(rows, projection.weight)
+        return self._projected[projection]
+
+    def _nested(self, features: Tensor, levels: int) -> Tensor:
+        """`[1, c, 2^k h, 2^k w]` to `[1, h * w, 4, ..., 4, c]`, k fours, for k = 1 or 2 levels."""
+        height, width = self.size
+        pixels = features.permute(0, 2, 3, 1)
+        if levels == 1:
+            return (
+                pixels.unflatten(1, (height, 2))
+                .unflatten(3, (width, 2))
+                .transpose(2, 3)
+                .reshape(1, -1, 4, pixels.shape[-1])
+            )
+        split = pixels.unflatten(1, (height, 2, 2)).unflatten(4, (width, 2, 2))
+        return split.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(1, height * width, 4, 4, pixels.shape[-1])
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """The image side of the conversation for n prompts.
+
+    Attributes:
+        rows: `[n, L, C]`, or `[1, L, C]` while the prompts share it.
+        placed: the same with the position encoding added.
+        constant: `[C]`, to be added to every row; kept apart because it costs nothing there (remark 3).
+        shared: the image, while `rows` and `placed` are its own.
+    """
+
+    rows: Tensor
+    placed: Tensor
+    constant: Tensor
+    shared: _Image | None = None
+
+    def projects(self, attention: Sam2Attention, tokens: int) -> bool:
+        """Whether projecting the rows is cheaper than projecting the tokens (remarks 1 and 2); in products per row."""
+        width, channels = attention.internal_dim, attention.hidden_size
+        prompts = 1 if self.shared is None else self.shared.prompts
+        project_rows = channels * width + prompts * tokens * width
+        project_tokens = prompts * tokens * attention.num_attention_heads * channels
+        return project_rows < project_tokens
+
+    def projected(self, rows: Tensor, projection: nn.Linear) -> Tensor:
+        """`rows` through a projection without its bias, `[n or 1, L, d]`."""
+        return F.linear(rows, projection.weight) if self.shared is None else self.shared.projected(rows, projection)
+
+
+def _decode_some(model: Sam2Model, image: _Image, prompts: PromptBatch, masked: bool) -> DecoderOutput:
+    """Decode n prompts about one image, all of them with a mask or all without."""
+    decoder = model.mask_decoder
+    tokens, absent = _tokens(model, prompts)
+    if masked:
+        assert prompts.masks is not None
+        dense = model.prompt_encoder.mask_embed(prompts.masks).flatten(2).transpose(1, 2)
+        rows = image.rows + dense
+        pixels = _Pixels(rows, rows + image.positions, rows.new_zeros(rows.shape[-1]))
+    else:
+        constant = model.prompt_encoder.no_mask_embed.weight[0]
+        pixels = _Pixels(image.rows, image.placed, constant, shared=image)
+    start = tokens
+    for layer in decoder.transformer.layers:
+        tokens, pixels = _layer(layer, tokens, start, absent, pixels, image.positions)
+    transformer = decoder.transformer
+    read = _read(transformer.final_attn_token_to_image, tokens + start, pixels)
+    tokens = transformer.layer_norm_final_attn(tokens + read)
+    return _answers(decoder, image, tokens, pixels.rows)
+
+
+def _tokens(model: Sam2Model, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
+    """The tokens of n prompts `[n, T, C]`, and which of them are padding, bool `[n, T]`."""
+    decoder = model.mask_decoder
+    outputs = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight])
+    sparse, _ = model.prompt_encoder(prompts.points[:, None], prompts.labels[:, None], None, None)
+    tokens = torch.cat([outputs.expand(len(prompts), -1, -1), sparse[:, 0].to(outputs.dtype)], dim=1)
+    absent = F.pad(prompts.labels == PADDING, (len(outputs), 1), value=False)
+    return tokens, absent
+
+
+def _layer(
+    layer: Sam2TwoWayAttentionBlock, tokens: Tensor, start: Tensor, absent: Tensor, pixels: _Pixels, positions: Tensor
+) -> tuple[Tensor, _Pixels]:
+    """One turn of the conversation: tokens among themselves, tokens read pixels, pixels read tokens."""
+    if layer.skip_first_layer_pe:
+        tokens = _among(layer.self_attn, tokens, tokens, absent)
+    else:
+        tokens = tokens + _among(layer.self_attn, tokens + start, tokens, absent)
+    tokens = layer.layer_norm1(tokens)
+    tokens = layer.layer_norm2(tokens + _read(layer.cross_attn_token_to_image, tokens + start, pixels))
+    tokens = layer.layer_norm3(tokens + layer.mlp(tokens))
+    rows = _be_read(layer.cross_attn_image_to_token, tokens + start, tokens, absent, pixels)
+    rows = layer.layer_norm4(rows)
+    return tokens, _Pixels(rows, rows + positions, rows.new_zeros(rows.shape[-1]))
+
+
+def _among(attention: Sam2Attention, tokens: Tensor, values: Tensor, absent: Tensor) -> Tensor:
+    """Attention among the tokens of each prompt, `[n, T, C]`; nobody listens to padding."""
+    query = _heads(attention, attention.q_proj(tokens))
+    key = _heads(attention, attention.k_proj(tokens))
+    value = _heads(attention, attention.v_proj(values))
+    scores = (query * attention.scaling) @ key.transpose(2, 3)
+    weights = scores.masked_fill(absent[:, None, None], -torch.inf).softmax(-1)
+    return attention.o_proj((weights @ value).transpose(1, 2).flatten(2))
+
+
+def _read(attention: Sam2Attention, tokens: Tensor, pixels: _Pixels) -> Tensor:
+    """Tokens read pixels: queries `[n, T, C]` to answers `[n, T, C]`."""
+    query = _heads(attention, attention.q_proj(tokens)) * attention.scaling
+    weights = _scores(attention, query, pixels, attention.k_proj).softmax(-1)
+    n, _, T, _ = weights.shape
+    value = attention.v_proj
+    if pixels.projects(attention, T):
+        rows = pixels.projected(pixels.rows, value).unflatten(-1, (attention.num_attention_heads, -1))
+        read = _per_head(weights, rows.permute(0, 2, 1, 3))
+    else:
+        sums = weights.reshape(len(pixels.rows), -1, weights.shape[-1]) @ pixels.rows
+        read = sums.view(n, attention.num_attention_heads, T, -1) @ _by_head(attention, value.weight).transpose(1, 2)
+    bias = value.bias + value.weight @ pixels.constant
+    return attention.o_proj(read.transpose(1, 2).flatten(2) + bias)
+
+
+def _be_read(attention: Sam2Attention, tokens: Tensor, values: Tensor, absent: Tensor, pixels: _Pixels) -> Tensor:
+    """Pixels read tokens: the pixels `[n, L, C]` with what they read added. Padding is not read."""
+    key = _heads(attention, attention.k_proj(tokens)) * attention.scaling
+    query = attention.q_proj
+    bias = query.bias + query.weight @ pixels.constant
+    offset = (key * bias.view(attention.num_attention_heads, 1, -1)).sum(-1, keepdim=True)
+    offset = offset.masked_fill(absent[:, None, :, None], -torch.inf)
+    weights = (_scores(attention, key, pixels, query) + offset).softmax(2)
+    n, heads, T, L = weights.shape
+    value = _heads(attention, attention.v_proj(values))
+    output = attention.o_proj
+    constant = (output.bias + pixels.constant) / heads
+    said = value @ _by_head(attention, output.weight.t()) + constant
+    return torch.baddbmm(
+        pixels.rows.expand(n, -1, -1), weights.view(n, heads * T, L).transpose(1, 2), said.view(n, heads * T, -1)
+    )
+
+
+def _scores(attention: Sam2Attention, small: Tensor, pixels: _Pixels, projection: nn.Linear) -> Tensor:
+    """Products of the tokens' vectors `[n, H, T, d/H]` with all projected pixels: `[n, H, T, L]`, without the bias."""
+    n, heads, T, _ = small.shape
+    if pixels.projects(attention, T):
+        rows = pixels.projected(pixels.placed, projection).unflatten(-1, (heads, -1))
+        return _per_head(small, rows.permute(0, 2, 3, 1))
+    large = small @ _by_head(attention, projection.weight)
+    return (large.view(len(pixels.placed), -1, large.shape[-1]) @ pixels.placed.transpose(1, 2)).view(n, heads, T, -1)
+
+
+def _per_head(tokens: Tensor, pixels: Tensor) -> Tensor:
+    """`[n, H, T, a] @ [n or 1, H, a, b]`, without copying pixels that are shared."""
+    n, heads, T, _ = tokens.shape
+    if len(pixels) == n:
+        return tokens @ pixels
+    together = tokens.transpose(0, 1).reshape(heads, n * T, -1) @ pixels[0]
+    return together.view(heads, n, T, -1).transpose(0, 1)
+
+
+def _heads(attention: Sam2Attention, vectors: Tensor) -> Tensor:
+    """`[n, T, d]` to `[n, H, T, d/H]`."""
+    return vectors.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+
+
+def _by_head(attention: Sam2Attention, weight: Tensor) -> Tensor:
+    """A projection's weight `[d, C]` as `[H, d/H, C]`."""
+    return weight.unflatten(0, (attention.num_attention_heads, -1))
+
+
+def _answers(decoder: Sam2MaskDecoder, image: _Image, tokens: Tensor, rows: Tensor) -> DecoderOutput:
+    """Masks, predicted IoUs and object scores from the last tokens `[n, T, C]` and pixels `[n, L, C]`."""
+    mask_tokens = tokens[:, 2 : 2 + decoder.num_mask_tokens]
+    heads = [head(mask_tokens[:, i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)]
+    return DecoderOutput(
+        masks=_masks(decoder, image, torch.stack(heads, dim=1), rows),
+        iou_scores=decoder.iou_prediction_head(tokens[:, 1]),
+        object_score_logits=decoder.pred_obj_score_head(tokens[:, 0]).squeeze(-1),
+    )
+
+
+def _masks(decoder: Sam2MaskDecoder, image: _Image, heads: Tensor, rows: Tensor) -> Tensor:
+    """Upscale the pixels four times and multiply with the mask tokens' vectors `[n, M, C/8]`: `[n, M, 4h, 4w]`."""
+    n, M, _ = heads.shape
+    height, width = image.size
+    norm = decoder.upscale_layer_norm
+    twice = (rows @ _as_matrix(decoder.upscale_conv1)).view(n, -1, 4, norm.normalized_shape[0]) + image.fine
+    twice = F.gelu(F.layer_norm(twice, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
+    four_times = (twice @ _as_matrix(decoder.upscale_conv2)).view(n, -1, 4, 4, heads.shape[-1]) + image.finer
+    masks = heads @ F.gelu(four_times).view(n, -1, heads.shape[-1]).transpose(1, 2)
+    nested = masks.view(n, M, height, width, 2, 2, 2, 2)
+    return nested.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(n, M, 4 * height, 4 * width)
+
+
+def _as_matrix(convolution: nn.ConvTranspose2d) -> Tensor:
+    """The weight `[in, out, 2, 2]` of a transposed convolution of stride 2 as `[in, 4 * out]`: remark 4."""
+    return convolution.weight.permute(0, 2, 3, 1).flatten(1)
