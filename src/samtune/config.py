@@ -204,7 +204,7 @@ class TrainConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Arithmetic; auto picks what is fast and safe here."
     )
-    decoder: Literal["plain"] = Field("plain", description="Decoder path; all give the same numbers.")
+    decoder: Literal["fast", "plain"] = Field("fast", description="Decoder path; both give the same numbers.")
     cache: bool = Field(True, description="Keep image embeddings on disk while the encoder is frozen.")
     cache_dir: Path | None = Field(None, description="Embedding cache folder; default inside the dataset.")
     cache_limit: str = Field("40GB", description="Largest size of the embedding cache on disk.")

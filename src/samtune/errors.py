@@ -25,7 +25,7 @@ class SamtuneError(Exception):
 
     @classmethod
     def of(cls, *, expected: str, found: str, where: str | None = None, do: str | None = None) -> Self:
-        """Build the error from the parts of its message; `where` and `do` are left out where there is nothing to say."""
+        """Build the error from the parts of its message; `where` and `do` are left out where they say nothing."""
         lines = [f"expected {expected}", f"found    {found}"]
         if where:
             lines.append(f"in       {where}")

@@ -125,8 +125,8 @@ def model_card(loaded: LoadedModel, facts: RunFacts | None, kind: str, **names: 
         "## How to load it",
         _filled(_USE[kind], names),
         "## Limits",
-        "The figures above hold for images like those it was tuned on. Tuning on images shifts video tracking too, and can "
-        "forget what the base could do: compare both on your own images before you rely on it. The base's weights are "
+        "The figures above hold for images like those it was tuned on. Tuning on images shifts video tracking too, "
+        "and can forget what the base could do: compare both on your own images before you rely on it. The base's weights are "
         "under Apache-2.0; whether the data's licence lets you pass these on is yours to check."
         if facts
         else "See the base model's own card.",
@@ -154,7 +154,8 @@ def _what(loaded: LoadedModel, facts: RunFacts | None, base: str) -> str:
 def _data(facts: RunFacts) -> str:
     dataset = facts.settings.get("dataset")
     name = Path(str(dataset)).name if dataset else "not recorded"
-    return f"## Data\n\nTuned on the dataset `{_cell(name)}` (train split); the best weights were chosen on its valid split."
+    split = "train split; the best weights were chosen on its valid split"
+    return f"## Data\n\nTuned on the dataset `{_cell(name)}` ({split})."
 
 
 def _metrics(facts: RunFacts) -> str:

@@ -31,7 +31,7 @@ def official_config(loaded: LoadedModel) -> str | None:
 
 
 def write_official(loaded: LoadedModel, path: Path) -> Path | None:
-    """Write `{"model": state_dict}`, and a YAML of the same name where the official package has no configuration for it.
+    """Write `{"model": state_dict}`, and a YAML of the same name where the official package has no configuration.
 
     Args:
         loaded: any model the official code can be told of.

@@ -1,4 +1,4 @@
-"""Whether an export is the model it was made from: the same prompts to both, and the largest difference of the answers."""
+"""Whether an export is the model it was made from: the same prompts to both, the largest difference of the answers."""
 
 from __future__ import annotations
 
