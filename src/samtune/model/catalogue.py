@@ -1,15 +1,18 @@
 """The SAM 2 models samtune knows by name: their architecture, size, cost and licence.
 
-`scripts` that print these numbers: `python -m samtune.model.catalogue` measures them again on tensors without storage.
+`python -m samtune.model.catalogue` measures the figures of the official sizes that are written down here.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from samtune.model.cost import Cost, cost
 
 NANO = "nano"
 """Name of the small model that ships in the package."""
@@ -69,6 +72,14 @@ BACKBONES = {
 }
 """The official sizes. Source: `sam2/configs/sam2.1/*.yaml` and `sam2/modeling/backbones/hieradet.py`."""
 
+COSTS = {
+    "tiny": Cost(31_440_721, 292.68, 3.56),
+    "small": Cost(38_538_577, 360.41, 3.56),
+    "base-plus": Cost(73_328_401, 647.82, 3.56),
+    "large": Cost(216_924_865, 1824.97, 3.56),
+}
+"""What they cost, as `cost` counts it; the decoder is the same in all of them."""
+
 VERSIONS = ("sam2", "sam2.1")
 """The official releases; the image parts of both have the same tensors, 2.1 has three more for video."""
 
@@ -79,22 +90,32 @@ class KnownModel:
 
     Attributes:
         name: what `--model` takes.
-        hub: repository on the Hugging Face hub; empty for the model in the package.
-        parameters: of the image model, without the parts only video needs.
+        source: repository on the Hugging Face hub, or where else the weights come from.
         image_size: side of the square input in pixels.
-        encoder_gflops: floating point operations of one image through the encoder, in units of 1e9 (one
-            multiply-add counts as two).
-        decoder_gflops: the same for one box prompt through prompt encoder and mask decoder.
+        cost: parameters and operations of the image model.
         licence: SPDX name.
     """
 
     name: str
-    hub: str
-    parameters: int
+    source: str
     image_size: int
-    encoder_gflops: float
-    decoder_gflops: float
+    cost: Cost
     licence: str
+
+
+def catalogue() -> list[KnownModel]:
+    """Every model known by name, the one in the package first (where the package holds it)."""
+    official = [
+        KnownModel(f"{version}-{size}", f"facebook/{version}-hiera-{size}", 1024, COSTS[size], "Apache-2.0")
+        for version in reversed(VERSIONS)
+        for size in BACKBONES
+    ]
+    described = NANO_FOLDER / "config.json"
+    if not described.is_file():
+        return official
+    config = json.loads(described.read_text(encoding="utf-8"))
+    size = int(config["prompt_encoder_config"]["image_size"])
+    return [KnownModel(NANO, "in the package", size, cost(config), "Apache-2.0"), *official]
 
 
 def _aliases() -> dict[str, str]:
@@ -124,3 +145,8 @@ def suggest(name: str) -> str:
         candidates = [*candidates, *(str(path.parent / entry.name) for entry in path.parent.iterdir())]
     close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else ""
+
+
+if __name__ == "__main__":
+    for name, backbone in BACKBONES.items():
+        print(name, cost({"model_type": "sam2", "vision_config": backbone.vision_config()}))
