@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samtune.config import AutomaticConfig, EvalConfig
 from samtune.data.table import Dataset, ImageEntry, ObjectEntry
@@ -96,25 +97,25 @@ def _draw(
     """Draw the chosen objects and the unannotated finds; returns the rows of the report."""
     folder.mkdir()
     split = dataset.split(config.split)
-    entries = {image.image_path: image for image in split.images}
     choices = _choose(comparison)
     total, done = sum(len(choice.rows) for choice in choices) + UNANNOTATED_IMAGES, 0
     gallery: list[dict[str, Any]] = []
+    masks = _masks(dataset, base, tuned, {row: _owner(comparison, row, split) for one in choices for row in one.rows})
     for choice in choices:
         files: list[dict[str, str]] = []
         for row in choice.rows:
             before, after = comparison.base.objects[row], comparison.tuned.objects[row]
-            image = entries[before.image_path]
-            found = next(one for one in image.objects if one.annotation_id == before.annotation_id)
-            panel = _panel(dataset, image, found, base, tuned)
+            image, found = _owner(comparison, row, split)
+            panel = Panel(dataset.read_image(image), found.box, dataset.read_mask(found), *masks[row])
             file = f"{choice.name}-{len(files)}.jpg"
             save_picture(draw_panel(panel), folder / file)
             ious = before.answers["box"].iou, after.answers["box"].iou
-            caption = f"{found.category}: base {ious[0]:.3f}, tuned {ious[1]:.3f}"
+            name = Path(image.image_path).name
+            caption = f"{found.category}: base {ious[0]:.3f}, tuned {ious[1]:.3f} ({name})"
             files.append({"file": f"pictures/{file}", "caption": caption})
             done += 1
             progress("drawing", done, total)
-        gallery.append({"title": choice.title, "pictures": files})
+        gallery.append({"title": choice.title, "kind": "objects", "pictures": files})
     gallery.append(_unannotated(split, tuned, folder))
     progress("drawing", total, total)
     return gallery
@@ -133,11 +134,32 @@ def _choose(comparison: Comparison) -> list[_Choice]:
     ]
 
 
-def _panel(dataset: Dataset, image: ImageEntry, found: ObjectEntry, base: Predictor, tuned: Predictor) -> Panel:
-    pixels = dataset.read_image(image)
-    prompt = Prompt.box(*found.box)
-    masks = [model.predict(model.embed(pixels), [prompt])[0].best for model in (base, tuned)]
-    return Panel(pixels, found.box, dataset.read_mask(found), masks[0], masks[1])
+def _owner(comparison: Comparison, row: int, split: Dataset) -> tuple[ImageEntry, ObjectEntry]:
+    """The image and the table's entry of an evaluated object."""
+    wanted = comparison.base.objects[row]
+    for image in split.images:
+        if image.image_path == wanted.image_path:
+            for found in image.objects:
+                if found.annotation_id == wanted.annotation_id:
+                    return image, found
+    raise AssertionError(f"{wanted.annotation_id} was evaluated and is not in the table")
+
+
+def _masks(
+    dataset: Dataset, base: Predictor, tuned: Predictor, owners: dict[int, tuple[ImageEntry, ObjectEntry]]
+) -> dict[int, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Both models' masks for boxes of some objects, by row; each image is encoded once per model."""
+    rows_of: dict[ImageEntry, list[int]] = {}
+    for row, (image, _) in owners.items():
+        rows_of.setdefault(image, []).append(row)
+    masks: dict[int, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
+    for image, rows in rows_of.items():
+        pixels = dataset.read_image(image)
+        prompts = [Prompt.box(*owners[row][1].box) for row in rows]
+        before, after = (model.predict(model.embed(pixels), prompts) for model in (base, tuned))
+        for row, one, other in zip(rows, before, after, strict=True):
+            masks[row] = one.best, other.best
+    return masks
 
 
 def _unannotated(split: Dataset, tuned: Predictor, folder: Path) -> dict[str, Any]:
@@ -158,7 +180,8 @@ def _unannotated(split: Dataset, tuned: Predictor, folder: Path) -> dict[str, An
         file = f"unannotated-{len(files)}.jpg"
         save_picture(draw_unannotated(pixels, annotated, found), folder / file)
         files.append({"file": f"pictures/{file}", "caption": f"{len(found)} finds on {_plural(image.objects)}"})
-    return {"title": "Found by the tuned model where nobody annotated", "pictures": files}
+    title = "Found by the tuned model where nobody annotated"
+    return {"title": title, "kind": "images", "pictures": files}
 
 
 def _plural(objects: Sequence[ObjectEntry]) -> str:

@@ -18,7 +18,7 @@ Mask = NDArray[np.bool_]
 
 # Okabe and Ito's palette, which colour-blind readers tell apart.
 TRUTH, BASE, TUNED, PROMPT = (0, 158, 115), (86, 180, 233), (230, 159, 0), (240, 228, 66)
-VIEW = 220
+VIEW = 200
 """Side of one view in pixels."""
 _GAP = 4
 _MARGIN = 0.35
@@ -46,9 +46,9 @@ class FoundObject:
 
 
 def draw_panel(panel: Panel) -> Pixels:
-    """Three views side by side, `[VIEW, 3 * VIEW + gaps, 3]`: ground truth with the box, base, tuned."""
+    """Four views side by side, `[VIEW, 4 * VIEW + gaps, 3]`: the image with the box, ground truth, base, tuned."""
     x0, y0, side = _crop(panel)
-    views: list[Pixels] = []
+    views: list[Pixels] = [_view(panel.image, x0, y0, side)]
     for mask, color in ((panel.truth, TRUTH), (panel.base, BASE), (panel.tuned, TUNED)):
         view = _view(panel.image, x0, y0, side)
         _outline(view, _view(mask.astype(np.uint8) * 255, x0, y0, side, cv2.INTER_NEAREST) > 127, color)
@@ -57,7 +57,7 @@ def draw_panel(panel: Panel) -> Pixels:
     corners = [(round((x - x0) * scale), round((y - y0) * scale)) for x, y in (panel.box[:2], panel.box[2:])]
     cv2.rectangle(views[0], corners[0], corners[1], PROMPT, 1)
     gap = np.full((VIEW, _GAP, 3), 255, np.uint8)
-    return np.hstack([views[0], gap, views[1], gap, views[2]])
+    return np.hstack([part for view in views for part in (gap, view)][1:])
 
 
 def draw_unannotated(image: Pixels, annotated: Mask, found: Sequence[FoundObject]) -> Pixels:

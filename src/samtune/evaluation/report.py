@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from samtune.files import write_text
 
 REPORT = "report.html"
 _GRAY = "#888888"
+_MANY = 3000
+"""From this many objects on, dots are drawn as pixels: the file stays small."""
 _SMOOTH = 0.05
 """Share of the curve that each point of the smoothed loss is a mean of."""
 
@@ -39,7 +42,7 @@ def write_report(folder: Path, *, curve: Path | None = None) -> Path:
         The report's path.
 
     Raises:
-        ModelError: a file is missing or damaged.
+        DataError: a file is missing or damaged.
         StorageError: the disk refused.
     """
     comparison = compare(Evaluation.load(folder / "base.json"), Evaluation.load(folder / "tuned.json"))
@@ -53,10 +56,11 @@ def write_report(folder: Path, *, curve: Path | None = None) -> Path:
     )
     page = environment.get_template("report.html.jinja").render(
         comparison=comparison,
-        state="better" if comparison.box.is_better else "worse" if comparison.box.is_worse else "unclear",
         gallery=[_embedded(row, folder) for row in gallery if row["pictures"]],
-        scatter=_svg(_scatter(comparison)),
-        training=_svg(_training(_lines(curve))) if curve is not None and curve.is_file() else None,
+        reach=_reach(comparison),
+        scatter=_svg(_scatter(comparison), "scatter"),
+        shares=_svg(_shares(comparison), "shares"),
+        training=_svg(_training(_lines(curve)), "training") if curve is not None and curve.is_file() else None,
         colors={name: _hex(color) for name, color in (("truth", TRUTH), ("base", BASE), ("tuned", TUNED))},
     )
     write_text(folder / REPORT, page)
@@ -69,7 +73,7 @@ def _embedded(row: dict[str, Any], folder: Path) -> dict[str, Any]:
     for picture in row["pictures"]:
         data = base64.b64encode((folder / picture["file"]).read_bytes()).decode("ascii")
         pictures.append({"caption": picture["caption"], "source": f"data:image/jpeg;base64,{data}"})
-    return {"title": row["title"], "pictures": pictures}
+    return {"title": row["title"], "kind": row["kind"], "pictures": pictures}
 
 
 def _scatter(comparison: Comparison) -> Figure:
@@ -77,11 +81,38 @@ def _scatter(comparison: Comparison) -> Figure:
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=_GRAY, linewidth=1)
-    axes.scatter(
-        comparison.base.values("box"), comparison.tuned.values("box"), s=14, alpha=0.6, color=_hex(TUNED), linewidths=0
-    )
+    before, after = comparison.base.values("box"), comparison.tuned.values("box")
+    many = len(before) > _MANY
+    axes.scatter(before, after, s=14, alpha=0.15 if many else 0.6, color=_hex(TUNED), linewidths=0, rasterized=many)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="IoU of the base model", ylabel="IoU of the tuned model", aspect="equal")
     return figure
+
+
+def _shares(comparison: Comparison) -> Figure:
+    """Share of objects whose box IoU is at least x, for both models and both trivial guesses: higher is better."""
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    objects = comparison.tuned.objects
+    rows: list[tuple[str, list[float], str, str]] = [
+        ("tuned", comparison.tuned.values("box"), _hex(TUNED), "-"),
+        ("base", comparison.base.values("box"), _hex(BASE), "-"),
+        ("ellipse", [one.ellipse for one in objects], _GRAY, "--"),
+        ("filled box", [one.filled_box for one in objects], _GRAY, ":"),
+    ]
+    for name, values, color, line in rows:
+        at, share = [0.0, *sorted(values), 1.0], [1.0, *(1 - n / len(values) for n in range(len(values))), 0.0]
+        axes.step(at, share, where="pre", label=name, color=color, linestyle=line, linewidth=1.6)
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="IoU", ylabel="share of objects with at least this IoU")
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def _reach(comparison: Comparison) -> float:
+    """The largest bound of any interval shown, so that all are drawn to one scale."""
+    shown = [comparison.box, comparison.point, *comparison.categories.values()]
+    changes = [found.change for found in (*shown, *comparison.guards)]
+    bounds = [abs(value) for one in changes for value in (one.low, one.mean, one.high) if value is not None]
+    return max(0.02, min(1.0, max(bounds)))
 
 
 def _training(lines: Sequence[dict[str, Any]]) -> Figure:
@@ -114,19 +145,29 @@ def _running_mean(values: Sequence[float]) -> list[float]:
     return means
 
 
-def _svg(figure: Figure) -> Markup:
-    """A figure as SVG to stand in the page; its text follows the page's colour."""
+def _svg(figure: Figure, name: str) -> Markup:
+    """A figure as SVG to stand in the page: ids of its own, and text in the page's colour."""
     buffer = io.StringIO()
-    style = {"svg.hashsalt": "samtune", "svg.fonttype": "none", "font.family": "sans-serif"}
+    style: dict[Any, Any] = {"svg.hashsalt": "samtune", "svg.fonttype": "none", "font.family": "sans-serif"}
     with mpl.rc_context(style):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     drawing = text[text.index("<svg") :].replace("#000000", "currentColor")
+    drawing = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", drawing)
     return Markup(drawing)  # noqa: S704  (drawn above from numbers and fixed labels)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    """The lines of a metrics file; a last line cut off by a crash is left out."""
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and "step" in line:
+            lines.append(line)
+    return lines
 
 
 def _hex(color: tuple[int, int, int]) -> str:
