@@ -46,8 +46,11 @@ def new_file(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, *, sync: bool = True) -> Iterator[Path]:
     """Yields a temporary folder beside `target`; it takes the place of `target` if the block succeeds.
+
+    `sync=False` is for folders of very many small files that can be made again: waiting for the disk at each of them
+    would take longer than making them.
 
     A folder that stands at `target` is moved aside, replaced and removed. If the process dies between these moves,
     `recover_folder` finds what is whole.
@@ -59,8 +62,9 @@ def new_folder(target: Path) -> Iterator[Path]:
         with storage_errors(target):
             yield temporary
             temporary.chmod(0o777 & ~_umask())
-            for file in temporary.rglob("*"):
-                _sync(file)
+            if sync:
+                for file in temporary.rglob("*"):
+                    _sync(file)
             aside = _aside(target)
             shutil.rmtree(aside, ignore_errors=True)
             if target.exists():

@@ -1,26 +1,28 @@
 """From annotations to a dataset: every object's mask as its own file, and the table that links images to masks.
 
     DATASET/table.parquet, table.csv   one row per object, one per image without objects (see `table.py`)
-    DATASET/masks/SPLIT/IMAGE-NNN.png  one mask per object
-    DATASET/images/SPLIT/...           the images, with `copy_images`, from an archive, or where EXIF turns them
+    DATASET/masks/IMAGE/NNN.png        one mask per object
+    DATASET/images/...                 the images, with `copy_images`, from an archive, or where EXIF turns them
     DATASET/merged/...                 one mask per image or category, with `merge`
     DATASET/issues.json                everything that was found wrong, and what was done about it
     DATASET/dataset.json               where the dataset came from, and what it holds
 
-The same source gives the same bytes. The folder appears whole or not at all.
+The same source gives the same bytes. The folder appears whole or not at all. Images stream through: what is kept of
+each is its rows for the table.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import signal
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,22 +34,28 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samtune.config import PrepareConfig
-from samtune.data.archive import unpack
-from samtune.data.images import probe_image, read_image
-from samtune.data.masks import Region, SegmentationError, rasterise_region, write_region_file
+from samtune.data.archive import is_archive, unpack
+from samtune.data.hashing import fingerprint, same_images
+from samtune.data.images import SUFFIXES, ImageInfo, check_decodes, probe_image, read_image, turn_upright
+from samtune.data.masks import Region, SegmentationError, rasterise_region, region_of, write_region_file
 from samtune.data.paths import relative_to
 from samtune.data.readers import detect_format, read
-from samtune.data.split import SplitItem, assign_splits, group_of
+from samtune.data.readers.common import unique
+from samtune.data.split import SplitItem, assign_splits, group_of, join_groups
 from samtune.data.table import SCHEMA, TABLE, Dataset, write_table
 from samtune.errors import DataError
-from samtune.files import new_folder, write_json
-from samtune.types import Annotation, ImageRecord, Issue, Severity, Split
+from samtune.files import new_folder, recover_folder, storage_errors, write_json
+from samtune.types import Annotation, ImageRecord, Issue, RunLengths, Severity, Split
 
 ISSUES, ABOUT = "issues.json", "dataset.json"
 DEFAULT_SHARES = (0.8, 0.1, 0.1)
-_CHUNK = 16
+_CHUNK = 8
 _SMALL = 64
 """With fewer images than this, starting processes costs more than they save."""
+_ROWS = 20_000
+"""Rows kept as Python objects before they become a part of the table."""
+_SLIGHT = 2
+"""Pixels by which a stated size may differ from the file's; exporters round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,14 @@ class _Prepared:
     issues: list[Issue]
 
 
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """An image with the name, unique in the dataset, that its files go by."""
+
+    name: str
+    record: ImageRecord
+
+
 def prepare(
     source: Path,
     out: Path,
@@ -108,40 +124,89 @@ def prepare(
             holds something else.
         StorageError: the disk refused; nothing is left behind.
     """
-    _check_out(out)
-    with _unpacked(source) as (folder, is_temporary):
-        issues: list[Issue] = []
+    _check_out(source, out)
+    with _unpacked(source, out) as (folder, is_temporary):
+        read_issues: list[Issue] = []
         source_format = detect_format(folder) if config.source_format == "auto" else config.source_format
-        records = _placed(list(read(folder, source_format, config.images, on_issue=issues.append)), config)
+        images = _named(read(folder, source_format, config.images, on_issue=read_issues.append), folder, config)
         copy = config.copy_images or is_temporary
-        with new_folder(out) as target:
-            rows: list[dict[str, Any]] = []
+        expected = _count_images(config.images or folder)
+        with new_folder(out, sync=False) as target:
+            rows, image_issues = _Rows(), list[Issue]()
             work = partial(_prepare_image, target=target, final=out, config=config, copy=copy)
-            for done, prepared in enumerate(_mapped(work, records, config.workers), start=1):
-                rows += prepared.rows
-                issues += prepared.issues
-                progress(done, len(records))
-            _judge(rows, issues, records, source, config)
-            table = pl.DataFrame(rows, schema=SCHEMA)
+            done = 0
+            for done, prepared in enumerate(_mapped(work, images, config.workers), start=1):
+                rows.extend(prepared.rows)
+                image_issues += prepared.issues
+                progress(done, max(expected, done))
+            progress(done, done)
+            issues = [*read_issues, *image_issues]
+            table = rows.table()
+            _judge(table, issues, done, source, config)
+            table = _with_splits(table, target, config)
             write_table(target, table)
             write_json(target / ISSUES, {"format": 1, "issues": [asdict(issue) for issue in issues]})
             write_json(target / ABOUT, _about(table, source_format, config))
     return _report(Dataset.open(out), issues)
 
 
-def _prepare_image(record: ImageRecord, *, target: Path, final: Path, config: PrepareConfig, copy: bool) -> _Prepared:
+class _Rows:
+    """Rows of the table, kept small: every so often they become columns."""
+
+    def __init__(self) -> None:
+        self._parts: list[pl.DataFrame] = []
+        self._rows: list[dict[str, Any]] = []
+
+    def extend(self, rows: list[dict[str, Any]]) -> None:
+        self._rows += rows
+        if len(self._rows) >= _ROWS:
+            self._parts.append(pl.DataFrame(self._rows, schema=SCHEMA))
+            self._rows = []
+
+    def table(self) -> pl.DataFrame:
+        return pl.concat([*self._parts, pl.DataFrame(self._rows, schema=SCHEMA)])
+
+
+def _named(records: Iterable[ImageRecord], root: Path, config: PrepareConfig) -> Iterator[_Named]:
+    """The records with their groups and the names of their files."""
+    base = (config.images or (root if root.is_dir() else root.parent)).resolve()
+    names: set[str] = set()
+    for record in records:
+        path = record.path.resolve()
+        name = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
+        # Names are told apart in lower case, because some file systems do.
+        yield _Named(
+            unique(_safe(record.path.stem)[:100].lower(), names), replace(record, group=group_of(name, config.group_by))
+        )
+
+
+def _count_images(root: Path) -> int:
+    """About how many images there are, for the progress."""
+    folder = root if root.is_dir() else root.parent
+    names = (name.lower() for _, _, files in os.walk(folder) for name in files)
+    return sum(Path(name).suffix in SUFFIXES and "_mask." not in name for name in names)
+
+
+def _prepare_image(image: _Named, *, target: Path, final: Path, config: PrepareConfig, copy: bool) -> _Prepared:
     """Write one image's masks; the rows and issues are all that comes back."""
-    issues: list[Issue] = []
+    record, issues = image.record, list[Issue]()
     try:
         info = probe_image(record.path)
-        image_path, size = _placed_image(record, info.orientation, target, final, copy, issues)
+        check_decodes(record.path)
     except DataError as error:
         found = str(error).splitlines()[1].removeprefix("found    ")
         issues.append(_about_image(record, "unusable-image", f"The image cannot be used: {found}.", "It is left out."))
+        issues += [_lost(record, annotation, "unusable-image", "The object's image cannot be used.")
+                   for annotation in record.annotations]  # fmt: skip
         return _Prepared([], issues)
-    width, height = size
-    image = {
-        "image_path": image_path,
+    frame = _frame(record, info, issues)
+    if frame is None:
+        issues += [_lost(record, annotation, "image-size-differs", "The object's image has another size.")
+                   for annotation in record.annotations]  # fmt: skip
+        return _Prepared([], issues)
+    width, height = info.upright_size
+    of_image = {
+        "image_path": _placed_image(image, info, target, final, copy),
         "split": record.split.value,
         "image_id": record.image_id,
         "width": width,
@@ -150,16 +215,20 @@ def _prepare_image(record: ImageRecord, *, target: Path, final: Path, config: Pr
     }
     rows: list[dict[str, Any]] = []
     regions: list[tuple[str, Region]] = []
+    if record.annotations:
+        (target / "masks" / image.name).mkdir(parents=True)
     for number, annotation in enumerate(record.annotations):
-        region = _region(annotation, record, width, height, config, issues)
+        region = _region(annotation, record, frame, config, issues)
         if region is None:
             continue
-        mask_path = f"masks/{record.split}/{_stem(record)}-{number:03}.{config.mask_format}"
-        _parent(target / mask_path)
+        if frame.orientation != 1:
+            region = region_of(turn_upright(region.paste(frame.height, frame.width), frame.orientation))
+            assert region is not None, "turning loses no pixel"
+        mask_path = f"masks/{image.name}/{number:03}.{config.mask_format}"
         write_region_file(target / mask_path, region, height, width)
         x0, y0, x1, y1 = region.box
         rows.append(
-            image
+            of_image
             | {
                 "mask_path": mask_path,
                 "annotation_id": annotation.annotation_id,
@@ -172,115 +241,139 @@ def _prepare_image(record: ImageRecord, *, target: Path, final: Path, config: Pr
                 "iscrowd": annotation.iscrowd,
             }
         )
-        regions.append((annotation.category, region))
-    _write_merged(regions, record, target, height, width, config)
+        if config.merge != "none":
+            regions.append((annotation.category, region))
+    _write_merged(regions, image.name, target, height, width, config)
     nothing = dict.fromkeys(("mask_path", "annotation_id", "category", "x0", "y0", "x1", "y1", "area", "iscrowd"))
-    return _Prepared(rows or [image | nothing], issues)
+    return _Prepared(rows or [of_image | nothing], issues)
 
 
-def _placed_image(
-    record: ImageRecord, orientation: int, target: Path, final: Path, copy: bool, issues: list[Issue]
-) -> tuple[str, tuple[int, int]]:
-    """Where the table finds the image, and its size (width, height) in the frame of the annotations.
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What the annotations' coordinates are in: a size in pixels, and the EXIF orientation still to be applied."""
 
-    Readers downstream turn pictures upright. Where the annotations live in the frame before that, the picture is
-    written into the dataset as stored, without the tag, so that nobody has to think of it again.
+    width: int
+    height: int
+    orientation: int = 1
+
+
+def _frame(record: ImageRecord, info: ImageInfo, issues: list[Issue]) -> _Frame | None:
+    """The frame the annotations live in, told by the size they state; None, and an issue, if that is neither frame's.
+
+    Annotation tools disagree on whether they turn a picture as its EXIF tag says. The size decides where turning
+    changes it; where it does not, the picture is taken to be annotated as it is shown, and that is reported.
     """
-    info = probe_image(record.path)
     stored, upright = (info.width, info.height), info.upright_size
     stated = (record.width, record.height)
-    annotated_as_stored = orientation > 1 and stated == stored != upright
-    size = stored if annotated_as_stored else upright
-    if orientation > 1 and stored == upright:
-        issues.append(
-            _about_image(
-                record,
-                "exif-orientation-unclear",
-                f"The picture carries EXIF orientation {orientation}; its size does not tell how it was annotated.",
-                "It is taken to be annotated upright, as it is shown.",
-                Severity.WARNING,
-            )
-        )
-    if stated != size and 0 not in stated:
-        issues.append(
-            _about_image(
-                record,
-                "image-size-differs",
-                f"The annotations say {stated[0]} x {stated[1]} pixels, the file has {size[0]} x {size[1]}.",
-                "The file's size counts.",
-                Severity.WARNING,
-            )
-        )
-    if not (copy or annotated_as_stored):
-        return relative_to(record.path, final), size
-    suffix = ".png" if annotated_as_stored else record.path.suffix.lower()
-    path = f"images/{record.split}/{_stem(record)}{suffix}"
-    _parent(target / path)
-    if annotated_as_stored:
-        Image.fromarray(read_image(record.path, upright=False)).save(target / path)
+    if info.orientation != 1 and stored != upright and stated == stored:
+        return _Frame(*stored, info.orientation)
+    if (info.orientation != 1 and stated != upright) or (info.orientation != 1 and stored == upright):
+        text = f"The picture carries EXIF orientation {info.orientation}; its size does not tell how it was annotated."
+        repair = "It is taken to be annotated upright, as it is shown."
+        issues.append(_about_image(record, "exif-orientation-unclear", text, repair, Severity.WARNING))
+    if stated == upright or 0 in stated:
+        return _Frame(*upright)
+    text = f"The annotations say {stated[0]} x {stated[1]} pixels, the file has {upright[0]} x {upright[1]}."
+    if max(abs(one - other) for one, other in zip(stated, upright, strict=True)) > _SLIGHT:
+        text += " They may be about a picture of another resolution."
+        issues.append(_about_image(record, "image-size-differs", text, "The image and its objects are left out."))
+        return None
+    issues.append(_about_image(record, "image-size-differs", text, "The file's size counts.", Severity.WARNING))
+    return _Frame(*upright)
+
+
+def _placed_image(image: _Named, info: ImageInfo, target: Path, final: Path, copy: bool) -> str:
+    """Where the table finds the image.
+
+    A picture with an EXIF orientation is written into the dataset upright and without the tag, so that every program
+    downstream sees the pixels that the masks are drawn on.
+    """
+    path = image.record.path
+    if info.orientation == 1 and not copy:
+        return relative_to(path, final)
+    suffix = path.suffix.lower() if info.orientation == 1 else ".png"
+    place = f"images/{image.name}{suffix}"
+    _parent(target / place)
+    if info.orientation == 1:
+        shutil.copyfile(path, target / place)
     else:
-        shutil.copyfile(record.path, target / path)
-    return path, size
+        Image.fromarray(read_image(path)).save(target / place, compress_level=1)
+    return place
 
 
 def _region(
-    annotation: Annotation, record: ImageRecord, width: int, height: int, config: PrepareConfig, issues: list[Issue]
+    annotation: Annotation, record: ImageRecord, frame: _Frame, config: PrepareConfig, issues: list[Issue]
 ) -> Region | None:
-    """The object's pixels, or None and an issue."""
-
-    def refuse(code: str, message: str) -> None:
-        issues.append(
-            replace(
-                _about_image(record, code, message, "The object is left out."),
-                annotation=annotation.annotation_id,
-                where=annotation.where,
-                file=str(record.source),
-            )
-        )
-
+    """The object's pixels in the frame of the annotations, or None and an issue."""
     if annotation.segmentation is None:
-        refuse("no-segmentation", "The object has only a box, no outline.")
+        issues.append(_lost(record, annotation, "no-segmentation", "The object has only a box, no outline."))
         return None
     try:
-        region = rasterise_region(annotation.segmentation, height, width)
-    except SegmentationError as error:
-        refuse(error.code, f"The outline cannot be used: {str(error).splitlines()[1].removeprefix('found    ')}.")
+        region = _rasterised(annotation, record, frame)
+    except DataError as error:
+        code = error.code if isinstance(error, SegmentationError) else "mask-unreadable"
+        found = str(error).splitlines()[1].removeprefix("found    ")
+        issues.append(_lost(record, annotation, code, f"The outline cannot be used: {found}."))
         return None
     if region is None:
-        refuse("empty-mask", "The outline covers no pixel of the image.")
-        return None
-    if region.area < config.min_area:
-        refuse("too-small", f"The object has {region.area} pixels, fewer than --min-area {config.min_area}.")
-        return None
-    return region
+        issues.append(_lost(record, annotation, "empty-mask", "The outline covers no pixel of the image."))
+    elif region.area < config.min_area:
+        text = f"The object has {region.area} pixels, fewer than --min-area {config.min_area}."
+        issues.append(_lost(record, annotation, "too-small", text))
+    else:
+        return region
+    return None
 
 
-def _placed(records: list[ImageRecord], config: PrepareConfig) -> list[ImageRecord]:
-    """The records with their groups, and with new splits where these are asked for or the source has only one."""
-    records = [replace(record, group=group_of(record.path.as_posix(), config.group_by)) for record in records]
-    records = [replace(record, group=Path(record.group).name) for record in records]
+def _rasterised(annotation: Annotation, record: ImageRecord, frame: _Frame) -> Region | None:
+    shape = annotation.segmentation
+    assert shape is not None
+    stated = (record.height, record.width)
+    if isinstance(shape, RunLengths) and (shape.height, shape.width) == stated != (frame.height, frame.width):
+        # The stated size is a pixel or two off; run lengths need exactly it, so the edge is cut or left empty after.
+        whole = np.zeros((max(shape.height, frame.height), max(shape.width, frame.width)), bool)
+        region = rasterise_region(shape, shape.height, shape.width)
+        if region is not None:
+            x0, y0, x1, y1 = region.box
+            whole[y0:y1, x0:x1] = region.mask
+        return region_of(whole[: frame.height, : frame.width])
+    return rasterise_region(shape, frame.height, frame.width)
+
+
+def _with_splits(table: pl.DataFrame, target: Path, config: PrepareConfig) -> pl.DataFrame:
+    """The table with new splits where these are asked for or the source has only one.
+
+    Images with the same bytes, or that look the same, stay together, so that no split leaks into another.
+    """
     shares = config.shares
-    if shares is None and {record.split for record in records} == {Split.TRAIN}:
+    if shares is None and table["split"].unique().to_list() == [Split.TRAIN.value]:
         shares = DEFAULT_SHARES
     if shares is None:
-        return records
-    items = [
-        SplitItem(str(number), record.group, Counter(annotation.category for annotation in record.annotations))
-        for number, record in enumerate(records)
-    ]
-    splits = assign_splits(items, shares, config.seed)
-    return [replace(record, split=splits[str(number)]) for number, record in enumerate(records)]
+        return table
+    images = table.unique("image_path", keep="first", maintain_order=True)
+    keys: list[str] = images["image_path"].to_list()
+    prints = [fingerprint(target / key) for key in keys]  # `target` stands beside the final folder, so `../` holds too
+    pairs = ((keys[pair.first], keys[pair.second]) for pair in same_images(prints))
+    groups = join_groups(dict(zip(keys, images["group"].to_list(), strict=True)), pairs)
+    objects: dict[str, Counter[str]] = {key: Counter() for key in keys}
+    for key, category in table.select("image_path", "category").iter_rows():
+        if category is not None:
+            objects[key][category] += 1
+    splits = assign_splits([SplitItem(key, groups[key], objects[key]) for key in keys], shares, config.seed)
+    ids = images.select("split", "image_id")
+    if ids["image_id"].n_unique() < ids.height:  # ids that were unique within the source's splits only
+        table = table.with_columns(image_id=pl.col("split") + "-" + pl.col("image_id"))
+    return table.with_columns(
+        split=pl.col("image_path").replace_strict(
+            {key: split.value for key, split in splits.items()}, return_dtype=pl.String
+        ),
+        group=pl.col("image_path").replace_strict(groups, return_dtype=pl.String),
+    ).select(list(SCHEMA))
 
 
-def _judge(
-    rows: Sequence[dict[str, Any]],
-    issues: Sequence[Issue],
-    records: Sequence[ImageRecord],
-    source: Path,
-    config: PrepareConfig,
-) -> None:
+def _judge(table: pl.DataFrame, issues: Sequence[Issue], images: int, source: Path, config: PrepareConfig) -> None:
     """Refuse a dataset without objects, or one with more broken objects than the settings allow."""
-    objects = sum(row["mask_path"] is not None for row in rows)
+    objects = table["mask_path"].count()
     broken = [issue for issue in issues if issue.severity is Severity.ERROR]
     share = len(broken) / max(len(broken) + objects, 1)
     allowed = {"fail": 0.0, "skip": 1.0, "auto": config.max_broken}[config.on_error]
@@ -295,7 +388,7 @@ def _judge(
     if objects == 0:
         raise DataError.of(
             expected="at least one object",
-            found=f"{len(records)} images without any usable one",
+            found=f"{images} images without any usable one",
             where=str(source),
             do="check the export; `samtune doctor` says what is in it",
         )
@@ -303,7 +396,7 @@ def _judge(
 
 def _write_merged(
     regions: Sequence[tuple[str, Region]],
-    record: ImageRecord,
+    image: str,
     target: Path,
     height: int,
     width: int,
@@ -317,43 +410,74 @@ def _write_merged(
         name = category if config.merge == "category" else ""
         x0, y0, x1, y1 = region.box
         merged.setdefault(name, np.zeros((height, width), bool))[y0:y1, x0:x1] |= region.mask
+    used: set[str] = set()
     for name, mask in merged.items():
-        suffix = f"-{_safe(name)}" if name else ""
-        path = target / f"merged/{record.split}/{_stem(record)}{suffix}.{config.mask_format}"
+        suffix = "/" + unique(_safe(name).lower(), used) if name else ""
+        path = target / f"merged/{image}{suffix}.{config.mask_format}"
         _parent(path)
         write_region_file(path, Region(mask, 0, 0), height, width)
 
 
-def _mapped(
-    work: Callable[[ImageRecord], _Prepared], records: Sequence[ImageRecord], workers: int
-) -> Iterator[_Prepared]:
-    """`work` on every record, in order, by several processes where that pays; few records are ever under way."""
-    processes = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if processes == 1 or len(records) < _SMALL:
-        yield from map(work, records)
+def _mapped(work: Callable[[_Named], _Prepared], images: Iterator[_Named], workers: int) -> Iterator[_Prepared]:
+    """`work` on every image, in order, by several processes where that pays; few images are ever under way."""
+    processes = workers or _cores()
+    first = list(islice(images, _SMALL))
+    if processes == 1 or len(first) < _SMALL:
+        yield from map(work, chain(first, images))
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("forkserver")) as pool:
-        for batch in _batches(records, _CHUNK * processes * 4):
-            yield from pool.map(work, batch, chunksize=_CHUNK)
+    with ProcessPoolExecutor(processes, mp_context=get_context("forkserver"), initializer=_ignore_interrupts) as pool:
+        under_way: deque[Future[list[_Prepared]]] = deque()
+        try:
+            for batch in _batches(chain(first, images), _CHUNK):
+                under_way.append(pool.submit(_work_on, work, batch))
+                if len(under_way) > 4 * processes:
+                    yield from under_way.popleft().result()
+            while under_way:
+                yield from under_way.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _batches(records: Iterable[ImageRecord], size: int) -> Iterator[list[ImageRecord]]:
-    iterator = iter(records)
-    while batch := list(islice(iterator, size)):
+def _work_on(work: Callable[[_Named], _Prepared], batch: list[_Named]) -> list[_Prepared]:
+    return [work(image) for image in batch]
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal; the one that started the others tidies up for all."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _batches(images: Iterator[_Named], size: int) -> Iterator[list[_Named]]:
+    while batch := list(islice(images, size)):
         yield batch
 
 
 @contextmanager
-def _unpacked(source: Path) -> Iterator[tuple[Path, bool]]:
-    """The source as a folder, and whether that folder will vanish: an archive's is temporary."""
-    if not (source.is_file() and source.suffix.lower() == ".zip"):
+def _unpacked(source: Path, out: Path) -> Generator[tuple[Path, bool]]:
+    """The source as a folder, and whether that folder will vanish: an archive's is temporary, and beside `out`."""
+    if not is_archive(source):
         yield source, False
         return
-    with TemporaryDirectory(prefix="samtune-") as folder:
-        yield unpack(source, Path(folder) / "export"), True
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(prefix=f".{out.name}.unpacked-", dir=out.parent)
+    with folder as place:
+        yield unpack(source, Path(place) / "export"), True
 
 
-def _check_out(out: Path) -> None:
+def _check_out(source: Path, out: Path) -> None:
+    if source.exists() and source.resolve().is_relative_to(out.resolve()):
+        raise DataError.of(
+            expected="a dataset folder apart from the source, which it would replace",
+            found="the source inside it",
+            where=str(out),
+            do="choose another --out",
+        )
+    recover_folder(out)
     if out.exists() and not (out / TABLE).exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError.of(
             expected="a new folder, or an earlier dataset to replace",
@@ -374,8 +498,10 @@ def _about(table: pl.DataFrame, source_format: str, config: PrepareConfig) -> di
 
 
 def _report(dataset: Dataset, issues: Sequence[Issue]) -> PrepareReport:
-    images = {split.value: len(dataset.split(split).images) for split in Split}
-    objects = {split.value: sum(len(image.objects) for image in dataset.split(split).images) for split in Split}
+    by_split = {str(part["split"][0]): part for part in dataset.table.partition_by("split")}
+    images = {name: part["image_id"].n_unique() for name, part in by_split.items()}
+    objects = {name: part["mask_path"].count() for name, part in by_split.items()}
+    images, objects = ({split.value: counts.get(split.value, 0) for split in Split} for counts in (images, objects))
     broken = sum(issue.severity is Severity.ERROR for issue in issues)
     return PrepareReport(dataset, tuple(issues), images, objects, broken)
 
@@ -386,9 +512,10 @@ def _about_image(
     return Issue(code, severity, message, repair, file=str(record.path), image=record.path.name)
 
 
-def _stem(record: ImageRecord) -> str:
-    """A file name that is safe everywhere and unique within a split: the image's id and the picture's own name."""
-    return f"{_safe(record.image_id)}-{_safe(record.path.stem)}"[:120]
+def _lost(record: ImageRecord, annotation: Annotation, code: str, message: str) -> Issue:
+    """An object that is left out."""
+    return Issue(code, Severity.ERROR, message, "The object is left out.", str(record.source), record.path.name,
+                 annotation.annotation_id, annotation.where)  # fmt: skip
 
 
 def _safe(name: str) -> str:

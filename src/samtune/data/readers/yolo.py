@@ -167,7 +167,7 @@ def _written(root: Path, paths: list[str]) -> list[Path]:
 
 
 def _inside(root: Path, text: str) -> Path | None:
-    """A path of `data.yaml` if it exists below the root; Roboflow writes `../train/images` for what stands beside it."""
+    """A path of `data.yaml` if it exists below the root; Roboflow writes `../train/images` for what is beside it."""
     name = PurePosixPath(text.replace("\\", "/"))
     kept = [part for part in name.parts if part not in ("..", ".")]
     try:
