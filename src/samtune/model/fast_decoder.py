@@ -5,14 +5,15 @@ prompt's tokens (`[T, C]`, nine of them for a box). The decoder is a conversatio
 spends most of its time projecting X, which has 4096 rows, to keys, queries and values. Five remarks save most of that.
 
 1. *Project the tokens instead.* A score is `q . (Wk x)`, which is also `(Wk' q) . x`; and the sum of values
-   `sum a (Wv x)` is `Wv (sum a x)`. With H heads that costs `H * T * C` per pixel instead of `C * d`, d being the width of the
-   attention: less while H * T is below d, so for up to 15 tokens in the released models. The same holds in the other
-   direction: what pixels read from tokens, `Wo (sum a v)`, is `sum a (Wo v)`.
+   `sum a (Wv x)` is `Wv (sum a x)`. With H heads that costs `H * T * C` per pixel instead of `C * d`, d being the
+   width of the attention: less while H * T is below d, so for up to 15 tokens in the released models. The same holds
+   in the other direction: what pixels read from tokens, `Wo (sum a v)`, is `sum a (Wo v)`.
 2. *Share what prompts share.* In the first layer X is the same for all prompts of an image unless a mask is prompted.
-   From a few prompts on, one ordinary projection for all of them is the cheaper way. `_projects` decides.
+   From a few prompts on, one ordinary projection for all of them is the cheaper way. `_Pixels.projects` decides.
 3. *Biases cost nothing.* A constant added to all keys changes no softmax over pixels. The weights of a softmax sum to
    one, so a constant added to all values comes out as itself, and can be added to the tokens' side. The embedding
-   `no_mask_embed`, which is added to every pixel, is such a constant too.
+   `no_mask_embed`, which is added to every pixel, is such a constant too. (The biases of the keys that are pixels thus
+   get no gradient here; elsewhere theirs is rounding noise around zero.)
 4. *Stay in rows.* A transposed convolution whose stride equals its kernel is a matrix product per pixel. Its output
    pixels are kept in the order they arise in, `[y, x, dy, dx]`, the high-resolution features are brought into that
    order once per image, and only the finished masks are put straight.
@@ -112,12 +113,12 @@ class _Image:
     @cached_property
     def fine(self) -> Tensor:
         """The features after `conv_s1` with the bias of `upscale_conv1`, `[1, L, 4, C/4]`: remark 4's order."""
-        return self._nested(self._fine, 1) + self._decoder.upscale_conv1.bias
+        return self._nested(self._fine, 1) + _bias(self._decoder.upscale_conv1)
 
     @cached_property
     def finer(self) -> Tensor:
         """The features after `conv_s0` with the bias of `upscale_conv2`, `[1, L, 4, 4, C/8]`."""
-        return self._nested(self._finer, 2) + self._decoder.upscale_conv2.bias
+        return self._nested(self._finer, 2) + _bias(self._decoder.upscale_conv2)
 
     def projected(self, rows: Tensor, projection: nn.Linear) -> Tensor:
         """`rows` (`self.rows` or `self.placed`) through a projection without its bias, once for all prompts."""
@@ -183,6 +184,7 @@ def _decode_some(model: Sam2Model, image: _Image, prompts: PromptBatch, masked: 
         pixels = _Pixels(image.rows, image.placed, constant, shared=image)
     start = tokens
     for layer in decoder.transformer.layers:
+        assert isinstance(layer, Sam2TwoWayAttentionBlock)
         tokens, pixels = _layer(layer, tokens, start, absent, pixels, image.positions)
     transformer = decoder.transformer
     read = _read(transformer.final_attn_token_to_image, tokens + start, pixels)
@@ -316,3 +318,8 @@ def _masks(decoder: Sam2MaskDecoder, image: _Image, heads: Tensor, rows: Tensor)
 def _as_matrix(convolution: nn.ConvTranspose2d) -> Tensor:
     """The weight `[in, out, 2, 2]` of a transposed convolution of stride 2 as `[in, 4 * out]`: remark 4."""
     return convolution.weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _bias(convolution: nn.ConvTranspose2d) -> Tensor:
+    assert convolution.bias is not None
+    return convolution.bias

@@ -1,0 +1,136 @@
+"""The fast decoder against the plain one and against transformers' own forward: logits, and every gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samtune.model import decoder, fast_decoder
+from samtune.model.embeddings import ImageEmbeddings
+from samtune.prompts import PromptBatch
+from tests.tiny import TINY_SIZE, tiny_config, tiny_sam2
+
+CHANNELS = tiny_config().mask_decoder_config.hidden_size
+
+
+def random_embeddings(images: int, generator: torch.Generator, size: int = TINY_SIZE) -> ImageEmbeddings:
+    def features(channels: int, stride: int) -> torch.Tensor:
+        return torch.randn(images, channels, size // stride, size // stride, generator=generator)
+
+    return ImageEmbeddings(features(CHANNELS, 16), (features(CHANNELS // 8, 4), features(CHANNELS // 4, 8)))
+
+
+def random_prompt(kind: str, clicks: int, masked: bool, generator: torch.Generator) -> PromptBatch:
+    points = torch.rand(1, clicks, 2, generator=generator) * TINY_SIZE
+    prompt = PromptBatch.from_clicks(points, torch.randint(0, 2, (1, clicks), generator=generator))
+    if kind == "box":
+        box = PromptBatch.from_boxes((torch.rand(1, 4, generator=generator) * TINY_SIZE).sort(dim=1).values)
+        prompt = PromptBatch(torch.cat([box.points, prompt.points], 1), torch.cat([box.labels, prompt.labels], 1))
+    if masked:
+        prompt = prompt.with_masks(4 * torch.randn(1, 1, TINY_SIZE // 4, TINY_SIZE // 4, generator=generator))
+    return prompt
+
+
+def answers_and_gradients(decode, model, embeddings, prompts, index):
+    model.zero_grad()
+    leaves = embeddings.as_leaves()
+    output = decode(model, leaves, prompts, index)
+    weights = torch.Generator().manual_seed(1)
+    values = (output.masks, output.iou_scores, output.object_score_logits)
+    sum((value * torch.randn(value.shape, generator=weights)).sum() for value in values).backward()
+    learned = dict(model.named_parameters()) | dict(zip(("image", "finer", "fine"), leaves.tensors, strict=True))
+    gradients = {
+        name: torch.zeros_like(value) if value.grad is None else value.grad.clone() for name, value in learned.items()
+    }
+    return output, gradients
+
+
+def assert_equal_decoders(model, embeddings, prompts, index):
+    plain, expected = answers_and_gradients(decoder.decode, model, embeddings, prompts, index)
+    fast, gradients = answers_and_gradients(fast_decoder.decode, model, embeddings, prompts, index)
+    for name in ("masks", "iou_scores", "object_score_logits"):
+        torch.testing.assert_close(getattr(fast, name), getattr(plain, name), atol=1e-5, rtol=1e-5)
+    scale = max(float(gradient.norm()) for gradient in expected.values())
+    for name, gradient in gradients.items():
+        error = float((gradient - expected[name]).norm())
+        # the second term is rounding noise: gradients that are zero in exact arithmetic, such as key biases
+        assert error <= 1e-3 * float(expected[name].norm()) + 1e-6 * scale, name
+
+
+@pytest.fixture(scope="module")
+def learning():
+    model = tiny_sam2(seed=0)
+    model.prompt_encoder.requires_grad_(True)
+    model.mask_decoder.requires_grad_(True)
+    return model
+
+
+prompt_kinds = st.tuples(st.sampled_from(["box", "clicks"]), st.integers(1, 4), st.booleans(), st.integers(0, 2))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.lists(prompt_kinds, min_size=1, max_size=9), st.integers(0, 2**31))
+def test_any_mixture_of_prompts_and_images(learning, kinds, seed):
+    """Boxes, clicks, masks, different lengths, ragged counts, images nobody asks about, any order."""
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = random_embeddings(3, generator)
+    prompts = PromptBatch.cat([random_prompt(kind, clicks, masked, generator) for kind, clicks, masked, _ in kinds])
+    index = torch.tensor([image for *_, image in kinds])
+    assert_equal_decoders(learning, embeddings, prompts, index)
+
+
+def test_both_ways_through_attention_are_taken(learning):
+    """One prompt projects its tokens, many prompts and long prompts project the pixels: the choice is exercised."""
+    attention = learning.mask_decoder.transformer.layers[0].cross_attn_token_to_image
+    chosen = set()
+    for count in (1, 12):
+        generator = torch.Generator().manual_seed(count)
+        embeddings = random_embeddings(1, generator)
+        positions = torch.zeros((TINY_SIZE // 16) ** 2, CHANNELS)
+        image = fast_decoder._Image(learning.mask_decoder, embeddings, positions, count)
+        chosen.add(fast_decoder._Pixels(image.rows, image.placed, torch.zeros(CHANNELS), image).projects(attention, 3))
+        prompts = PromptBatch.cat([random_prompt("clicks", 1, False, generator) for _ in range(count)])
+        assert_equal_decoders(learning, embeddings, prompts, torch.zeros(count, dtype=torch.int64))
+    assert chosen == {True, False}
+
+
+def test_a_larger_input(learning):
+    model = tiny_sam2(seed=1, size=128)
+    model.mask_decoder.requires_grad_(True)
+    generator = torch.Generator().manual_seed(3)
+    prompts = PromptBatch.from_boxes(torch.rand(3, 4, generator=generator) * 128)
+    assert_equal_decoders(model, random_embeddings(2, generator, 128), prompts, torch.tensor([1, 0, 1]))
+
+
+@pytest.mark.parametrize("multimask", [True, False])
+def test_it_gives_what_transformers_gives(tiny_model, multimask):
+    generator = torch.Generator().manual_seed(4)
+    embeddings = random_embeddings(1, generator)
+    boxes = torch.tensor([[4.0, 6.0, 40.0, 50.0], [10.0, 10.0, 20.0, 30.0], [1.0, 30.0, 60.0, 63.0]])
+    image, finer, fine = embeddings.tensors
+    with torch.no_grad():
+        reference = tiny_model(
+            image_embeddings=[finer, fine, image], input_boxes=boxes[None], multimask_output=multimask
+        )
+        output = fast_decoder.decode(tiny_model, embeddings, PromptBatch.from_boxes(boxes))
+        masks, scores = decoder.select_masks(tiny_model, output, multimask_output=multimask)
+    torch.testing.assert_close(masks, reference.pred_masks[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores, reference.iou_scores[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.object_score_logits, reference.object_score_logits[0, :, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_memory_order_of_the_embeddings_does_not_matter(tiny_model):
+    generator = torch.Generator().manual_seed(5)
+    embeddings = random_embeddings(1, generator)
+    rows = ImageEmbeddings(
+        *[
+            embeddings.image_embeddings.contiguous(memory_format=torch.channels_last),
+            tuple(t.contiguous(memory_format=torch.channels_last) for t in embeddings.high_resolution_features),
+        ]
+    )
+    prompts = PromptBatch.from_boxes(torch.tensor([[4.0, 6.0, 40.0, 50.0]]))
+    with torch.no_grad():
+        a, b = (fast_decoder.decode(tiny_model, value, prompts) for value in (embeddings, rows))
+    torch.testing.assert_close(a.masks, b.masks, atol=1e-6, rtol=1e-6)
