@@ -115,7 +115,7 @@ class ImageRecord:
 
 
 class Severity(StrEnum):
-    """How bad a finding is. ERROR: object or image cannot be used; WARNING: repaired or suspicious; INFO: good to know."""
+    """How bad a finding is. ERROR: cannot be used; WARNING: repaired or suspicious; INFO: good to know."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -155,7 +155,7 @@ class Prompt:
         input_points: float32 `[P, 2]`, xy.
         input_labels: int64 `[P]`, 1 positive click, 0 negative click.
         input_box: float32 `[4]`, xyxy.
-        input_mask: float32 `[1, h, w]`, low-res logits of an earlier prediction, h and w a quarter of the model's input.
+        input_mask: float32 `[1, h, w]`, low-res logits of an earlier prediction, a quarter of the model's input.
     """
 
     input_points: NDArray[np.float32] | None = None

@@ -126,8 +126,8 @@ def model_card(loaded: LoadedModel, facts: RunFacts | None, kind: str, **names: 
         _filled(_USE[kind], names),
         "## Limits",
         "The figures above hold for images like those it was tuned on. Tuning on images shifts video tracking too, "
-        "and can forget what the base could do: compare both on your own images before you rely on it. The base's weights are "
-        "under Apache-2.0; whether the data's licence lets you pass these on is yours to check."
+        "and can forget what the base could do: compare both on your own images before you rely on it. The base's "
+        "weights are under Apache-2.0; whether the data's licence lets you pass these on is yours to check."
         if facts
         else "See the base model's own card.",
         f"Written by samtune {__version__}.",

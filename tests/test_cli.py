@@ -1,0 +1,191 @@
+"""The command line as a user meets it: the main job from export to export, mistakes answered, exit codes kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from samtune.cli import main
+from samtune.data.table import Dataset
+from samtune.model.load import save_model
+from tests.tiny import tiny_sam2
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a small Roboflow-like export and a tiny model."""
+    folder = tmp_path_factory.mktemp("place")
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 4, "valid": 2, "test": 3}.items():
+        (folder / "export" / split).mkdir(parents=True)
+        images, annotations = [], []
+        for index in range(count):
+            picture = rng.integers(30, 70, (SIZE, SIZE, 3))
+            name = f"{split}-{index}_jpg.rf.{index:032}.jpg"
+            for x, y in ((6, 8), (34, 30)):
+                picture[y : y + 20, x : x + 24] += 120
+                ring = [x, y, x + 24, y, x + 24, y + 20, x, y + 20]
+                annotations.append(
+                    {"id": len(annotations), "image_id": index, "category_id": 1, "segmentation": [ring], "iscrowd": 0}
+                )
+            Image.fromarray(picture.astype(np.uint8)).save(folder / "export" / split / name)
+            images.append({"id": index, "file_name": name, "width": SIZE, "height": SIZE})
+        categories = [{"id": 0, "name": "things"}, {"id": 1, "name": "<b>thing</b>"}]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / "export" / split / "_annotations.coco.json").write_text(json.dumps(content))
+    save_model(tiny_sam2(seed=0), folder / "model")
+    return folder
+
+
+def run(*tokens) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(token) for token in tokens])
+    return int(ended.value.code or 0)
+
+
+class _Addresses(HTMLParser):
+    """Collects everything a page would load."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for name, value in attrs if name in ("src", "href") and value]
+
+
+def test_the_main_job_from_export_to_export(place, capsys):
+    dataset, tuned = place / "dataset", place / "run"
+    assert run("prepare", place / "export", "--out", dataset, "--quiet") == 0
+    assert len(Dataset.open(dataset).images) == 9
+    settings = ("--model", place / "model", "--steps", "4", "--images-per-step", "2", "--prompts.point", "0.5")
+    assert run("train", dataset, *settings, "--out", tuned, "--quiet") == 0
+    files = {path.name for path in tuned.iterdir()}
+    assert {"config.yaml", "run.json", "metrics.jsonl", "results.csv", "checkpoints", "tensorboard"} <= files
+    steps = [json.loads(line)["step"] for line in (tuned / "metrics.jsonl").read_text().splitlines()]
+    assert steps[0] == 0
+    assert steps[-1] == 4
+
+    assert run("evaluate", dataset, "--model", tuned, "--out", place / "figures.json", "--quiet") == 0
+    assert json.loads((place / "figures.json").read_text())["format"]
+    capsys.readouterr()
+    compared = place / "comparison"
+    assert run("compare", dataset, "--base", place / "model", "--tuned", tuned, "--out", compared, "--quiet") == 0
+    assert "box" in capsys.readouterr().out
+    page = (compared / "report.html").read_text()
+    assert "<b>thing</b>" not in page
+    addresses = _Addresses()
+    addresses.feed(page)
+    assert addresses.found
+    assert all(address.startswith("data:") for address in addresses.found)
+
+    pictures = place / "export/test"
+    assert run("predict", pictures, "--model", tuned, "--out", place / "masks", "--box", "6,8,30,28", "--quiet") == 0
+    assert len(json.loads((place / "masks/predictions.json").read_text())) == 3
+    assert run("export", tuned, "--out", place / "hf", "--format", "hf") == 0
+    assert "checked" in capsys.readouterr().out
+    assert run("cache", "info", dataset) == 0
+
+
+def test_a_yaml_file_sets_what_options_do_not(place, tmp_path):
+    run("prepare", place / "export", "--out", tmp_path / "dataset", "--quiet")
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump({"model": str(place / "model"), "steps": 5, "optimizer": {"lr": 0.001}}))
+    out = tmp_path / "run"
+    assert run("train", tmp_path / "dataset", "--config", file, "--steps", "2", "--out", out, "--quiet") == 0
+    used = yaml.safe_load((out / "config.yaml").read_text())
+    assert (used["steps"], used["optimizer"]["lr"], used["model"]) == (2, 0.001, str(place / "model"))
+    again = ("train", "--config", out / "config.yaml", "--out", tmp_path / "again", "--quiet")
+    assert run(*again) == 0
+    first, second = (
+        [{**json.loads(line), "seconds": 0} for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (out, tmp_path / "again")
+    )
+    assert first == second
+
+
+MISTAKES = {
+    "an unknown command": (["trian"], 'Did you mean "train"?'),
+    "an unknown option": (["train", "x", "--stps", "3"], "Did you mean --steps?"),
+    "a value out of range": (["train", "x", "--steps", "0"], "--steps"),
+    "no dataset": (["train"], "a dataset to train on"),
+    "no such dataset": (["train", "nowhere"], "samtune prepare"),
+    "no such model": (["evaluate", "DATASET", "--model", "nanno"], "did you mean 'nano'"),
+    "no such source": (["prepare", "nowhere", "--out", "x"], "nowhere"),
+    "shares that do not add up": (["prepare", "nowhere", "--out", "x", "--split", "1,1,1"], "add up to 1"),
+    "a run that is none": (["train", "--resume", "EXPORT"], "config.yaml"),
+    "a split without objects": (["evaluate", "ONLY_TRAIN", "--model", "MODEL"], "--split train"),
+    "no settings file": (["train", "x", "--config", "nowhere.yaml"], "nowhere.yaml"),
+    "no picture": (["predict", "nowhere", "--model", "MODEL", "--out", "x", "--point", "1,1"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize(("tokens", "expected"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_answered_with_exit_code_2(place, tmp_path, capsys, monkeypatch, tokens, expected):
+    monkeypatch.chdir(tmp_path)
+    run("prepare", place / "export", "--out", "ds", "--quiet")
+    run("prepare", place / "export", "--out", "only", "--split", "1,0,0", "--quiet")
+    names = {"DATASET": "ds", "ONLY_TRAIN": "only", "EXPORT": place / "export", "MODEL": place / "model"}
+    capsys.readouterr()
+    assert run(*(names.get(token, token) for token in tokens)) == 2
+    said = capsys.readouterr().err
+    assert expected in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_typo_in_a_settings_file_is_named_with_its_file(tmp_path, capsys):
+    file = tmp_path / "settings.yaml"
+    file.write_text("prompts: {bocks: 1}\n")
+    assert run("train", "x", "--config", file) == 2
+    said = capsys.readouterr().err
+    assert "bocks" in said
+    assert "settings.yaml" in said
+    assert "--prompts.box" in said
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_training_saves_and_resumes(place, tmp_path, number, code):
+    run("prepare", place / "export", "--out", tmp_path / "dataset", "--quiet")
+    out = tmp_path / "run"
+    arguments = [
+        "train",
+        tmp_path / "dataset",
+        "--model",
+        place / "model",
+        "--steps",
+        "100000",
+        "--out",
+        out,
+        "--quiet",
+    ]
+    command = [sys.executable, "-m", "samtune", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    deadline = time.monotonic() + 120
+    while not (out / "results.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1.0)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert b"--resume" in said
+    assert (out / "checkpoints/last/state.safetensors").exists()
+
+
+def test_help_states_units_and_defaults(capsys):
+    assert run("train", "--help") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for expected in ("--steps", "default: 3000", "Optimizer steps", "--prompts.box", "0 to 1"):
+        assert expected in said
