@@ -189,7 +189,10 @@ def parse_counts(counts: str | bytes, height: int, width: int) -> RunLengths:
     data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
     if not _COUNTS.fullmatch(data):
         raise _refuse("rle-text", expected="COCO's compressed counts", found="other characters, or a text cut off")
-    plain: list[int] = _native.toUncompressedRLE([{"size": [height, width], "counts": data}])[0]["counts"]
+    try:
+        plain: list[int] = _native.toUncompressedRLE([{"size": [height, width], "counts": data}])[0]["counts"]
+    except ValueError as error:  # the library's own check, where it has one
+        raise _refuse("rle-sum", expected=f"counts that sum to {height * width}", found=str(error)) from error
     runs = RunLengths(tuple(plain), height, width)
     check_run_lengths(runs, height, width)
     return runs
