@@ -1,0 +1,85 @@
+"""Verdicts on evaluations made by hand: what is better, worse, unclear, damaged; and what must not be compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from samtune.config import EvalConfig
+from samtune.errors import DataError
+from samtune.evaluation.compare import compare
+from samtune.evaluation.results import Answer, BackgroundResult, Evaluation, ObjectResult
+
+
+def evaluation(box, *, point=0.5, predicted=None, score=-1.0, groups=None, split="test", weights="a"):
+    """An evaluation whose object i has the box IoU `box[i]`."""
+    objects = []
+    for number, iou in enumerate(box):
+        said = iou if predicted is None else predicted
+        answers = {"box": Answer(iou, iou, said, 1.0), "point": Answer(point, point, point, 1.0, point, point)}
+        group = f"group {number % 10}" if groups is None else groups[number]
+        objects.append(ObjectResult(f"{number}.jpg", str(number), "cat", group, 9, 0.3, 0.4, answers))
+    background = tuple(BackgroundResult(f"{n}.jpg", f"group {n}", score if n else -1.0) for n in range(10))
+    return Evaluation("m", weights, "set", EvalConfig(split=split), 10, 0, 0, tuple(objects), background)
+
+
+BASE = [0.5 + 0.01 * (number % 7) for number in range(30)]
+
+
+def shifted(by, spread=0.02):
+    return [iou + by + spread * ((number * 7) % 10 - 4.5) / 4.5 for number, iou in enumerate(BASE)]
+
+
+@pytest.mark.parametrize(
+    ("by", "spread", "state", "words"),
+    [(0.1, 0.02, "better", "Tuning helped"), (-0.1, 0.02, "worse", "made it worse"), (0.0, 0.2, "unclear", "No clear")],
+)
+def test_the_verdict_says_what_the_interval_says(by, spread, state, words):
+    found = compare(evaluation(BASE), evaluation(shifted(by, spread), weights="b"))
+    assert found.box.state == state
+    assert words in found.verdict
+    assert found.is_better == (state == "better")
+    assert found.box.change.mean == pytest.approx(by, abs=0.01)
+    assert found.to_json()["verdict"] == found.verdict
+
+
+def test_one_group_of_images_gives_no_verdict():
+    groups = ["one"] * 30
+    found = compare(evaluation(BASE, groups=groups), evaluation(shifted(0.1), groups=groups, weights="b"))
+    assert "No verdict" in found.verdict
+    assert found.box.state == "unclear"
+
+
+def test_counts_leave_out_what_nobody_would_notice():
+    after = [BASE[0] + 0.3, BASE[1] - 0.3, BASE[2] + 0.01, *BASE[3:]]
+    found = compare(evaluation(BASE), evaluation(after, weights="b"))
+    assert (found.box.improved, found.box.worsened) == (1, 1)
+
+
+def test_damage_is_named_and_only_damage():
+    good = compare(evaluation(BASE), evaluation(shifted(0.1), weights="b"))
+    assert good.warnings == []
+    tuned = evaluation(shifted(0.1), point=0.2, predicted=0.1, score=2.0, weights="b")
+    found = compare(evaluation(BASE), tuned)
+    damaged = {guard.name for guard in found.guards if guard.is_damaged}
+    assert damaged >= {"click", "click_best_of_three", "predicted_iou_box", "background_refused"}
+    assert "predicted_iou_click" not in damaged
+    assert len(found.warnings) == len(damaged)
+    healed = {guard.name: guard.state for guard in compare(tuned, evaluation(BASE)).guards}
+    assert healed["predicted_iou_box"] == healed["click"] == "better"
+
+
+def test_what_makes_a_verdict_worth_less_is_said():
+    worthless = compare(evaluation([0.2] * 30), evaluation([0.2 + n / 1000 for n in range(30)], weights="b"))
+    assert sum("without any model" in warning for warning in worthless.warnings) == 2
+    trained = compare(evaluation(BASE, split="train"), evaluation(shifted(0.1), split="train"))
+    assert any("training images" in warning for warning in trained.warnings)
+    assert any("same weights" in warning for warning in trained.warnings)
+
+
+def test_only_the_same_questions_are_compared():
+    base = evaluation(BASE)
+    for other in (evaluation(BASE[:-1]), replace(base, background=()), replace(base, config=EvalConfig(seed=1))):
+        with pytest.raises(DataError, match="same objects"):
+            compare(base, other)

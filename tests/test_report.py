@@ -1,0 +1,82 @@
+"""The report from two models' answers: whole, self-contained, escaped, and made from files alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from samtune.config import EvalConfig
+from samtune.evaluation.judge import judge
+from samtune.evaluation.report import write_report
+from samtune.inference.predictor import Predictor
+from samtune.model.load import load_model, save_model
+from tests.small import make_dataset
+from tests.tiny import tiny_sam2
+
+HOSTILE = "<script>alert('x')</script>"
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    root = tmp_path_factory.mktemp("judged")
+    dataset = make_dataset(root / "set", train=1, valid=1, test=3)
+    models = []
+    for seed in (0, 1):
+        save_model(tiny_sam2(seed=seed), root / f"model-{seed}")
+        models.append(Predictor(load_model(root / f"model-{seed}")))
+    curve = root / "metrics.jsonl"
+    steps = [{"step": n, "loss": 1 / (n + 1), "lr": 1e-4, "train_iou": 0.5} for n in range(1, 20)]
+    lines = [{"step": 0, "valid/box": 0.4, "best": True}, *steps, {"step": 19, "valid/box": 0.5, "best": True}]
+    curve.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"step": 20, "lo')
+    comparison = judge(dataset, *models, root / "out", EvalConfig(), names=("nano", HOSTILE), curve=curve)
+    return root / "out", comparison, curve
+
+
+class _Addresses(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.addresses, self.tags = [], set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+
+
+def test_the_page_needs_nothing_outside_itself(judged):
+    page = (judged[0] / "report.html").read_text()
+    seen = _Addresses()
+    seen.feed(page)
+    assert sum(address.startswith("data:image/jpeg") for address in seen.addresses) >= 8
+    assert all(address.startswith(("data:", "#")) for address in seen.addresses)
+    assert not seen.tags & {"script", "link", "iframe", "object"}
+    assert not re.search(r"url\((?!#)|@import", page)
+
+
+def test_names_are_escaped_and_the_verdict_stands_there(judged):
+    page = (judged[0] / "report.html").read_text()
+    assert HOSTILE not in page
+    assert "&lt;script&gt;" in page
+    assert judged[1].verdict.split(":")[0] in page
+    for guard in judged[1].guards:
+        assert guard.title.replace("'", "&#39;") in page
+    assert "Training" in page
+
+
+def test_the_folder_holds_what_the_report_was_made_from(judged):
+    folder, comparison, curve = judged
+    before = (folder / "report.html").read_bytes()
+    write_report(folder, curve=curve)
+    assert (folder / "report.html").read_bytes() == before
+    content = json.loads((folder / "comparison.json").read_text())
+    assert content["verdict"] == comparison.verdict
+    named = {picture["file"] for row in content["pictures"] for picture in row["pictures"]}
+    assert named == {f"pictures/{path.name}" for path in (folder / "pictures").iterdir()}
+
+
+def test_without_a_curve_there_is_no_training_chart(judged):
+    folder = judged[0]
+    write_report(folder, curve=folder / "nowhere.jsonl")
+    assert "<h2>Training</h2>" not in (folder / "report.html").read_text()
