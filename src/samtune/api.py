@@ -16,6 +16,8 @@ from samtune.config import EvalConfig, PredictConfig, PrepareConfig, PretrainCon
 from samtune.progress import progress, stages, stderr_console
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from samtune.data.doctor import Audit
     from samtune.data.prepare import PrepareReport
     from samtune.evaluation.compare import Comparison
@@ -191,6 +193,19 @@ def clear_cache(folder: Path | str) -> CacheInfo:
 def _cache_folder(folder: Path) -> Path:
     inside = folder / "embeddings"
     return inside if inside.is_dir() else folder
+
+
+def models_table() -> Table:
+    """The models known by name, as a table for the terminal; see `model.catalogue`."""
+    from rich.table import Table
+
+    from samtune.model.catalogue import catalogue
+
+    table = Table("model", "parameters", "input", "encoder GFLOPs", "decoder GFLOPs", "licence", "source")
+    for row in catalogue():
+        figures = (f"{row.cost.parameters / 1e6:.1f} M", f"{row.image_size} px", f"{row.cost.encoder_gflops:.1f}")
+        table.add_row(row.name, *figures, f"{row.cost.decoder_gflops:.2f}", row.licence, row.source)
+    return table
 
 
 def pretrain(config: PretrainConfig) -> Path:

@@ -7,8 +7,9 @@
     python official_side.py fixture OUT.safetensors
     python official_side.py keys OUT.json CONFIG...
 
-CONFIG is a file of the sam2 package, or a YAML file elsewhere. Cases are images `image/IMAGE` (uint8 [H, W, 3]) and prompts
-`IMAGE.NAME/points`, `/labels`, `/box`, `/mask`; what the predictor takes and in what units its own docstring says.
+CONFIG is a file of the sam2 package, or a YAML file elsewhere. Cases are images `image/IMAGE` (uint8 [H, W, 3]) and
+prompts `IMAGE.NAME/points`, `/labels`, `/box`, `/mask`; what the predictor takes and in what units its own docstring
+says.
 """
 
 import json
@@ -22,10 +23,10 @@ torchvision_standin.register()
 import torch  # noqa: E402
 from hydra import initialize_config_dir  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from sam2.build_sam import build_sam2, build_sam2_video_predictor  # noqa: E402
 from sam2.sam2_image_predictor import SAM2ImagePredictor  # noqa: E402
 from sam2.utils.transforms import SAM2Transforms  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
@@ -43,8 +44,8 @@ def build(config, weights=None, make=build_sam2):
 def randomise(model, seed, sharpness):
     """Give every tensor values that matter: fresh layers leave norms, scales and position embeddings constant.
 
-    `sharpness` multiplies the mask heads' last layers: at 1 the logits stand close to 0 and the single mask is unstable, at
-    100 it is stable, so that both ways through the predictor are taken.
+    `sharpness` multiplies the mask heads' last layers: at 1 the logits stand close to 0 and the single mask is
+    unstable, at 100 it is stable, so that both ways through the predictor are taken.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -64,7 +64,8 @@ def picture(height: int, width: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 7, 9, generator=generator)
     image = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0].clamp(0, 1)
-    image[:, height // 3 : height // 2, width // 4 : width // 2] = 1 - image[:, height // 3 : height // 2, width // 4 : width // 2]
+    edge = image[:, height // 3 : height // 2, width // 4 : width // 2]
+    edge.copy_(1 - edge)
     return (image.permute(1, 2, 0) * 255).to(torch.uint8).contiguous()
 
 
@@ -76,9 +77,12 @@ def cases(mask_size: int) -> dict[str, Tensor]:
     boxes = torch.cat([corners.amin(1), corners.amax(1) + 1], dim=1)
     points = torch.tensor([[150.0, 80.0], [20.5, 170.25], [300.0, 10.0], [160.0, 100.0], [0.0, 0.0]])
     labels = torch.tensor([1, 0, 1, 1, 0])
-    mask = 10 * torch.nn.functional.interpolate(
-        torch.randn(1, 1, 9, 9, generator=generator), (mask_size, mask_size), mode="bicubic"
-    )[0]
+    mask = (
+        10
+        * torch.nn.functional.interpolate(
+            torch.randn(1, 1, 9, 9, generator=generator), (mask_size, mask_size), mode="bicubic"
+        )[0]
+    )
     found = {
         "image/wide": wide,
         "image/tall": tall,
@@ -121,13 +125,12 @@ def tuned(loaded: LoadedModel, seed: int) -> LoadedModel:
 def fell_back(answers: dict[str, Tensor]) -> list[bool]:
     """For every prompt, whether its single mask is one of the three for ambiguous prompts."""
     found = []
-    for name, single in answers.items():
+    for name in answers:
         if name.endswith("single/low_res"):
-            singles, threes = (
-                answers[key].reshape(-1, count, 256, 256)
-                for key, count in ((name, 1), (name.replace("single", "multi"), 3))
-            )
-            found += [any(torch.equal(one[0], other) for other in three) for one, three in zip(singles, threes, strict=True)]
+            singles = answers[name].reshape(-1, 256, 256)
+            threes = answers[name.replace("single", "multi")].reshape(-1, 3, 256, 256)
+            pairs = zip(singles, threes, strict=True)
+            found += [any(torch.equal(single, other) for other in three) for single, three in pairs]
     return found
 
 

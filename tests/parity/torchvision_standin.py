@@ -1,8 +1,8 @@
 """Stand-ins for the few torchvision operators the official `sam2` package imports, written from their documentation.
 
-The official package needs three transforms and two box operators; torchvision itself is not needed (torch's CPU build has
-no matching one). `register()` puts them where `import torchvision...` finds them, and does nothing where the real package
-is installed.
+The official package needs three transforms and two box operators; torchvision itself is not needed (torch's CPU build
+has no matching one). `register()` puts them where `import torchvision...` finds them, and does nothing where the real
+package is installed.
 """
 
 import importlib.machinery

@@ -111,4 +111,3 @@ def _prompts(size: int) -> PromptBatch:
             PromptBatch.from_boxes(boxes[:1]).with_masks(mask),
         ]
     )
-
