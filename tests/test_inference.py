@@ -159,6 +159,8 @@ BAD_BOXES = {
     "unknown picture": '[{"image_id": "zebra", "bbox": [1, 1, 5, 5]}]',
     "no box": '[{"image_id": "a", "bbox": [1, 1, 5]}]',
     "not a number": '[{"image_id": "a", "bbox": [1, 1, 5, NaN]}]',
+    "an id that is a list": '[{"image_id": [1], "bbox": [1, 1, 5, 5]}]',
+    "a category in words": '[{"image_id": "a", "category_id": "cat", "bbox": [1, 1, 5, 5]}]',
     "outside": '[{"image_id": "a", "bbox": [500, 1, 5, 5]}]',
 }
 
@@ -179,6 +181,8 @@ def test_other_mistakes_are_named(predictor, pictures, tmp_path):
         predict_files(pictures, predictor, out, PredictConfig())
     with pytest.raises(ConfigError, match="--point"):
         predict_files(pictures, predictor, out, PredictConfig(point=("3;4",)))
+    with pytest.raises(ConfigError, match="x1 above x0"):
+        predict_files(pictures, predictor, out, PredictConfig(box=("30,5,10,40",)))
     with pytest.raises(DataError, match="no such file"):
         predict_files(tmp_path / "nowhere", predictor, out, PredictConfig(point=("3,4",)))
     (pictures / "c.png").write_bytes(b"\x89PNG nonsense")

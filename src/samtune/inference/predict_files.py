@@ -146,7 +146,7 @@ def _pictures(images: Path) -> list[Path]:
 
 def _questions(pictures: Sequence[Path], config: PredictConfig) -> dict[str, list[_Question]]:
     """Per picture name, what is asked about it."""
-    same = [Prompt.box(*_numbers("--box", text, 4)) for text in config.box]
+    same = [Prompt.box(*_corners(text)) for text in config.box]
     same += [Prompt.clicks([(x, y)]) for x, y in (_numbers("--point", text, 2) for text in config.point)]
     asked = {picture.name: [_Question(prompt, picture.name, 1) for prompt in same] for picture in pictures}
     if config.boxes is not None:
@@ -169,35 +169,57 @@ def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
     return values
 
 
+def _corners(text: str) -> Box:
+    """A box of the command line, with its corners in order."""
+    x0, y0, x1, y1 = _numbers("--box", text, 4)
+    if x1 <= x0 or y1 <= y0:
+        raise ConfigError.of(expected="x0,y0,x1,y1 with x1 above x0 and y1 above y0", found=repr(text), where="--box")
+    return x0, y0, x1, y1
+
+
 def _from_coco(file: Path, pictures: dict[str, Path]) -> list[tuple[str, _Question]]:
     """Box prompts of a COCO file, or of a list of detections whose `image_id` or `file_name` names a picture."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError.of(expected="a JSON file with COCO boxes", found=str(error), where=str(file)) from error
     names: dict[Any, str] = {}
     entries = content
     if isinstance(content, dict):
         entries = content.get("annotations")
-        names = {
-            image.get("id"): Path(str(image.get("file_name"))).name for image in _dicts(content.get("images"), file)
-        }
+        for number, image in enumerate(_dicts(content.get("images"), file)):
+            image_id = _image_id(image.get("id"), f"{file}, image {number}")
+            names[image_id] = str(image.get("file_name")).replace("\\", "/").rpartition("/")[2]
     asked: list[tuple[str, _Question]] = []
     for number, entry in enumerate(_dicts(entries, file)):
-        image_id = entry.get("image_id")
+        where = f"{file}, entry {number}"
+        image_id = _image_id(entry.get("image_id"), where)
         name = names.get(image_id) or str(entry.get("file_name", image_id))
         name = next((known for known in (name, f"{name}.jpg", f"{name}.png") if known in pictures), None)
         if name is None:
             raise DataError.of(
                 expected="boxes about the given pictures",
                 found=f"image {names.get(image_id, image_id)!r}, which is not among them",
-                where=f"{file}, entry {number}",
+                where=where,
                 do="give the folder with all its pictures",
             )
-        box = _box(entry.get("bbox"), f"{file}, entry {number}")
-        category = entry.get("category_id", 1)
-        asked.append((name, _Question(Prompt.box(*box), image_id if image_id is not None else name, int(category))))
+        box = _box(entry.get("bbox"), where)
+        category = _category(entry.get("category_id", 1), where)
+        asked.append((name, _Question(Prompt.box(*box), image_id if image_id is not None else name, category)))
     return asked
+
+
+def _image_id(value: Any, where: str) -> int | str | None:
+    if value is not None and not isinstance(value, (int, str)):
+        raise DataError.of(expected="an image's id, a number or a text", found=repr(value)[:60], where=where)
+    return value
+
+
+def _category(value: Any, where: str) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError.of(expected="category_id, a whole number", found=repr(value)[:60], where=where) from None
 
 
 def _dicts(value: Any, file: Path) -> list[dict[str, Any]]:
