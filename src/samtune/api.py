@@ -18,8 +18,6 @@ from samtune.progress import progress, stages, stderr_console
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rich.table import Table
-
     from samtune.data.doctor import Audit
     from samtune.data.prepare import PrepareReport
     from samtune.evaluation.compare import Comparison
@@ -178,24 +176,6 @@ def export(
     return write(model, Path(out), format)
 
 
-def models_table() -> Table:
-    """The models known by name, with what they cost to run, as a table for the terminal."""
-    from rich.table import Table
-
-    from samtune.model.catalogue import catalogue
-
-    table = Table(title="Models by name; --model also takes files, folders and runs", title_style="")
-    table.add_column("name")
-    for heading in ("parameters", "input px", "encoder GFLOP", "decoder GFLOP"):
-        table.add_column(heading, justify="right")
-    table.add_column("licence")
-    for known in catalogue():
-        figures = (f"{known.parameters:,}", f"{known.image_size}")
-        costs = (f"{known.encoder_gflops:.1f}", f"{known.decoder_gflops:.2f}")
-        table.add_row(known.name, *figures, *costs, known.licence)
-    return table
-
-
 def cache_info(folder: Path | str) -> CacheInfo:
     """What an embedding cache holds; `folder` is the cache or the dataset it stands in."""
     from samtune.model import cache
@@ -227,38 +207,6 @@ def models_table() -> Table:
     for row in catalogue():
         figures = (f"{row.cost.parameters / 1e6:.1f} M", f"{row.image_size} px", f"{row.cost.encoder_gflops:.1f}")
         table.add_row(row.name, *figures, f"{row.cost.decoder_gflops:.2f}", row.licence)
-    return table
-
-
-def cache_info(folder: Path | str) -> CacheInfo:
-    """What an embedding cache holds; `folder` is the cache or the dataset it stands in."""
-    from samtune.model import cache
-
-    return cache.cache_info(_cache_folder(Path(folder)))
-
-
-def clear_cache(folder: Path | str) -> CacheInfo:
-    """Remove all image embeddings of a cache; returns what was there."""
-    from samtune.model import cache
-
-    return cache.clear_cache(_cache_folder(Path(folder)))
-
-
-def _cache_folder(folder: Path) -> Path:
-    inside = folder / "embeddings"
-    return inside if inside.is_dir() else folder
-
-
-def models_table() -> Table:
-    """The models known by name, as a table for the terminal; see `model.catalogue`."""
-    from rich.table import Table
-
-    from samtune.model.catalogue import catalogue
-
-    table = Table("model", "parameters", "input", "encoder GFLOPs", "decoder GFLOPs", "licence", "source")
-    for row in catalogue():
-        figures = (f"{row.cost.parameters / 1e6:.1f} M", f"{row.image_size} px", f"{row.cost.encoder_gflops:.1f}")
-        table.add_row(row.name, *figures, f"{row.cost.decoder_gflops:.2f}", row.licence, row.source)
     return table
 
 
