@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from samtune.data.images import probe_image
 from samtune.data.masks import rasterise
 from samtune.data.readers import read
 from tests.conftest import real_data
@@ -14,8 +15,6 @@ def masks_by_image(name):
     """Masks by split and image file, each bool `[H, W]`."""
     found = {}
     for record in read(real_data(name), on_issue=lambda issue: None):
-        from samtune.data.images import probe_image
-
         width, height = probe_image(record.path).upright_size
         shapes = (annotation.segmentation for annotation in record.annotations)
         found[record.split, record.path.name] = [rasterise(shape, height, width) for shape in shapes if shape]
