@@ -48,7 +48,8 @@ def test_mask_twin_agrees():
     objects = [iou for key in keys for iou in best_ious(theirs[key], ours[key])]
     print(f"plants: {len(keys)} images, IoU of unions median {np.median(union):.4f}, lowest {min(union):.4f}")
     print(
-        f"plants: {len(objects)} objects, IoU median {np.median(objects):.4f}, {sum(v < 0.5 for v in objects)} below 0.5"
+    low = sum(value < 0.5 for value in objects)
+    print(f"plants: {len(objects)} objects, IoU median {np.median(objects):.4f}, {low} below 0.5")
     )
     assert np.median(union) >= 0.94
     assert np.median(objects) >= 0.94
