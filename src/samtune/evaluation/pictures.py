@@ -64,7 +64,8 @@ def draw_unannotated(image: Pixels, annotated: Mask, found: Sequence[FoundObject
     """The picture with annotated objects outlined thinly and the finds filled, each with its click."""
     scale = 2 * VIEW / max(image.shape[:2])
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-    drawn = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    drawn = np.asarray(cv2.resize(image, size, interpolation=how), np.uint8)
     _outline(drawn, _resized(annotated, size), TRUTH, fill=0.0)
     for one in found:
         _outline(drawn, _resized(one.mask, size), TUNED)
@@ -94,7 +95,7 @@ def _view(pixels: NDArray[np.uint8], x0: float, y0: float, side: float, how: int
 
 
 def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
-    return cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_LINEAR) > 127
+    return np.asarray(cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_LINEAR), np.uint8) > 127
 
 
 def _outline(picture: Pixels, mask: Mask, color: tuple[int, int, int], fill: float = 0.25) -> None:
