@@ -174,7 +174,7 @@ def test_the_recipe_runs_and_an_interrupted_run_ends_with_the_same_weights(tiny,
 def test_it_starts_from_given_weights(tiny, tmp_path):
     first = pretrain(tiny)
     steps = PretrainStage(size=64, steps=1, images=1, objects=2, lr=1e-9, final_lr=1e-9)
-    again = tiny.model_copy(update={"out": tmp_path / "again", "start": first, "stages": (steps,)})
+    again = tiny.model_copy(update={"out": tmp_path / "again", "start": str(first), "stages": (steps,)})
     one, two = (load_file(folder / "model.safetensors") for folder in (first, pretrain(again)))
     assert all(torch.allclose(one[name], two[name], atol=1e-3) for name in one)
 

@@ -34,7 +34,9 @@ from samtune.data.scenes import random_scene
 from samtune.files import new_file, new_folder
 from samtune.model.decoder import DecoderOutput, decode, select_masks
 from samtune.model.embeddings import ImageEmbeddings, encode
-from samtune.model.nano_config import HIDDEN, NANO_SIZE, nano_config, untrained_nano
+from samtune.model.layout import input_size
+from samtune.model.load import load_model
+from samtune.model.nano_config import untrained_nano
 from samtune.model.preprocess import MEAN, STD, upscale_masks
 from samtune.prompts import PromptBatch, background_prompts, correction_clicks, simulate_prompts
 from samtune.training.losses import Loss, binary, hard_iou, tuning_loss
@@ -69,6 +71,11 @@ class Batch:
     image_index: Tensor
     targets: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same work on `device`."""
+        pixels, image_index, targets = (tensor.to(device) for tensor in (self.pixels, self.image_index, self.targets))
+        return Batch(pixels, self.prompts.to(device), image_index, targets)
+
 
 def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], None] | None = None) -> Path:
     """Run the recipe, or continue it from its last checkpoint.
@@ -81,16 +88,15 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
         The folder of the averaged weights in Hugging Face layout, fp16.
 
     Raises:
-        ModelError: the checkpoint belongs to another architecture.
+        ModelError: `start` is no model, or the checkpoint belongs to another architecture.
         StorageError: the disk refused.
     """
     bank = draw_scenes(config)
-    model = (
-        Sam2Model.from_pretrained(config.start, dtype=torch.float32) if config.start else untrained_nano(config.seed)
-    )
-    model.train()
+    device = torch.device(config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(config.start).model if config.start else untrained_nano(config.seed)
+    nn.Module.to(model, device).train().requires_grad_(True)
     parameters = dict(model.named_parameters())
-    optimizer = make_optimizer(_parameter_groups(parameters, config), torch.device("cpu"))
+    optimizer = make_optimizer(_parameter_groups(parameters, config), device)
     average = MovingAverage(parameters, config.ema)
     folder = RunFolder(config.out)
     done = load_last(folder, parameters, optimizer, average).step if folder.last.exists() else 0
@@ -128,8 +134,8 @@ def set_input_size(model: Sam2Model, size: int) -> None:
 
 
 def save_weights(model: Sam2Model, average: MovingAverage, folder: Path) -> Path:
-    """Write the averaged weights in Hugging Face layout, fp16, for the final input size."""
-    shipped = Sam2Model(nano_config(NANO_SIZE))
+    """Write the averaged weights in Hugging Face layout, fp16."""
+    shipped = Sam2Model(model.config)
     shipped.load_state_dict(model.state_dict() | average.values)
     with new_folder(folder) as temporary:
         shipped.half().save_pretrained(temporary)
@@ -144,13 +150,14 @@ def prompt_step(
 ) -> tuple[Loss, dict[str, float]]:
     """Boxes and clicks on noise: the answer to a box is the ellipse in it, to a click a disc around it."""
     count, side = stage.images * stage.objects, stage.size / LOW_RES
+    width, device = model.no_memory_embedding.shape[-1], model.no_memory_embedding.device
 
     def noise(channels: int, cells: int) -> Tensor:
         return torch.randn(stage.images, channels, cells, cells, generator=generator)
 
     cells = stage.size // 16
     embeddings = ImageEmbeddings(
-        noise(HIDDEN, cells), (noise(HIDDEN // 8, cells * 4) * 0.3, noise(HIDDEN // 4, cells * 2) * 0.3)
+        noise(width, cells), (noise(width // 8, cells * 4) * 0.3, noise(width // 4, cells * 2) * 0.3)
     )
     radius = side * (0.04 + 0.4 * torch.rand(count, 2, generator=generator) ** 2)
     is_click = torch.arange(count) % 3 == 0
@@ -162,9 +169,10 @@ def prompt_step(
     targets = ((1 - distance) * radius.amin(1)[:, None, None] + 0.5).clamp(0, 1)
     boxes = PromptBatch.from_boxes(torch.cat([center - radius, center + radius], dim=1) * LOW_RES)
     clicks = PromptBatch.from_clicks((center * LOW_RES)[:, None])
-    prompts = PromptBatch.cat([clicks.select(is_click), boxes.select(~is_click)])
-    targets = torch.cat([targets[is_click], targets[~is_click]])
-    output = decode(model, embeddings, prompts, torch.randint(stage.images, (count,), generator=generator))
+    prompts = PromptBatch.cat([clicks.select(is_click), boxes.select(~is_click)]).to(device)
+    targets = torch.cat([targets[is_click], targets[~is_click]]).to(device)
+    image_index = torch.randint(stage.images, (count,), generator=generator)
+    output = decode(model, embeddings.to(device), prompts, image_index.to(device))
     return tuning_loss(output, targets, stage.loss), _ious(output, targets, prompts)
 
 
@@ -172,7 +180,7 @@ def scene_step(
     model: Sam2Model, bank: SceneBank, stage: PretrainStage, generator: torch.Generator
 ) -> tuple[Loss, dict[str, float]]:
     """Prompts on crops of scenes; in a share of the steps with a second round."""
-    batch = bank.batch(stage, generator)
+    batch = bank.batch(stage, generator).to(model.device)
     embeddings = encode(model, batch.pixels)
     output = decode(model, embeddings, batch.prompts, batch.image_index)
     loss, measured = tuning_loss(output, batch.targets, stage.loss), _ious(output, batch.targets, batch.prompts)
@@ -196,10 +204,10 @@ def _second_round(
     targets = batch.targets[rows]
     chosen = output.iou_scores[rows].argmax(1)
     masks = output.masks[rows, chosen].detach()
-    points, labels = correction_clicks(masks > 0, binary(targets), _LOOSE, generator)
-    middle = (LOW_RES - 1) / 2
-    prompts = batch.prompts.select(rows)
-    prompts = prompts.with_clicks(points * LOW_RES + middle, labels).with_masks(masks[:, None].clamp(-32, 32))
+    points, labels = correction_clicks((masks > 0).cpu(), binary(targets).cpu(), _LOOSE, generator)
+    points = points * LOW_RES + (LOW_RES - 1) / 2
+    prompts = batch.prompts.select(rows).with_clicks(points.to(masks.device), labels.to(masks.device))
+    prompts = prompts.with_masks(masks[:, None].clamp(-32, 32))
     again = decode(model, embeddings, prompts, batch.image_index[rows])
     reached = hard_iou(again.masks[:, :1] > 0, binary(targets)[:, None]).mean()
     return tuning_loss(again, targets, config), float(reached)
@@ -393,11 +401,12 @@ def _generator(seed: int, step: int) -> torch.Generator:
 
 
 @torch.no_grad()
-def measure(model: Sam2Model, bank: SceneBank, held_out: int, size: int = NANO_SIZE) -> dict[str, float]:
-    """Mean IoU on whole held-out scenes at the final input size, for tight boxes and clicks at the deepest pixel.
+def measure(model: Sam2Model, bank: SceneBank, held_out: int) -> dict[str, float]:
+    """Mean IoU on whole held-out scenes at the model's own input size, for tight boxes and clicks at the deepest pixel.
 
     The masks are those a user gets: one for a box, the best by predicted IoU of three for a click.
     """
+    size, device = input_size(model), model.device
     set_input_size(model, size)
     policy = _TIGHT.model_copy(update={"point_at": "center"})
     ious: dict[str, list[Tensor]] = {"held_out_box": [], "held_out_click": []}
@@ -407,12 +416,12 @@ def measure(model: Sam2Model, bank: SceneBank, held_out: int, size: int = NANO_S
         masks = torch.from_numpy(_object_masks(np.random.default_rng(number), labels, parents, 12))
         if not len(masks):
             continue
-        embeddings = encode(model, _normalised(image.astype(np.float32))[None])
+        embeddings = encode(model, _normalised(image.astype(np.float32))[None].to(device))
         for kind, box in (("held_out_box", 1.0), ("held_out_click", 0.0)):
             only = policy.model_copy(update={"box": box, "point": 1 - box})
             prompts = simulate_prompts(masks, _tight_boxes(masks), only, torch.Generator().manual_seed(number))
-            chosen = _chosen_masks(model, decode(model, embeddings, prompts), multimask_output=not box)
-            ious[kind].append(hard_iou(upscale_masks(chosen, (size, size)) > 0, masks[:, None])[:, 0])
+            chosen = _chosen_masks(model, decode(model, embeddings, prompts.to(device)), multimask_output=not box)
+            ious[kind].append(hard_iou(upscale_masks(chosen, (size, size)).cpu() > 0, masks[:, None])[:, 0])
     return {kind: float(torch.cat(values).mean()) for kind, values in ious.items()}
 
 
