@@ -47,9 +47,7 @@ def test_mask_twin_agrees():
     union = [best_ious([np.any(ours[key], axis=0)], [np.any(theirs[key], axis=0)])[0] for key in keys]
     objects = [iou for key in keys for iou in best_ious(theirs[key], ours[key])]
     print(f"plants: {len(keys)} images, IoU of unions median {np.median(union):.4f}, lowest {min(union):.4f}")
-    print(
     low = sum(value < 0.5 for value in objects)
     print(f"plants: {len(objects)} objects, IoU median {np.median(objects):.4f}, {low} below 0.5")
-    )
     assert np.median(union) >= 0.94
     assert np.median(objects) >= 0.94

@@ -417,14 +417,11 @@ def _components(
 
 
 def _where_value(pixels: NDArray[Any], value: int | tuple[int, int, int] | None) -> NDArray[np.bool_]:
+    channels = pixels if pixels.ndim == 3 else pixels[:, :, None]
     if value is None:
-        return pixels.any(axis=2) if pixels.ndim == 3 else np.asarray(pixels != 0)
-    if isinstance(value, tuple):
-        if pixels.ndim == 2:
-            pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-        return np.asarray(pixels == np.asarray(value, pixels.dtype)).all(axis=2)
-    same = np.asarray(pixels == value)
-    return same if same.ndim == 2 else same.all(axis=2)
+        return np.any(channels != 0, axis=2, keepdims=True)[:, :, 0]
+    same = np.equal(channels, np.asarray(value, np.int64))
+    return np.all(same, axis=2, keepdims=True)[:, :, 0]
 
 
 def _is_one_bit(path: Path) -> bool:
