@@ -32,6 +32,8 @@ _ALL_PAIRS = 2048
 """Images up to which every pair is compared; above, only those that share a key in one of the tables."""
 _TABLES = 24
 _MOST_PER_KEY = 32
+_WORTH_A_LOOK = 0.9
+"""Correlation at half the side below which the whole pictures are not compared."""
 _PORTION = 1 << 15
 
 
@@ -107,7 +109,7 @@ def _units(looks: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _turns(side: int) -> NDArray[np.int64]:
-    """The eight ways to turn and flip a flat picture of `side` x `side`, as orders of its pixels: `[8, side * side]`."""
+    """The eight ways to turn and flip a flat square picture, as orders of its pixels: `[8, side * side]`."""
     pixels = np.arange(side * side).reshape(side, side)
     ways = [np.rot90(flipped, quarters) for flipped in (pixels, pixels[:, ::-1]) for quarters in range(4)]
     return np.stack([way.ravel() for way in ways])
@@ -125,7 +127,8 @@ def _alike_hashed(units: NDArray[np.float32]) -> list[tuple[int, int]]:
     """Compare images that fall on the same side of some random planes; several sets of planes, one table each."""
     half = SIDE // 2
     coarse = np.ascontiguousarray(units.reshape(-1, half, 2, half, 2).mean(axis=(2, 4)).reshape(len(units), -1))
-    bits = 3 + math.ceil(math.log2(len(units)))
+    coarse /= np.maximum(np.linalg.norm(coarse, axis=1, keepdims=True), 1e-6)
+    bits = 5 + math.ceil(math.log2(len(units)))
     weights = 1 << np.arange(bits)
     rng = np.random.default_rng(0)
     found: set[tuple[int, int]] = set()
@@ -134,8 +137,10 @@ def _alike_hashed(units: NDArray[np.float32]) -> list[tuple[int, int]]:
         keys = (coarse @ planes > 0) @ weights
         order = np.argsort(keys, kind="stable")
         for turn, coarse_turn in zip(_turns(SIDE), _turns(half), strict=True):
-            turned_keys = (coarse[:, coarse_turn] @ planes > 0) @ weights
-            for ones, others in _sharing(turned_keys, keys[order], order):
+            turned = coarse[:, coarse_turn]
+            for ones, others in _sharing((turned @ planes > 0) @ weights, keys[order], order):
+                worth = np.einsum("nd,nd->n", turned[ones], coarse[others]) >= _WORTH_A_LOOK
+                ones, others = ones[worth], others[worth]
                 alike = np.einsum("nd,nd->n", units[ones][:, turn], units[others]) >= _LEAST_CORRELATION
                 pairs = zip(ones[alike].tolist(), others[alike].tolist(), strict=True)
                 found.update((min(pair), max(pair)) for pair in pairs)
