@@ -1,1 +1,1 @@
-"""Annotations in, checked dataset out: readers, doctor, splits, mask files and the table. Knows no torch."""
+"""Annotations in, checked dataset out: readers, splits, mask files and the table. Knows no torch."""

@@ -383,14 +383,14 @@ def _judge(table: pl.DataFrame, issues: Sequence[Issue], images: int, source: Pa
             expected=f"at most {allowed:.0%} unusable objects",
             found=f"{len(broken)} of {len(broken) + objects} ({share:.0%}); the first: {first.message}",
             where=f"{first.file} {first.where}".strip(),
-            do="run `samtune doctor` for all of them, repair the source, or accept the loss with --on-error skip",
+            do="repair the source, or accept the loss with --on-error skip, which lists all of them",
         )
     if objects == 0:
         raise DataError.of(
             expected="at least one object",
             found=f"{images} images without any usable one",
             where=str(source),
-            do="check the export; `samtune doctor` says what is in it",
+            do="check what the export holds",
         )
 
 

@@ -89,7 +89,7 @@ class TrainingBatches(TorchDataset[Batch]):
                 expected="at least one object in the training split",
                 found=f"{len(dataset.images)} images, none with a usable object",
                 where=str(dataset.root),
-                do="check the annotations with `samtune doctor`, or prepare the dataset with other --split shares",
+                do="look into the dataset's issues.json, or prepare it with other --split shares",
             )
 
     def __getitem__(self, step: int) -> Batch:
