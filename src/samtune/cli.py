@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 and 143 interrupted (a t
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -8,7 +8,7 @@ box, and a few pictures without any object.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from PIL import Image
 
 from samtune.data.scenes import Scene, microscope_scene
 from samtune.files import new_folder, write_json
-from samtune.progress import Advance
 
 PICTURE_SIZE = 448
 SCENES = {"train": 40, "valid": 12, "test": 24}
@@ -38,7 +37,7 @@ class _Picture:
     mirrored: bool = False
 
 
-def write_demo_export(out: Path, seed: int, advance: Advance = lambda done, total: None) -> None:
+def write_demo_export(out: Path, seed: int, advance: Callable[[int, int], None] = lambda done, total: None) -> None:
     """Draw the pictures and write the export.
 
     Args:
