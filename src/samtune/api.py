@@ -123,11 +123,12 @@ def compare(
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
-    models = [predictor(model, device=config.device) for model in (base, tuned)]
+    first, second = (predictor(model, device=config.device) for model in (base, tuned))
     with stages(quiet=quiet) as advance:
         return judge(
             data,
-            *models,
+            first,
+            second,
             Path(out),
             config,
             names=(str(base), str(tuned)),

@@ -23,27 +23,33 @@ class PrepareConfig(Config):
     """How `samtune prepare` turns a source into a dataset."""
 
     source_format: Literal["auto", "coco", "yolo", "mask-folder", "labelme", "via", "sa1b"] = Field(
-        "auto", description="Format of the source; auto recognises it from its files."
+        default="auto", description="Format of the source; auto recognises it from its files."
     )
-    images: Path | None = Field(None, description="Image folder, when the annotation file stands elsewhere.")
-    mask_format: Literal["png", "jpg"] = Field("png", description="Mask files; jpg is lossy and read back thresholded.")
+    images: Path | None = Field(default=None, description="Image folder, when the annotation file stands elsewhere.")
+    mask_format: Literal["png", "jpg"] = Field(
+        default="png", description="Mask files; jpg is lossy and read back thresholded."
+    )
     merge: Literal["none", "image", "category"] = Field(
-        "none", description="Also write one merged mask per image or category."
+        default="none", description="Also write one merged mask per image or category."
     )
-    copy_images: bool = Field(False, description="Copy the images into the dataset instead of pointing at them.")
+    copy_images: bool = Field(
+        default=False, description="Copy the images into the dataset instead of pointing at them."
+    )
     on_error: Literal["auto", "fail", "skip"] = Field(
-        "auto", description="What unusable objects do: fail, skip, or auto (skip, but fail above --max-broken)."
+        default="auto", description="What unusable objects do: fail, skip, or auto (skip, but fail above --max-broken)."
     )
-    max_broken: Fraction = Field(0.1, description="Share of unusable objects above which auto fails, 0 to 1.")
+    max_broken: Fraction = Field(default=0.1, description="Share of unusable objects above which auto fails, 0 to 1.")
     split: str = Field(
-        "", description="New train,valid,test shares; empty keeps the source's splits, or 0.8,0.1,0.1 if it has none."
+        default="",
+        description="New train,valid,test shares; empty keeps the source's splits, or 0.8,0.1,0.1 if it has none.",
     )
     group_by: str = Field(
-        "source", description="What must not be split apart: source, folder, or a regex whose group 1 is the key."
+        default="source",
+        description="What must not be split apart: source, folder, or a regex whose group 1 is the key.",
     )
-    seed: int = Field(0, ge=0, description="Seed of the split.")
-    min_area: int = Field(1, ge=1, description="Smallest usable object, in mask pixels.")
-    workers: int = Field(0, ge=0, description="Processes; 0 means one per core.")
+    seed: int = Field(default=0, ge=0, description="Seed of the split.")
+    min_area: int = Field(default=1, ge=1, description="Smallest usable object, in mask pixels.")
+    workers: int = Field(default=0, ge=0, description="Processes; 0 means one per core.")
 
     @property
     def shares(self) -> tuple[float, float, float] | None:
@@ -75,20 +81,22 @@ class PromptPolicy(Config):
     20 px at 1024; correction clicks from the error region, 10 % of them from the object itself).
     """
 
-    box: float = Field(1.0, ge=0.0, description="Weight of box prompts.")
-    point: float = Field(0.0, ge=0.0, description="Weight of single positive clicks.")
-    box_jitter: Fraction = Field(0.1, description="Box noise: each edge moves by up to this share of the side, 0 to 1.")
+    box: float = Field(default=1.0, ge=0.0, description="Weight of box prompts.")
+    point: float = Field(default=0.0, ge=0.0, description="Weight of single positive clicks.")
+    box_jitter: Fraction = Field(
+        default=0.1, description="Box noise: each edge moves by up to this share of the side, 0 to 1."
+    )
     box_jitter_max: float = Field(
-        20 / 1024, ge=0.0, le=1.0, description="Largest box noise, as a share of the model's input side."
+        default=20 / 1024, ge=0.0, le=1.0, description="Largest box noise, as a share of the model's input side."
     )
     point_at: Literal["random", "center"] = Field(
-        "random", description="Clicks anywhere in the region, or at its deepest pixel."
+        default="random", description="Clicks anywhere in the region, or at its deepest pixel."
     )
-    correction_clicks: int = Field(0, ge=0, le=15, description="Correction clicks after the first prompt.")
+    correction_clicks: int = Field(default=0, ge=0, le=15, description="Correction clicks after the first prompt.")
     correction_from_object: Fraction = Field(
-        0.1, description="Share of correction clicks drawn from the object, not the error."
+        default=0.1, description="Share of correction clicks drawn from the object, not the error."
     )
-    negative: Fraction = Field(0.0, description="Share of prompts on background, whose answer is 'no object'.")
+    negative: Fraction = Field(default=0.0, description="Share of prompts on background, whose answer is 'no object'.")
 
     @model_validator(mode="after")
     def _some_kind(self) -> PromptPolicy:
@@ -100,116 +108,134 @@ class PromptPolicy(Config):
 class LossConfig(Config):
     """Weights of the loss terms. Source: SAM 2's training recipe, 20 : 1 : 1 : 1."""
 
-    focal: float = Field(20.0, ge=0.0, description="Weight of the focal loss on mask logits.")
-    dice: float = Field(1.0, ge=0.0, description="Weight of the dice loss on masks.")
-    iou: float = Field(1.0, ge=0.0, description="Weight of the L1 loss on the predicted IoU.")
-    object_score: float = Field(1.0, ge=0.0, description="Weight of the cross-entropy on 'an object is there'.")
+    focal: float = Field(default=20.0, ge=0.0, description="Weight of the focal loss on mask logits.")
+    dice: float = Field(default=1.0, ge=0.0, description="Weight of the dice loss on masks.")
+    iou: float = Field(default=1.0, ge=0.0, description="Weight of the L1 loss on the predicted IoU.")
+    object_score: float = Field(default=1.0, ge=0.0, description="Weight of the cross-entropy on 'an object is there'.")
     focal_alpha: float = Field(
-        0.25, ge=-1.0, le=1.0, description="Focal loss alpha; negative turns class weighting off."
+        default=0.25, ge=-1.0, le=1.0, description="Focal loss alpha; negative turns class weighting off."
     )
-    focal_gamma: float = Field(2.0, ge=0.0, description="Focal loss gamma.")
+    focal_gamma: float = Field(default=2.0, ge=0.0, description="Focal loss gamma.")
     bce: float = Field(
-        0.0, ge=0.0, description="Weight of a balanced cross-entropy on masks, for training from scratch."
+        default=0.0, ge=0.0, description="Weight of a balanced cross-entropy on masks, for training from scratch."
     )
 
 
 class OptimizerConfig(Config):
     """AdamW with linear warm-up and cosine decay."""
 
-    lr: float = Field(5e-5, gt=0.0, description="Learning rate of the decoder and prompt encoder.")
-    encoder_lr: float = Field(3e-6, gt=0.0, description="Learning rate of the image encoder, where it learns.")
+    lr: float = Field(default=5e-5, gt=0.0, description="Learning rate of the decoder and prompt encoder.")
+    encoder_lr: float = Field(default=3e-6, gt=0.0, description="Learning rate of the image encoder, where it learns.")
     layer_decay: float = Field(
-        0.9, gt=0.0, le=1.0, description="Learning rate factor per encoder block, from last to first."
+        default=0.9, gt=0.0, le=1.0, description="Learning rate factor per encoder block, from last to first."
     )
-    weight_decay: float = Field(0.1, ge=0.0, description="Weight decay; biases, norms and embeddings get none.")
-    warmup: Fraction = Field(0.03, description="Share of the steps with linear warm-up.")
-    final_lr: Fraction = Field(0.1, description="Learning rate at the end, as a share of the peak.")
-    clip: float = Field(0.1, gt=0.0, description="Largest gradient norm.")
-    ema: float = Field(0.0, ge=0.0, lt=1.0, description="Decay of the moving average of the weights; 0 turns it off.")
+    weight_decay: float = Field(default=0.1, ge=0.0, description="Weight decay; biases, norms and embeddings get none.")
+    warmup: Fraction = Field(default=0.03, description="Share of the steps with linear warm-up.")
+    final_lr: Fraction = Field(default=0.1, description="Learning rate at the end, as a share of the peak.")
+    clip: float = Field(default=0.1, gt=0.0, description="Largest gradient norm.")
+    ema: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="Decay of the moving average of the weights; 0 turns it off."
+    )
 
 
 class TrainableConfig(Config):
     """What learns."""
 
     train: str = Field(
-        "decoder", description="decoder, decoder+prompt-encoder, lora, encoder-last-N, or all; parts joined with +."
+        default="decoder",
+        description="decoder, decoder+prompt-encoder, lora, encoder-last-N, or all; parts joined with +.",
     )
-    lora_rank: int = Field(8, ge=1, le=256, description="Rank of the LoRA adapter.")
-    lora_alpha: float = Field(16.0, gt=0.0, description="Scale of the LoRA adapter.")
+    lora_rank: int = Field(default=8, ge=1, le=256, description="Rank of the LoRA adapter.")
+    lora_alpha: float = Field(default=16.0, gt=0.0, description="Scale of the LoRA adapter.")
     lora_targets: tuple[str, ...] = Field(
-        ("qkv", "proj"), description="Names of the attention layers that get adapters."
+        default=("qkv", "proj"), description="Names of the attention layers that get adapters."
     )
-    gradient_checkpointing: bool = Field(True, description="Trade time for memory where the encoder learns.")
+    gradient_checkpointing: bool = Field(default=True, description="Trade time for memory where the encoder learns.")
 
 
 class EvalConfig(Config):
     """What `samtune evaluate` and validation measure."""
 
-    split: Literal["train", "valid", "test"] = Field("test", description="Split to evaluate.")
-    max_objects: int = Field(0, ge=0, description="Evaluate at most this many objects, evenly spaced; 0 means all.")
-    clicks: int = Field(
-        0, ge=0, le=20, description="Correction clicks of a simulated annotator after the first click; 0 leaves it out."
+    split: Literal["train", "valid", "test"] = Field(default="test", description="Split to evaluate.")
+    max_objects: int = Field(
+        default=0, ge=0, description="Evaluate at most this many objects, evenly spaced; 0 means all."
     )
-    background_clicks: int = Field(3, ge=0, description="Clicks per image where no object is annotated.")
-    seed: int = Field(0, ge=0, description="Seed of the background clicks and of the intervals' resampling.")
-    chunk: int = Field(32, ge=1, description="Prompts per decoder call.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
+    clicks: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="Correction clicks of a simulated annotator after the first click; 0 leaves it out.",
+    )
+    background_clicks: int = Field(default=3, ge=0, description="Clicks per image where no object is annotated.")
+    seed: int = Field(default=0, ge=0, description="Seed of the background clicks and of the intervals' resampling.")
+    chunk: int = Field(default=32, ge=1, description="Prompts per decoder call.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where to compute.")
 
 
 class AutomaticConfig(Config):
     """Finding everything in a picture, from a grid of clicks."""
 
-    points_per_side: int = Field(16, ge=1, le=128, description="Clicks per side of the grid.")
-    min_iou_score: Fraction = Field(0.7, description="Least predicted IoU of a mask that is kept, 0 to 1.")
+    points_per_side: int = Field(default=16, ge=1, le=128, description="Clicks per side of the grid.")
+    min_iou_score: Fraction = Field(default=0.7, description="Least predicted IoU of a mask that is kept, 0 to 1.")
     min_stability: Fraction = Field(
-        0.85, description="Least IoU of a mask with itself at a stricter threshold, 0 to 1."
+        default=0.85, description="Least IoU of a mask with itself at a stricter threshold, 0 to 1."
     )
     duplicate_iou: Fraction = Field(
-        0.7, description="Of two masks with a higher IoU only the better one is kept, 0 to 1."
+        default=0.7, description="Of two masks with a higher IoU only the better one is kept, 0 to 1."
     )
-    min_area: int = Field(16, ge=1, description="Smallest mask, in pixels of the picture.")
-    chunk: int = Field(64, ge=1, description="Clicks per decoder call.")
+    min_area: int = Field(default=16, ge=1, description="Smallest mask, in pixels of the picture.")
+    chunk: int = Field(default=64, ge=1, description="Clicks per decoder call.")
 
 
 class PredictConfig(Config):
     """What `samtune predict` asks about each picture."""
 
-    boxes: Path | None = Field(None, description="COCO annotations or detections (JSON) whose boxes are prompts.")
-    box: tuple[str, ...] = Field((), description="A box x0,y0,x1,y1 in pixels, for every picture; may be repeated.")
-    point: tuple[str, ...] = Field(
-        (), description="A positive click x,y in pixels, one object each, for every picture; may be repeated."
+    boxes: Path | None = Field(
+        default=None, description="COCO annotations or detections (JSON) whose boxes are prompts."
     )
-    everything: bool = Field(False, description="Segment everything, from a grid of clicks.")
+    box: tuple[str, ...] = Field(
+        default=(), description="A box x0,y0,x1,y1 in pixels, for every picture; may be repeated."
+    )
+    point: tuple[str, ...] = Field(
+        default=(), description="A positive click x,y in pixels, one object each, for every picture; may be repeated."
+    )
+    everything: bool = Field(default=False, description="Segment everything, from a grid of clicks.")
     automatic: AutomaticConfig = AutomaticConfig()
-    chunk: int = Field(32, ge=1, description="Prompts per decoder call.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
+    chunk: int = Field(default=32, ge=1, description="Prompts per decoder call.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where to compute.")
 
 
 class TrainConfig(Config):
     """A training run. With the dataset's path it is `config.yaml` in the run folder, and starts the same run again."""
 
-    model: str = Field("nano", description="nano, a hub name, a checkpoint file, a Hugging Face folder or a run.")
-    out: Path | None = Field(None, description="Run folder; default runs/NAME.")
-    name: str = Field("tune", description="Name of the run folder under runs/, numbered when it exists.")
-    steps: int = Field(3000, ge=1, description="Optimizer steps.")
-    seed: int = Field(0, ge=0, description="Seed of everything random.")
-    images_per_step: int = Field(1, ge=1, description="Images per step.")
-    objects_per_image: int = Field(8, ge=1, description="Most objects per image and step.")
-    flip: bool = Field(False, description="Mirror images left to right at random; doubles the embeddings to compute.")
-    eval_every: int = Field(0, ge=0, description="Steps between validations; 0 means a tenth of the run.")
-    eval_objects: int = Field(500, ge=1, description="Most validation objects, the same ones each time.")
-    chunk: int = Field(32, ge=1, description="Prompts per decoder call; fewer take less memory.")
-    workers: int = Field(0, ge=0, description="Processes that load batches ahead; 0 loads in the training process.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Arithmetic; auto picks what is fast and safe here."
+    model: str = Field(
+        default="nano", description="nano, a hub name, a checkpoint file, a Hugging Face folder or a run."
     )
-    decoder: Literal["fast", "plain"] = Field("fast", description="Decoder path; both give the same numbers.")
-    cache: bool = Field(True, description="Keep image embeddings on disk while the encoder is frozen.")
-    cache_dir: Path | None = Field(None, description="Embedding cache folder; default inside the dataset.")
-    cache_limit: str = Field("40GB", description="Largest size of the embedding cache on disk.")
+    out: Path | None = Field(default=None, description="Run folder; default runs/NAME.")
+    name: str = Field(default="tune", description="Name of the run folder under runs/, numbered when it exists.")
+    steps: int = Field(default=3000, ge=1, description="Optimizer steps.")
+    seed: int = Field(default=0, ge=0, description="Seed of everything random.")
+    images_per_step: int = Field(default=1, ge=1, description="Images per step.")
+    objects_per_image: int = Field(default=8, ge=1, description="Most objects per image and step.")
+    flip: bool = Field(
+        default=False, description="Mirror images left to right at random; doubles the embeddings to compute."
+    )
+    eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means a tenth of the run.")
+    eval_objects: int = Field(default=500, ge=1, description="Most validation objects, the same ones each time.")
+    chunk: int = Field(default=32, ge=1, description="Prompts per decoder call; fewer take less memory.")
+    workers: int = Field(
+        default=0, ge=0, description="Processes that load batches ahead; 0 loads in the training process."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where to compute.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="Arithmetic; auto picks what is fast and safe here."
+    )
+    decoder: Literal["fast", "plain"] = Field(default="fast", description="Decoder path; both give the same numbers.")
+    cache: bool = Field(default=True, description="Keep image embeddings on disk while the encoder is frozen.")
+    cache_dir: Path | None = Field(default=None, description="Embedding cache folder; default inside the dataset.")
+    cache_limit: str = Field(default="40GB", description="Largest size of the embedding cache on disk.")
     cache_dtype: Literal["auto", "fp32", "bf16", "int8"] = Field(
-        "auto", description="How cached embeddings are stored."
+        default="auto", description="How cached embeddings are stored."
     )
     prompts: PromptPolicy = PromptPolicy()
     loss: LossConfig = LossConfig()
@@ -221,17 +247,18 @@ class PretrainStage(Config):
     """A stretch of pre-training with one input size."""
 
     subject: Literal["prompts", "scenes"] = Field(
-        "scenes", description="prompts: decoder and prompt encoder alone, on noise; scenes: everything, on pictures."
+        default="scenes",
+        description="prompts: decoder and prompt encoder alone, on noise; scenes: everything, on pictures.",
     )
     size: int = Field(ge=64, multiple_of=64, description="Side of the input, in pixels.")
     steps: int = Field(ge=1, description="Optimizer steps.")
-    images: int = Field(2, ge=1, description="Images per step.")
-    objects: int = Field(12, ge=1, description="Most objects per image and step.")
-    lr: float = Field(1e-3, gt=0.0, description="Learning rate at the stage's start.")
-    final_lr: float = Field(1e-3, gt=0.0, description="Learning rate at its end; a straight line in between.")
-    warmup: int = Field(50, ge=0, description="Steps of linear warm-up.")
+    images: int = Field(default=2, ge=1, description="Images per step.")
+    objects: int = Field(default=12, ge=1, description="Most objects per image and step.")
+    lr: float = Field(default=1e-3, gt=0.0, description="Learning rate at the stage's start.")
+    final_lr: float = Field(default=1e-3, gt=0.0, description="Learning rate at its end; a straight line in between.")
+    warmup: int = Field(default=50, ge=0, description="Steps of linear warm-up.")
     corrections: Fraction = Field(
-        0.5, description="Share of steps with a second round: a correction click and the first mask."
+        default=0.5, description="Share of steps with a second round: a correction click and the first mask."
     )
     loss: LossConfig = LossConfig(focal=0.0, bce=1.0)
 
@@ -243,22 +270,24 @@ class PretrainConfig(Config):
     """Pre-training of `nano` from random weights, or from given ones, on procedural scenes."""
 
     out: Path = Field(
-        Path("runs/nano"), description="Folder for scenes, checkpoints and the log; run again to continue."
+        default=Path("runs/nano"), description="Folder for scenes, checkpoints and the log; run again to continue."
     )
-    start: str | None = Field(None, description="A model to start from, such as nano, instead of random weights.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
-    scenes: int = Field(4000, ge=1, description="Scenes to draw before training.")
-    scene_size: int = Field(512, ge=64, description="Side of the drawn scenes, in pixels.")
-    held_out: int = Field(40, ge=1, description="Further scenes that only measure.")
-    workers: int = Field(0, ge=0, description="Processes that draw scenes; 0 means one per core.")
-    seed: int = Field(0, ge=0, description="Seed of weights, scenes and training.")
-    weight_decay: float = Field(0.05, ge=0.0, description="Weight decay of matrices.")
-    clip: float = Field(1.0, gt=0.0, description="Largest gradient norm.")
+    start: str | None = Field(
+        default=None, description="A model to start from, such as nano, instead of random weights."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute.")
+    scenes: int = Field(default=4000, ge=1, description="Scenes to draw before training.")
+    scene_size: int = Field(default=512, ge=64, description="Side of the drawn scenes, in pixels.")
+    held_out: int = Field(default=40, ge=1, description="Further scenes that only measure.")
+    workers: int = Field(default=0, ge=0, description="Processes that draw scenes; 0 means one per core.")
+    seed: int = Field(default=0, ge=0, description="Seed of weights, scenes and training.")
+    weight_decay: float = Field(default=0.05, ge=0.0, description="Weight decay of matrices.")
+    clip: float = Field(default=1.0, gt=0.0, description="Largest gradient norm.")
     ema: float = Field(
-        0.998, ge=0.0, lt=1.0, description="Decay of the moving average of the weights, which is what ships."
+        default=0.998, ge=0.0, lt=1.0, description="Decay of the moving average of the weights, which is what ships."
     )
-    save_every: int = Field(200, ge=1, description="Steps between checkpoints.")
-    measure_every: int = Field(1000, ge=1, description="Steps between measurements on the held-out scenes.")
+    save_every: int = Field(default=200, ge=1, description="Steps between checkpoints.")
+    measure_every: int = Field(default=1000, ge=1, description="Steps between measurements on the held-out scenes.")
     stages: tuple[PretrainStage, ...] = (
         PretrainStage(subject="prompts", size=128, steps=600, images=4, objects=24),
         PretrainStage(size=128, steps=1500, images=4),

@@ -35,9 +35,10 @@ from PIL import Image
 
 from samtune.config import PrepareConfig
 from samtune.data.archive import is_archive, unpack
+from samtune.data.checks import check_frame, check_object, suspicions, unusable_image
 from samtune.data.hashing import fingerprint, same_images
 from samtune.data.images import SUFFIXES, ImageInfo, check_decodes, probe_image, read_image, turn_upright
-from samtune.data.masks import Region, SegmentationError, rasterise_region, region_of, write_region_file
+from samtune.data.masks import Region, region_of, write_region_file
 from samtune.data.paths import relative_to
 from samtune.data.readers import detect_format, read
 from samtune.data.readers.common import unique
@@ -45,7 +46,7 @@ from samtune.data.split import SplitItem, assign_splits, group_of, join_groups
 from samtune.data.table import SCHEMA, TABLE, Dataset, write_table
 from samtune.errors import DataError
 from samtune.files import new_folder, recover_folder, storage_errors, write_json
-from samtune.types import Annotation, ImageRecord, Issue, RunLengths, Severity, Split
+from samtune.types import Annotation, ImageRecord, Issue, Severity, Split
 
 ISSUES, ABOUT = "issues.json", "dataset.json"
 DEFAULT_SHARES = (0.8, 0.1, 0.1)
@@ -54,8 +55,6 @@ _SMALL = 64
 """With fewer images than this, starting processes costs more than they save."""
 _ROWS = 20_000
 """Rows kept as Python objects before they become a part of the table."""
-_SLIGHT = 2
-"""Pixels by which a stated size may differ from the file's; exporters round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,15 +193,9 @@ def _prepare_image(image: _Named, *, target: Path, final: Path, config: PrepareC
         info = probe_image(record.path)
         check_decodes(record.path)
     except DataError as error:
-        found = str(error).splitlines()[1].removeprefix("found    ")
-        issues.append(_about_image(record, "unusable-image", f"The image cannot be used: {found}.", "It is left out."))
-        issues += [_lost(record, annotation, "unusable-image", "The object's image cannot be used.")
-                   for annotation in record.annotations]  # fmt: skip
-        return _Prepared([], issues)
-    frame = _frame(record, info, issues)
+        return _Prepared([], unusable_image(record, error))
+    frame = check_frame(record, info, issues)
     if frame is None:
-        issues += [_lost(record, annotation, "image-size-differs", "The object's image has another size.")
-                   for annotation in record.annotations]  # fmt: skip
         return _Prepared([], issues)
     width, height = info.upright_size
     of_image = {
@@ -215,12 +208,14 @@ def _prepare_image(image: _Named, *, target: Path, final: Path, config: PrepareC
     }
     rows: list[dict[str, Any]] = []
     regions: list[tuple[str, Region]] = []
+    usable: list[tuple[Annotation, Region]] = []
     if record.annotations:
         (target / "masks" / image.name).mkdir(parents=True)
     for number, annotation in enumerate(record.annotations):
-        region = _region(annotation, record, frame, config, issues)
+        region = check_object(annotation, record, frame, config.min_area, issues)
         if region is None:
             continue
+        usable.append((annotation, region))
         if frame.orientation != 1:
             region = region_of(turn_upright(region.paste(frame.height, frame.width), frame.orientation))
             assert region is not None, "turning loses no pixel"
@@ -243,43 +238,10 @@ def _prepare_image(image: _Named, *, target: Path, final: Path, config: PrepareC
         )
         if config.merge != "none":
             regions.append((annotation.category, region))
+    suspicions(record, frame, usable, issues)
     _write_merged(regions, image.name, target, height, width, config)
     nothing = dict.fromkeys(("mask_path", "annotation_id", "category", "x0", "y0", "x1", "y1", "area", "iscrowd"))
     return _Prepared(rows or [of_image | nothing], issues)
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """What the annotations' coordinates are in: a size in pixels, and the EXIF orientation still to be applied."""
-
-    width: int
-    height: int
-    orientation: int = 1
-
-
-def _frame(record: ImageRecord, info: ImageInfo, issues: list[Issue]) -> _Frame | None:
-    """The frame the annotations live in, told by the size they state; None, and an issue, if that is neither frame's.
-
-    Annotation tools disagree on whether they turn a picture as its EXIF tag says. The size decides where turning
-    changes it; where it does not, the picture is taken to be annotated as it is shown, and that is reported.
-    """
-    stored, upright = (info.width, info.height), info.upright_size
-    stated = (record.width, record.height)
-    if info.orientation != 1 and stored != upright and stated == stored:
-        return _Frame(*stored, info.orientation)
-    if (info.orientation != 1 and stated != upright) or (info.orientation != 1 and stored == upright):
-        text = f"The picture carries EXIF orientation {info.orientation}; its size does not tell how it was annotated."
-        repair = "It is taken to be annotated upright, as it is shown."
-        issues.append(_about_image(record, "exif-orientation-unclear", text, repair, Severity.WARNING))
-    if stated == upright or 0 in stated:
-        return _Frame(*upright)
-    text = f"The annotations say {stated[0]} x {stated[1]} pixels, the file has {upright[0]} x {upright[1]}."
-    if max(abs(one - other) for one, other in zip(stated, upright, strict=True)) > _SLIGHT:
-        text += " They may be about a picture of another resolution."
-        issues.append(_about_image(record, "image-size-differs", text, "The image and its objects are left out."))
-        return None
-    issues.append(_about_image(record, "image-size-differs", text, "The file's size counts.", Severity.WARNING))
-    return _Frame(*upright)
 
 
 def _placed_image(image: _Named, info: ImageInfo, target: Path, final: Path, copy: bool) -> str:
@@ -299,45 +261,6 @@ def _placed_image(image: _Named, info: ImageInfo, target: Path, final: Path, cop
     else:
         Image.fromarray(read_image(path)).save(target / place, compress_level=1)
     return place
-
-
-def _region(
-    annotation: Annotation, record: ImageRecord, frame: _Frame, config: PrepareConfig, issues: list[Issue]
-) -> Region | None:
-    """The object's pixels in the frame of the annotations, or None and an issue."""
-    if annotation.segmentation is None:
-        issues.append(_lost(record, annotation, "no-segmentation", "The object has only a box, no outline."))
-        return None
-    try:
-        region = _rasterised(annotation, record, frame)
-    except DataError as error:
-        code = error.code if isinstance(error, SegmentationError) else "mask-unreadable"
-        found = str(error).splitlines()[1].removeprefix("found    ")
-        issues.append(_lost(record, annotation, code, f"The outline cannot be used: {found}."))
-        return None
-    if region is None:
-        issues.append(_lost(record, annotation, "empty-mask", "The outline covers no pixel of the image."))
-    elif region.area < config.min_area:
-        text = f"The object has {region.area} pixels, fewer than --min-area {config.min_area}."
-        issues.append(_lost(record, annotation, "too-small", text))
-    else:
-        return region
-    return None
-
-
-def _rasterised(annotation: Annotation, record: ImageRecord, frame: _Frame) -> Region | None:
-    shape = annotation.segmentation
-    assert shape is not None
-    stated = (record.height, record.width)
-    if isinstance(shape, RunLengths) and (shape.height, shape.width) == stated != (frame.height, frame.width):
-        # The stated size is a pixel or two off; run lengths need exactly it, so the edge is cut or left empty after.
-        whole = np.zeros((max(shape.height, frame.height), max(shape.width, frame.width)), bool)
-        region = rasterise_region(shape, shape.height, shape.width)
-        if region is not None:
-            x0, y0, x1, y1 = region.box
-            whole[y0:y1, x0:x1] = region.mask
-        return region_of(whole[: frame.height, : frame.width])
-    return rasterise_region(shape, frame.height, frame.width)
 
 
 def _with_splits(table: pl.DataFrame, target: Path, config: PrepareConfig) -> pl.DataFrame:
@@ -504,18 +427,6 @@ def _report(dataset: Dataset, issues: Sequence[Issue]) -> PrepareReport:
     images, objects = ({split.value: counts.get(split.value, 0) for split in Split} for counts in (images, objects))
     broken = sum(issue.severity is Severity.ERROR for issue in issues)
     return PrepareReport(dataset, tuple(issues), images, objects, broken)
-
-
-def _about_image(
-    record: ImageRecord, code: str, message: str, repair: str, severity: Severity = Severity.ERROR
-) -> Issue:
-    return Issue(code, severity, message, repair, file=str(record.path), image=record.path.name)
-
-
-def _lost(record: ImageRecord, annotation: Annotation, code: str, message: str) -> Issue:
-    """An object that is left out."""
-    return Issue(code, Severity.ERROR, message, "The object is left out.", str(record.source), record.path.name,
-                 annotation.annotation_id, annotation.where)  # fmt: skip
 
 
 def _safe(name: str) -> str:

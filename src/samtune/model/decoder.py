@@ -76,7 +76,7 @@ def select_masks(model: Sam2Model, output: DecoderOutput, *, multimask_output: b
     if multimask_output:
         return output.masks[:, 1:], output.iou_scores[:, 1:]
     single, single_iou = output.masks[:, 0], output.iou_scores[:, 0]
-    config = model.config.mask_decoder_config
+    config = model.mask_decoder.config
     if config.dynamic_multimask_via_stability:
         rows = torch.arange(len(single), device=single.device)
         best = output.iou_scores[:, 1:].argmax(1) + 1

@@ -145,7 +145,7 @@ class Run:
         if self.accelerator.num_processes == 1:
             return
         flat = torch.cat([_gradient(parameter).flatten() for parameter in self.parameters.values()])
-        mean = self.accelerator.reduce(flat, reduction="mean")
+        mean = self._reduced(flat, "mean")
         sizes = [parameter.numel() for parameter in self.parameters.values()]
         for parameter, values in zip(self.parameters.values(), mean.split(sizes), strict=True):
             parameter.grad = values.view_as(parameter)
@@ -154,7 +154,13 @@ class Run:
         """Whether `flag` is true in any process."""
         if self.accelerator.num_processes == 1:
             return flag
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device), reduction="sum") > 0)
+        return bool(self._reduced(torch.tensor(float(flag), device=self.device), "sum") > 0)
+
+    def _reduced(self, tensor: Tensor, reduction: str) -> Tensor:
+        """Sum or mean of a tensor over all processes."""
+        found = self.accelerator.reduce(tensor, reduction=reduction)
+        assert isinstance(found, Tensor)
+        return found
 
     def _encode(self, pixels: Tensor) -> ImageEmbeddings:
         with self.arithmetic():

@@ -144,7 +144,7 @@ class _Index:
                 continue
             if part.index is None:
                 if part.value != []:
-                    raise _bad_field(file, part.key, f"a {type(part.value).__name__}")
+                    raise _bad_field(file, part.key, f"a {type(cast('object', part.value)).__name__}")
                 continue
             where = f"{part.key}[{part.index}]"
             if not isinstance(part.value, dict):
