@@ -1,0 +1,292 @@
+"""What is looked at in one image and its objects. `prepare` and the doctor call the same functions, so they agree.
+
+`check_frame` and `check_object` decide what can be used; `suspicions` finds what can be used but looks wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samtune.data.images import ImageInfo
+from samtune.data.masks import Region, SegmentationError, rasterise_region, region_of
+from samtune.errors import DataError
+from samtune.types import Annotation, ImageRecord, Issue, Polygons, RunLengths, Severity
+
+_SLIGHT = 2
+"""Pixels by which a stated size may differ from the file's; exporters round."""
+_BOX_SLACK = 2.0
+"""Pixels by which a stated box may differ from the mask's; a twentieth of the side is allowed on top."""
+_TINY = 16
+"""Mask pixels below which an object is a few pixels of a 1024 px input."""
+_WHOLE = 0.99
+"""Share of the image above which an object is taken to cover all of it."""
+_SAME_OBJECT = 0.9
+"""IoU above which two objects are taken to be one, annotated twice."""
+_MOST_PAIRS = 2_000_000
+"""Pairs of edges, or of objects, that are compared at most."""
+
+_PREPARED = "It is prepared as it is."
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What the annotations' coordinates are in: a size in pixels, and the EXIF orientation still to be applied."""
+
+    width: int
+    height: int
+    orientation: int = 1
+
+
+def reason(error: DataError) -> str:
+    """What an error found, in words that fit into a sentence."""
+    lines = str(error).splitlines()
+    return next((line.removeprefix("found").strip() for line in lines if line.startswith("found")), lines[0])
+
+
+def unusable_image(record: ImageRecord, error: DataError) -> list[Issue]:
+    """The findings about an image that cannot be read, and about the objects lost with it."""
+    text = f"The image cannot be used: {reason(error)}."
+    about = about_image(record, "unusable-image", text, "The image and its objects are left out.")
+    return [about, *_all_lost(record, "unusable-image", "The object's image cannot be used.")]
+
+
+def check_frame(record: ImageRecord, info: ImageInfo, issues: list[Issue]) -> Frame | None:
+    """The frame the annotations live in, told by the size they state; None, and issues, if that is neither frame's.
+
+    Annotation tools disagree on whether they turn a picture as its EXIF tag says. The size decides where turning
+    changes it; where it does not, the picture is taken to be annotated as it is shown, and that is reported.
+    """
+    stored, upright = (info.width, info.height), info.upright_size
+    stated = (record.width, record.height)
+    if info.orientation != 1 and stored != upright and stated == stored:
+        return Frame(*stored, info.orientation)
+    if (info.orientation != 1 and stated != upright) or (info.orientation != 1 and stored == upright):
+        text = f"The picture carries EXIF orientation {info.orientation}; its size does not tell how it was annotated."
+        repair = "It is taken to be annotated upright, as it is shown."
+        issues.append(about_image(record, "exif-orientation-unclear", text, repair, Severity.WARNING))
+    if stated == upright or 0 in stated:
+        return Frame(*upright)
+    text = f"The annotations say {stated[0]} x {stated[1]} pixels, the file has {upright[0]} x {upright[1]}."
+    if max(abs(one - other) for one, other in zip(stated, upright, strict=True)) > _SLIGHT:
+        text += " They may be about a picture of another resolution."
+        issues.append(about_image(record, "image-size-differs", text, "The image and its objects are left out."))
+        issues += _all_lost(record, "image-size-differs", "The object's image has another size.")
+        return None
+    issues.append(about_image(record, "image-size-differs", text, "The file's size counts.", Severity.WARNING))
+    return Frame(*upright)
+
+
+def check_object(
+    annotation: Annotation, record: ImageRecord, frame: Frame, min_area: int, issues: list[Issue]
+) -> Region | None:
+    """The object's pixels in the frame of the annotations, or None and an issue."""
+    if annotation.segmentation is None:
+        issues.append(lost(record, annotation, "no-segmentation", "The object has only a box, no outline."))
+        return None
+    try:
+        region = _rasterised(annotation, record, frame)
+    except DataError as error:
+        code = error.code if isinstance(error, SegmentationError) else "mask-unreadable"
+        issues.append(lost(record, annotation, code, f"The outline cannot be used: {reason(error)}."))
+        return None
+    if region is None:
+        outside = _extent_outside(annotation, frame) is not None
+        text = "The outline lies outside the image." if outside else "The outline covers no pixel of the image."
+        issues.append(lost(record, annotation, "empty-mask", text))
+    elif region.area < min_area:
+        text = f"The object has {region.area} pixels, fewer than --min-area {min_area}."
+        issues.append(lost(record, annotation, "too-small", text))
+    else:
+        return region
+    return None
+
+
+def suspicions(
+    record: ImageRecord, frame: Frame, objects: Sequence[tuple[Annotation, Region]], issues: list[Issue]
+) -> None:
+    """Report what is usable but looks wrong: odd outlines, boxes, areas, sizes, and objects annotated twice.
+
+    Args:
+        record: the image.
+        frame: what `check_frame` said.
+        objects: the usable objects with their pixels in that frame.
+        issues: gets the findings.
+    """
+    for annotation, region in objects:
+        for code, severity, text in _oddities(annotation, region, frame):
+            issues.append(_about_object(record, annotation, code, text, _PREPARED, severity))
+    for first, second, overlap in _twins(objects):
+        one, other = objects[first][0], objects[second][0]
+        same = "" if one.category == other.category else f", which is called {one.category!r}"
+        text = f"The object covers {overlap:.0%} of the same pixels as annotation {one.annotation_id}{same}."
+        issues.append(_about_object(record, other, "duplicate-object", text, "Both are prepared.", Severity.WARNING))
+
+
+def about_image(
+    record: ImageRecord, code: str, message: str, repair: str, severity: Severity = Severity.ERROR
+) -> Issue:
+    """A finding about an image file."""
+    return Issue(code, severity, message, repair, file=str(record.path), image=record.path.name)
+
+
+def lost(record: ImageRecord, annotation: Annotation, code: str, message: str) -> Issue:
+    """An object that is left out."""
+    return _about_object(record, annotation, code, message, "The object is left out.", Severity.ERROR)
+
+
+def _about_object(
+    record: ImageRecord, annotation: Annotation, code: str, message: str, repair: str, severity: Severity
+) -> Issue:
+    return Issue(
+        code,
+        severity,
+        message,
+        repair,
+        file=str(record.source),
+        image=record.path.name,
+        annotation=annotation.annotation_id,
+        where=annotation.where,
+    )
+
+
+def _all_lost(record: ImageRecord, code: str, message: str) -> list[Issue]:
+    return [lost(record, annotation, code, message) for annotation in record.annotations]
+
+
+def _rasterised(annotation: Annotation, record: ImageRecord, frame: Frame) -> Region | None:
+    shape = annotation.segmentation
+    assert shape is not None
+    stated = (record.height, record.width)
+    if isinstance(shape, RunLengths) and (shape.height, shape.width) == stated != (frame.height, frame.width):
+        # The stated size is a pixel or two off; run lengths need exactly it, so the edge is cut or left empty after.
+        whole = np.zeros((max(shape.height, frame.height), max(shape.width, frame.width)), bool)
+        region = rasterise_region(shape, shape.height, shape.width)
+        if region is not None:
+            x0, y0, x1, y1 = region.box
+            whole[y0:y1, x0:x1] = region.mask
+        return region_of(whole[: frame.height, : frame.width])
+    return rasterise_region(shape, frame.height, frame.width)
+
+
+def _oddities(annotation: Annotation, region: Region, frame: Frame) -> Iterator[tuple[str, Severity, str]]:
+    """Code, severity and meaning of what is odd about one object."""
+    area = region.area
+    if (beyond := _extent_outside(annotation, frame)) is not None:
+        text = f"The outline reaches {beyond:.0f} pixels out of the image; what lies outside is cut off."
+        yield "polygon-outside-image", Severity.WARNING, text
+    if isinstance(annotation.segmentation, Polygons) and any(map(crosses_itself, annotation.segmentation.rings)):
+        text = "The outline crosses itself; parts that it goes around twice are holes in the mask."
+        yield "polygon-self-crossing", Severity.WARNING, text
+    if annotation.box is not None and not _fits(annotation.box, region, frame):
+        stated = ", ".join(f"{side:.8g}" for side in annotation.box)
+        text = f"The box is given as {stated} (xyxy), the mask's is {', '.join(map(str, region.box))}, which counts."
+        yield "box-differs", Severity.WARNING, text
+    if annotation.area is not None and not _area_fits(annotation, area):
+        text = f"The area is given as {annotation.area:.8g} pixels, the mask has {area}, which counts."
+        yield "area-differs", Severity.INFO, text
+    if area < _TINY:
+        yield "tiny-object", Severity.INFO, f"The object has {area} pixels, too few to learn a shape from."
+    if area > _WHOLE * frame.width * frame.height:
+        yield "covers-image", Severity.WARNING, "The object covers the whole image."
+    if annotation.iscrowd:
+        text = "The object is marked as a crowd; it is kept but not used as a prompt by default."
+        yield "crowd", Severity.INFO, text
+
+
+def _extent_outside(annotation: Annotation, frame: Frame) -> float | None:
+    """How many pixels an outline reaches out of the image, where it is more than rounding."""
+    if not isinstance(annotation.segmentation, Polygons):
+        return None
+    values = np.concatenate([np.asarray(ring, np.float64) for ring in annotation.segmentation.rings])
+    x, y = values[::2], values[1::2]
+    beyond = float(max(-x.min(), -y.min(), x.max() - frame.width, y.max() - frame.height))
+    return beyond if beyond > 1 else None
+
+
+def _fits(box: tuple[float, float, float, float], region: Region, frame: Frame) -> bool:
+    limits = (frame.width, frame.height) * 2
+    stated = [min(max(side, 0.0), limit) for side, limit in zip(box, limits, strict=True)]
+    found = region.box
+    slack = [_BOX_SLACK + 0.05 * (found[2] - found[0]), _BOX_SLACK + 0.05 * (found[3] - found[1])] * 2
+    return all(abs(one - other) <= most for one, other, most in zip(stated, found, slack, strict=True))
+
+
+def _area_fits(annotation: Annotation, area: int) -> bool:
+    """Whether the stated area is the mask's, or the box's, as some exporters always write it."""
+    stated = annotation.area
+    assert stated is not None
+    if abs(stated - area) <= max(16.0, 0.1 * area):
+        return True
+    if annotation.box is None:
+        return False
+    x0, y0, x1, y1 = annotation.box
+    of_box = (x1 - x0) * (y1 - y0)
+    return abs(stated - of_box) <= max(1.0, 0.01 * of_box)
+
+
+def crosses_itself(ring: Sequence[float]) -> bool:
+    """Whether two edges of a ring `[x0, y0, x1, y1, ...]` cross at a point inside both.
+
+    Edges that touch, or lie on each other as exporters' bridges between parts do, are no crossing. Rings of very many
+    long edges are searched in part only.
+    """
+    start = np.asarray(ring, np.float64).reshape(-1, 2)
+    end = np.roll(start, -1, axis=0)
+    if len(start) < 4:
+        return False
+    low, high = np.minimum(start[:, 0], end[:, 0]), np.maximum(start[:, 0], end[:, 0])
+    one, other = _overlapping(low, high)
+    a, b, c, d = start[one], end[one], start[other], end[other]
+    apart = (_side(a, b, c) * _side(a, b, d) < 0) & (_side(c, d, a) * _side(c, d, b) < 0)
+    return bool(apart.any())
+
+
+def _side(a: NDArray[np.float64], b: NDArray[np.float64], point: NDArray[np.float64]) -> NDArray[np.float64]:
+    """On which side of the lines from a to b the points `[N, 2]` lie: -1, 0 or 1, 0 within rounding."""
+    along, to = b - a, point - a
+    cross = along[:, 0] * to[:, 1] - along[:, 1] * to[:, 0]
+    scale = np.abs(along).max(axis=1) * np.abs(to).max(axis=1)
+    return np.where(np.abs(cross) <= 1e-9 * scale, 0.0, np.sign(cross))
+
+
+def _overlapping(low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of intervals that overlap, each pair once, at most `_MOST_PAIRS`."""
+    order = np.argsort(low, kind="stable")
+    counts = np.searchsorted(low[order], high[order], "right") - np.arange(len(low)) - 1
+    counts = counts[: int(np.searchsorted(np.cumsum(counts), _MOST_PAIRS, "right")) + 1]
+    counts = np.minimum(counts, _MOST_PAIRS)
+    one = np.repeat(np.arange(len(counts)), counts)
+    steps = np.arange(len(one)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return order[one], order[one + 1 + steps]
+
+
+def _twins(objects: Sequence[tuple[Annotation, Region]]) -> Iterator[tuple[int, int, float]]:
+    """Objects, crowds aside, that cover nearly the same pixels: positions with first < second, and their IoU."""
+    if len(objects) < 2:
+        return
+    boxes = np.array([region.box for _, region in objects], np.float64)
+    # Boxes of such objects begin within a quarter of their width of each other.
+    one, other = _overlapping(boxes[:, 0], boxes[:, 0] + 0.25 * (boxes[:, 2] - boxes[:, 0]))
+    corner = np.minimum(boxes[one, 2:], boxes[other, 2:]) - np.maximum(boxes[one, :2], boxes[other, :2])
+    shared = np.clip(corner, 0, None).prod(axis=1)
+    sizes = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    alike = shared / (sizes[one] + sizes[other] - shared) >= 0.75
+    firsts, seconds = np.minimum(one, other)[alike], np.maximum(one, other)[alike]
+    for first, second in sorted((int(a), int(b)) for a, b in zip(firsts, seconds, strict=True)):
+        if objects[first][0].iscrowd or objects[second][0].iscrowd:
+            continue
+        overlap = _iou(objects[first][1], objects[second][1])
+        if overlap >= _SAME_OBJECT:
+            yield first, second, overlap
+
+
+def _iou(one: Region, other: Region) -> float:
+    x0, y0 = max(one.x0, other.x0), max(one.y0, other.y0)
+    x1, y1 = min(one.box[2], other.box[2]), min(one.box[3], other.box[3])
+    parts = [region.mask[y0 - region.y0 : y1 - region.y0, x0 - region.x0 : x1 - region.x0] for region in (one, other)]
+    shared = int(np.count_nonzero(parts[0] & parts[1]))
+    return shared / (one.area + other.area - shared)
