@@ -1,6 +1,6 @@
 """The public surface: each step of the main job as one function. Command line, notebooks and scripts stand on it.
 
-Functions import what they need when they are called, so that preparing data works without torch. Progress goes to
+Functions import what they need when they are called, so that `samtune doctor` starts without torch. Progress goes to
 stderr; `quiet=True` silences it. Errors are those of `samtune.errors`.
 """
 
@@ -18,6 +18,7 @@ from samtune.progress import progress, stages, stderr_console
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from samtune.data.doctor import Audit
     from samtune.data.prepare import PrepareReport
     from samtune.evaluation.compare import Comparison
     from samtune.evaluation.evaluate import Evaluation
@@ -26,6 +27,25 @@ if TYPE_CHECKING:
     from samtune.inference.predictor import Predictor
     from samtune.model.cache import CacheInfo
     from samtune.training.setup import Run
+
+
+def doctor(
+    source: Path | str,
+    *,
+    source_format: str = "auto",
+    images: Path | None = None,
+    html: Path | None = None,
+    quiet: bool = False,
+) -> Audit:
+    """Check annotations and images without changing anything; see `data.doctor.audit`. `html` also writes a page."""
+    from samtune.data.doctor import audit
+    from samtune.data.doctor_report import render_html
+
+    with progress("checking", quiet=quiet) as advance:
+        found = audit(Path(source), source_format, images, progress=advance)
+    if html is not None:
+        render_html(found, html)
+    return found
 
 
 def prepare(

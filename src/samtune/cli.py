@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 and 143 interrupted (a t
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +69,34 @@ def prepare(
     """
     report = api.prepare(source, out, config, quiet=quiet)
     _say(*report.lines())
+
+
+@app.command
+def doctor(
+    source: Path,
+    /,
+    *,
+    source_format: str = "auto",
+    images: Path | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    html: Path | None = None,
+    quiet: bool = False,
+) -> int:
+    """Say what is wrong with annotations and images before any training, and what `prepare` would do about it.
+
+    Ends with 0 when there are at most warnings, and with 2 when there are errors.
+
+    Args:
+        source: What `prepare` takes.
+        source_format: Format of the source; auto recognises it.
+        images: Image folder, when the annotation file stands elsewhere.
+        as_json: Print everything as JSON.
+        html: Also write a page with pictures of the findings.
+        quiet: Show no progress.
+    """
+    audit = api.doctor(source, source_format=source_format, images=images, html=html, quiet=quiet)
+    print(json.dumps(audit.to_json(), indent=2) if as_json else audit.to_text())
+    return audit.exit_code
 
 
 @app.command
@@ -230,7 +259,7 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
         code = _complain(_usage_message(error), UsageError.exit_code)
     except KeyboardInterrupt:
         code = _complain("interrupted", INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has gone: `samtune models | head`
+    except BrokenPipeError:  # the reader of our output has gone: `samtune doctor X | head`
         sys.stderr.close()
         code = 1
     sys.exit(code)

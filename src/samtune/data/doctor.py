@@ -1,0 +1,300 @@
+"""What is wrong with a dataset, said before any training: `audit` reads and decodes everything and writes nothing.
+
+The checks of images and objects are those that `prepare` runs (`checks.py`); the doctor adds what only the whole set
+shows: leaks between splits, and what the set is made of.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from samtune.data.archive import is_archive, unpack
+from samtune.data.checks import Frame, check_frame, check_object, suspicions, unusable_image
+from samtune.data.doctor_report import render_text, to_json
+from samtune.data.hashing import Fingerprint, fingerprint, same_images
+from samtune.data.images import probe_image
+from samtune.data.masks import Region
+from samtune.data.readers import detect_format, read
+from samtune.data.split import source_stem
+from samtune.errors import DataError
+from samtune.types import Annotation, ImageRecord, Issue, Severity, Split
+
+EXAMPLES_PER_CODE = 4
+_KEPT_APART = "Given splits are kept; --split makes new ones in which such images stay together."
+_SIZES = (("tiny", 16**2), ("small", 32**2), ("medium", 96**2))
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image to show beside a finding.
+
+    Attributes:
+        path: the image file.
+        turned: whether to turn it as its EXIF orientation says.
+        annotation: the object to draw, in pixels of that frame; None draws nothing.
+    """
+
+    path: Path
+    turned: bool = True
+    annotation: Annotation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A finding with the pictures that show it."""
+
+    issue: Issue
+    pictures: tuple[Picture, ...]
+
+
+@dataclass
+class SplitSummary:
+    """What one split holds.
+
+    Attributes:
+        images: images that can be used.
+        without_objects: those among them without a usable object.
+        objects: usable objects.
+        categories: usable objects by category.
+    """
+
+    images: int = 0
+    without_objects: int = 0
+    objects: int = 0
+    categories: Counter[str] = field(default_factory=lambda: Counter[str]())
+
+
+@dataclass
+class Summary:
+    """What a dataset is made of.
+
+    Attributes:
+        splits: by split name, only those that have images.
+        sizes: objects by size in mask pixels: tiny under 16 x 16, small under 32 x 32, medium under 96 x 96, large.
+        objects_per_image: how many images have that many objects.
+        image_sizes: images by (width, height) in pixels.
+        unusable_images, unusable_objects: what cannot be used.
+    """
+
+    splits: dict[str, SplitSummary] = field(default_factory=lambda: dict[str, SplitSummary]())
+    sizes: Counter[str] = field(default_factory=lambda: Counter[str]())
+    objects_per_image: Counter[int] = field(default_factory=lambda: Counter[int]())
+    image_sizes: Counter[tuple[int, int]] = field(default_factory=lambda: Counter[tuple[int, int]]())
+    unusable_images: int = 0
+    unusable_objects: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What the doctor found.
+
+    Attributes:
+        source: what was looked at.
+        source_format: the format it is in.
+        issues: every finding, errors first, otherwise in the order of the source.
+        summary: what the dataset is made of.
+        examples: some findings of each kind, with pictures; an archive's pictures are gone after the audit.
+    """
+
+    source: Path
+    source_format: str
+    issues: tuple[Issue, ...]
+    summary: Summary
+    examples: tuple[Example, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 for clean or warnings, 2 for errors."""
+        return 2 if any(issue.severity is Severity.ERROR for issue in self.issues) else 0
+
+    def to_text(self) -> str:
+        """See `doctor_report.render_text`."""
+        return render_text(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """See `doctor_report.to_json`."""
+        return to_json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is kept of a usable image to compare it with the others."""
+
+    path: Path
+    split: Split
+    stem: str | None
+    print: Fingerprint
+
+
+def audit(
+    source: Path,
+    source_format: str = "auto",
+    images: Path | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Audit:
+    """Look at everything in a source: annotations, image files, masks, splits.
+
+    Args:
+        source: folder, annotation file, or archive of an export; it is only read.
+        source_format: auto, or the name of a format.
+        images: image folder, when the annotation file stands elsewhere.
+        progress: called with (images looked at, the same number); how many there will be is not known before.
+
+    Raises:
+        DataError: the source as a whole cannot be read; the message names file, field and line.
+    """
+    with _as_folder(source) as folder:
+        name = detect_format(folder) if source_format == "auto" else source_format
+        check = _Check()
+        for done, record in enumerate(read(folder, name, images, on_issue=check.issues.append), start=1):
+            check.image(record)
+            if progress:
+                progress(done, done)
+        check.leaks()
+        check.categories()
+        return check.audit(source, name)
+
+
+@contextmanager
+def _as_folder(source: Path) -> Generator[Path]:
+    if not is_archive(source):
+        yield source
+        return
+    with TemporaryDirectory(prefix="samtune-doctor-") as place:
+        yield unpack(source, Path(place) / "export")
+
+
+class _Check:
+    """Gathers findings, counts and fingerprints, image by image."""
+
+    def __init__(self) -> None:
+        self.issues: list[Issue] = []
+        self.summary = Summary()
+        self.examples: dict[str, list[Example]] = {}
+        self.seen: list[_Seen] = []
+
+    def image(self, record: ImageRecord) -> None:
+        """Look at one image and its objects."""
+        try:
+            info = probe_image(record.path)
+            seen = fingerprint(record.path)
+        except DataError as error:
+            self.summary.unusable_images += 1
+            self.issues += unusable_image(record, error)
+            return
+        found: list[Issue] = []
+        frame = check_frame(record, info, found)
+        objects: list[tuple[Annotation, Region]] = []
+        if frame is None:
+            self.summary.unusable_images += 1
+        else:
+            for annotation in record.annotations:
+                region = check_object(annotation, record, frame, 1, found)
+                if region is not None:
+                    objects.append((annotation, region))
+            suspicions(record, frame, objects, found)
+            self.seen.append(_Seen(record.path, record.split, source_stem(record.path.name), seen))
+            self._count(record, info.upright_size, objects)
+        self.issues += found
+        self._keep_examples(record, frame, found)
+
+    def leaks(self) -> None:
+        """Report images that stand in more than one split."""
+        for leak in _leaks(self.seen):
+            self.issues.append(leak.issue)
+            self._keep(leak)
+
+    def categories(self) -> None:
+        """Report categories that are evaluated but never learned."""
+        splits = self.summary.splits
+        train = splits.get(Split.TRAIN.value)
+        if train is None:
+            return
+        for name, split in splits.items():
+            for category in sorted(set(split.categories) - set(train.categories)):
+                text = f"Category {category!r} has {split.categories[category]} objects in {name} and none in train."
+                self.issues.append(Issue("category-not-in-train", Severity.WARNING, text, "It is prepared as it is."))
+
+    def audit(self, source: Path, source_format: str) -> Audit:
+        """Everything found."""
+        self.summary.unusable_objects = sum(
+            issue.severity is Severity.ERROR and issue.annotation is not None for issue in self.issues
+        )
+        order = list(Severity)
+        issues = sorted(self.issues, key=lambda issue: order.index(issue.severity))
+        examples = [example for kept in self.examples.values() for example in kept]
+        return Audit(source, source_format, tuple(issues), self.summary, tuple(examples))
+
+    def _count(self, record: ImageRecord, size: tuple[int, int], objects: Sequence[tuple[Annotation, Region]]) -> None:
+        summary = self.summary
+        split = summary.splits.setdefault(record.split.value, SplitSummary())
+        split.images += 1
+        split.without_objects += not objects
+        split.objects += len(objects)
+        split.categories.update(annotation.category for annotation, _ in objects)
+        summary.objects_per_image[len(objects)] += 1
+        summary.image_sizes[size] += 1
+        summary.sizes.update(_size_name(region.area) for _, region in objects)
+
+    def _keep_examples(self, record: ImageRecord, frame: Frame | None, found: Iterable[Issue]) -> None:
+        by_id = {annotation.annotation_id: annotation for annotation in record.annotations}
+        for issue in found:
+            annotation = by_id.get(issue.annotation) if issue.annotation is not None and frame else None
+            turned = frame is None or frame.orientation == 1
+            self._keep(Example(issue, (Picture(record.path, turned, annotation),)))
+
+    def _keep(self, example: Example) -> None:
+        kept = self.examples.setdefault(example.issue.code, [])
+        if len(kept) < EXAMPLES_PER_CODE:
+            kept.append(example)
+
+
+def _size_name(area: int) -> str:
+    return next((name for name, limit in _SIZES if area < limit), "large")
+
+
+def _leaks(seen: Sequence[_Seen]) -> list[Example]:
+    """Images of a later split that also stand in an earlier one, in the order train, valid, test.
+
+    Of each image the plainest reason is told: the same bytes, the same source, the same look.
+    """
+    order = list(Split)
+    told: set[int] = set()
+    leaks: list[Example] = []
+
+    def tell(one: int, other: int, code: str, text: str) -> None:
+        first, second = sorted((one, other), key=lambda position: order.index(seen[position].split))
+        if seen[first].split is seen[second].split or second in told:
+            return
+        told.add(second)
+        leak, original = seen[second], seen[first]
+        message = text.format(f"{original.path.name!r} in {original.split}") + f" It stands in {leak.split} too."
+        issue = Issue(code, Severity.WARNING, message, _KEPT_APART, file=str(leak.path), image=leak.path.name)
+        leaks.append(Example(issue, (Picture(leak.path), Picture(original.path))))
+
+    pairs = same_images([image.print for image in seen])
+    for one, other in _across([image.print.digest for image in seen], seen):
+        tell(one, other, "leak-same-bytes", "The file has the same bytes as {}.")
+    for one, other in _across([image.stem for image in seen], seen):
+        tell(one, other, "leak-same-source", "The image was made from the same picture as {}.")
+    for one, other, kind in pairs:
+        if kind == "looks":
+            tell(one, other, "leak-look-alike", "The image looks the same as {}.")
+    return leaks
+
+
+def _across(keys: Sequence[object], seen: Sequence[_Seen]) -> list[tuple[int, int]]:
+    """For each image whose key an image in an earlier split has: the two positions."""
+    order = list(Split)
+    first: dict[object, int] = {}
+    for position in sorted(range(len(seen)), key=lambda position: order.index(seen[position].split)):
+        if keys[position] is not None:
+            first.setdefault(keys[position], position)
+    return [(first[key], position) for position, key in enumerate(keys) if key is not None and first[key] != position]
