@@ -144,14 +144,15 @@ class _Index:
                 continue
             if part.index is None:
                 if part.value != []:
-                    raise _bad_field(file, part.key, f"a {type(cast('object', part.value)).__name__}")
+                    raise _bad_field(file, part.key, f"a {_type_name(part.value)}")
                 continue
             where = f"{part.key}[{part.index}]"
-            if not isinstance(part.value, dict):
-                text = f"The entry is a {type(cast('object', part.value)).__name__}, not an object."
+            value = cast("object", part.value)
+            if not isinstance(value, dict):
+                text = f"The entry is a {type(value).__name__}, not an object."
                 on_issue(_issue(file, f"{part.key}-entry", text, where))
                 continue
-            entry = cast("dict[str, Any]", part.value)
+            entry = cast("dict[str, Any]", value)
             if part.key == "categories":
                 index._add_category(entry, where, on_issue)
             elif part.key == "images":
@@ -498,3 +499,7 @@ def _compare_ids(ids: dict[str, object], index: _Index, on_issue: OnIssue) -> No
             text = f"Category {name!r} has id {key} here and {ids[name]} in another split."
             on_issue(_issue(index.file, "category-id-differs", text, "categories", severity=Severity.WARNING,
                             repair="Categories are told apart by name."))  # fmt: skip
+
+
+def _type_name(value: object) -> str:
+    return type(value).__name__

@@ -1,0 +1,178 @@
+"""EXIF in both frames, planted leaks, hostile images and a page with a hostile class name: proofs for the doctor."""
+
+import json
+import resource
+import struct
+import time
+import zlib
+from collections import defaultdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from samtune.config import PrepareConfig
+from samtune.data.doctor import audit
+from samtune.data.doctor_report import render_html
+from samtune.data.images import turn_upright
+from samtune.data.prepare import prepare
+from samtune.data.table import Dataset
+
+
+def scene(seed, h=120, w=160):
+    r = np.random.default_rng(seed)
+    c = np.full((h, w, 3), r.integers(60, 180), np.uint8)
+    for _ in range(12):
+        cv2.circle(
+            c,
+            (int(r.integers(w)), int(r.integers(h))),
+            int(r.integers(5, 30)),
+            tuple(int(v) for v in r.integers(0, 255, 3)),
+            -1,
+        )
+    return c
+
+
+def coco(folder, images, name="thing"):
+    """images: (file name, width, height, ring)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "_annotations.coco.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": i, "file_name": n, "width": w, "height": h} for i, (n, w, h, _) in enumerate(images)],
+                "categories": [{"id": 1, "name": name}],
+                "annotations": [
+                    {"id": i, "image_id": i, "category_id": 1, "segmentation": [r], "iscrowd": 0}
+                    for i, (_, _, _, r) in enumerate(images)
+                ],
+            }
+        )
+    )
+
+
+RING = [10, 10, 60, 10, 60, 30, 30, 30, 30, 70, 10, 70]
+
+
+@pytest.mark.parametrize("frame", ["stored", "upright"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif(tmp_path, orientation, frame):
+    root = tmp_path / "s" / "train"
+    root.mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(scene(1)).save(root / "a.jpg", exif=exif)  # stored 160 x 120
+    w, h = (160, 120) if frame == "stored" or orientation < 5 else (120, 160)
+    coco(root, [("a.jpg", w, h, RING)])
+    found = {i.code for i in audit(tmp_path / "s").issues}
+    if "exif-orientation-unclear" in found:
+        print("finding", orientation, frame)
+        return
+    ds = prepare(tmp_path / "s", tmp_path / "d", PrepareConfig(split="1,0,0")).dataset
+    entry = Dataset.open(tmp_path / "d").images[0]
+    mask = ds.read_mask(entry.objects[0])
+    from samtune.data.masks import rasterise
+    from samtune.types import Polygons
+
+    want = rasterise(Polygons((tuple(map(float, RING)),)), h, w)
+    want = turn_upright(want, orientation) if frame == "stored" else want
+    assert mask.shape == want.shape and (mask == want).all()
+    print("iou 1.0", orientation, frame)
+
+
+def test_leaks(tmp_path):
+    s = tmp_path / "s"
+    files = defaultdict(list)
+
+    def put(split, name, px, **k):
+        p = s / split / name
+        p.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(px).save(p, **k)
+        files[split].append((name, px.shape[1], px.shape[0], RING))
+
+    for i in range(30):
+        put("train", f"t{i}.png", scene(i))
+    put("train", "src_jpg.rf.0a1b.png", scene(200))
+    put("valid", "src_jpg.rf.0c2d.png", scene(201))
+    put("test", "bytes.png", scene(3))
+    put("valid", "alike.jpg", np.clip(scene(7) * 0.8 + 30, 0, 255).astype(np.uint8), quality=70)
+    put("test", "other.png", scene(300))
+    put("valid", "fresh.png", scene(301))
+    for split, rows in files.items():
+        coco(s / split, rows)
+    a = audit(s)
+    leaks = {(i.code, i.image) for i in a.issues if i.code.startswith("leak")}
+    assert leaks == {
+        ("leak-same-source", "src_jpg.rf.0c2d.png"),
+        ("leak-same-bytes", "bytes.png"),
+        ("leak-look-alike", "alike.jpg"),
+    }
+    assert a.exit_code == 0
+    for seed in range(5):
+        ds = prepare(s, tmp_path / "d", PrepareConfig(split="0.6,0.2,0.2", seed=seed)).dataset
+        where = {Path(e.image_path).name: e.split for e in ds.images}
+        for one, other in (
+            ("src_jpg.rf.0a1b.png", "src_jpg.rf.0c2d.png"),
+            ("t3.png", "bytes.png"),
+            ("t7.png", "alike.jpg"),
+        ):
+            assert where[one] == where[other]
+
+
+def png(path, w, h):
+    def chunk(k, d):
+        return struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d))
+
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("name", ["bomb.png", "x.eps.png", "x.pdf.jpg", "lfs.jpg", "cut.jpg"])
+def test_hostile_images(tmp_path, name):
+    s = tmp_path / "s" / "train"
+    s.mkdir(parents=True)
+    f = s / name
+    if name == "bomb.png":
+        png(f, 60_000, 60_000)
+    elif "eps" in name:
+        f.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    elif "pdf" in name:
+        f.write_bytes(b"%PDF-1.7\n1 0 obj\n")
+    elif name == "lfs.jpg":
+        f.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    else:
+        Image.fromarray(scene(0)).save(f)
+        f.write_bytes(f.read_bytes()[:-900])
+    coco(s, [(name, 160, 120, RING)])
+    t = time.process_time()
+    a = audit(tmp_path / "s")
+    dt = time.process_time() - t
+    assert a.exit_code == 2 and {i.code for i in a.issues} == {"unusable-image"}
+    assert dt < 1
+    print(
+        name, f"{dt:.3f} s", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB peak", a.issues[0].message
+    )
+
+
+def test_html_escapes(tmp_path):
+    s = tmp_path / "s" / "train"
+    s.mkdir(parents=True)
+    Image.fromarray(scene(0)).save(s / "a.png")
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    coco(s, [("a.png", 160, 120, [10, 10, 60, 60, 60, 10, 10, 60, 10, 200])], evil)
+    render_html(audit(tmp_path / "s"), tmp_path / "p.html")
+    page = (tmp_path / "p.html").read_text()
+    assert "<script>" not in page and "<img src=x" not in page and "&lt;script&gt;" in page
+
+
+def test_text_shows_no_escape_codes(tmp_path):
+    s = tmp_path / "s" / "train"
+    s.mkdir(parents=True)
+    Image.fromarray(scene(0)).save(s / "a.png")
+    coco(s, [("a.png", 160, 120, RING)], "\x1b[31mred")
+    assert "\x1b" not in audit(tmp_path / "s").to_text()
