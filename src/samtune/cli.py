@@ -242,9 +242,13 @@ def roboflow(
 
 
 @app.command
-def pretrain(*, config: Annotated[PretrainConfig, Flat] = PretrainConfig()) -> None:
-    """Train the small model from scratch on procedural scenes. Takes hours on a CPU; run again to continue."""
-    _say(f"weights    {api.pretrain(config)}")
+def pretrain(*, settings: Annotated[PretrainConfig, Flat] = PretrainConfig(), config: Path | None = None) -> None:
+    """Train the small model from scratch on procedural scenes. Takes hours on a CPU; run again to continue.
+
+    Args:
+        config: YAML file with settings, such as other stages; options given here win over it.
+    """
+    _say(f"weights    {api.pretrain(settings)}")
 
 
 def main(tokens: Sequence[str] | None = None) -> NoReturn:
