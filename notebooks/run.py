@@ -36,6 +36,7 @@ def run(name: str, folder: Path) -> None:
 def main() -> None:
     """Run the named notebooks, or all, in one shared folder: the second goes on where the first ended."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm misses its notebook widgets
     with tempfile.TemporaryDirectory() as folder:
         for name in sys.argv[1:] or ORDER:
             run(name, Path(folder))
