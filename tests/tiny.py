@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 from transformers import Sam2Config, Sam2Model
 from transformers.models.sam2.configuration_sam2 import (
     Sam2HieraDetConfig,
@@ -11,6 +10,8 @@ from transformers.models.sam2.configuration_sam2 import (
     Sam2PromptEncoderConfig,
     Sam2VisionConfig,
 )
+
+from samtune.model.nano_config import reset_layers
 
 TINY_SIZE = 64
 
@@ -42,11 +43,7 @@ def tiny_sam2(seed: int, size: int = TINY_SIZE) -> Sam2Model:
     """Layers as PyTorch starts them, embeddings from N(0, 1), one matrix for the positions of prompts and pixels."""
     torch.manual_seed(seed)
     model = Sam2Model(tiny_config(size))
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LayerNorm)):
-            module.reset_parameters()
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight)
+    reset_layers(model)
     positions = torch.randn(2, 16)
     with torch.no_grad():
         model.no_memory_embedding.normal_()

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import Sam2Model
 
 from samtune.model.layout import MATRIX_TWIN, image_config
+from samtune.model.nano_config import reset_layers
 
 TINY_OFFICIAL: dict[str, Any] = {
     "model_type": "sam2",
@@ -40,11 +40,7 @@ def tiny_official(seed: int) -> Sam2Model:
     """Layers as PyTorch starts them, embeddings from N(0, 1), one matrix for the positions of prompts and pixels."""
     torch.manual_seed(seed)
     model = Sam2Model(image_config(TINY_OFFICIAL))
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LayerNorm)):
-            module.reset_parameters()
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight)
+    reset_layers(model)
     state = model.state_dict()
     state[MATRIX_TWIN] = state["shared_image_embedding.positional_embedding"].clone()
     model.load_state_dict(state)

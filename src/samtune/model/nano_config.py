@@ -68,11 +68,7 @@ def untrained_nano(seed: int, size: int = NANO_SIZE) -> Sam2Model:
     """
     torch.manual_seed(seed)
     model = Sam2Model(nano_config(size))
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LayerNorm)):
-            module.reset_parameters()
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight)
+    reset_layers(model)
     low, high = torch.tensor(_FREQUENCIES).log()
     frequency = torch.exp(low + (high - low) * torch.rand(HIDDEN // 2))
     positions = torch.randn(2, HIDDEN // 2) * frequency
@@ -80,3 +76,12 @@ def untrained_nano(seed: int, size: int = NANO_SIZE) -> Sam2Model:
         model.shared_image_embedding.positional_embedding.copy_(positions)
         model.prompt_encoder.shared_embedding.positional_embedding.copy_(positions)
     return model
+
+
+def reset_layers(model: nn.Module) -> None:
+    """Layers as PyTorch starts them, embeddings from N(0, 1), as in the official code; in place."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LayerNorm)):
+            module.reset_parameters()
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight)
