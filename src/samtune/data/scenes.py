@@ -247,8 +247,28 @@ def _dead_leaves(rng: np.random.Generator, canvas: Canvas) -> None:
         canvas.paint(rng, shape, _random_style(rng, canvas), canvas.add("shape"))
 
 
-_LAYOUTS = (_still_life, _scattering, _packing, _dead_leaves)
-_LAYOUT_WEIGHTS = (0.38, 0.28, 0.14, 0.2)
+def _collection(rng: np.random.Generator, canvas: Canvas) -> None:
+    """Whole objects apart from each other, most of them compact: what people put in front of a camera to measure it."""
+    taken: list[tuple[float, float, float]] = []
+    largest = canvas.size * _log_uniform(rng, 0.06, 0.42)
+    alike = _random_style(rng, canvas) if rng.random() < 0.5 else None
+    for _ in range(rng.integers(1, 40)):
+        x, y = _somewhere(rng, canvas)
+        room = min((math.hypot(x - a, y - b) - r for a, b, r in taken), default=largest)
+        radius = min(largest, room / 1.1) * rng.uniform(0.6, 1.0)
+        if radius < 0.025 * canvas.size:
+            continue
+        taken.append((x, y, radius))
+        style = _random_style(rng, canvas) if alike is None else _varied(rng, alike)
+        if rng.random() < 0.6:
+            shape = _pick(rng, _CONVEX)(rng).placed((x, y), radius, *_turn(rng))
+            canvas.paint(rng, shape, style, canvas.add("shape"))
+        else:
+            _pick(rng, (_plain, _with_parts, _plant))(rng, canvas, (x, y), radius, style)
+
+
+_LAYOUTS = (_still_life, _scattering, _packing, _dead_leaves, _collection)
+_LAYOUT_WEIGHTS = (0.25, 0.2, 0.1, 0.15, 0.3)
 
 
 # Objects: a shape or several, with parts.

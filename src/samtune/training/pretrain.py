@@ -45,7 +45,7 @@ from samtune.training.state import Progress, RunFolder, load_last, save_last
 
 LOW_RES = 4
 """Input pixels per low-res mask pixel."""
-BACKGROUND_CLICKS = 2
+BACKGROUND_CLICKS = 4
 """Clicks per image whose answer is "no object"."""
 
 _TIGHT = PromptPolicy.model_validate({"box": 0.6, "point": 0.4, "box_jitter": 0.0})
