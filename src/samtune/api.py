@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from samtune.config import EvalConfig, PredictConfig, PrepareConfig, PretrainConfig, TrainConfig
+from samtune.config import BenchConfig, EvalConfig, PredictConfig, PrepareConfig, PretrainConfig, TrainConfig
 from samtune.progress import progress, stages, stderr_console
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from samtune.bench.report import BenchReport
     from samtune.data.doctor import Audit
     from samtune.data.prepare import PrepareReport
     from samtune.evaluation.compare import Comparison
@@ -194,6 +195,14 @@ def clear_cache(folder: Path | str) -> CacheInfo:
 def _cache_folder(folder: Path) -> Path:
     inside = folder / "embeddings"
     return inside if inside.is_dir() else folder
+
+
+def bench(config: BenchConfig | None = None, *, quiet: bool = False) -> BenchReport:
+    """Measure how fast this machine tunes a model, and foretell how long a run will take; see `bench.measure`."""
+    from samtune.bench.measure import bench as measure
+
+    with stages(quiet=quiet) as advance:
+        return measure(config or BenchConfig(), advance)
 
 
 def models_table() -> Table:

@@ -243,6 +243,23 @@ class TrainConfig(Config):
     trainable: TrainableConfig = TrainableConfig()
 
 
+class BenchConfig(Config):
+    """What `samtune bench` measures, and the run whose time it tells."""
+
+    model: str = Field(
+        default="nano", description="nano, a hub name, a checkpoint file, a Hugging Face folder or a run."
+    )
+    steps: int = Field(default=3000, ge=1, description="Optimizer steps of the run to foretell.")
+    images: int = Field(default=200, ge=1, description="Training images of the run to foretell.")
+    rounds: int = Field(
+        default=3, ge=1, le=1000, description="Turns of ten steps that each setting and decoder path gets."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where to compute.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="Arithmetic; auto picks what training would."
+    )
+
+
 class PretrainStage(Config):
     """A stretch of pre-training with one input size."""
 

@@ -1,0 +1,174 @@
+"""The benchmark: real work on drawn pictures, arithmetic on given numbers, nothing about how fast this machine is."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from samtune.bench.machine import Machine, MatmulRate, matmul_rate
+from samtune.bench.measure import IMAGES, embed_all, set_up
+from samtune.bench.paused import STEPS, PausedLoop
+from samtune.bench.report import BenchReport, StepTime, duration, run_time, seconds, table
+from samtune.bench.work import OBJECTS, SIDE, write_work
+from samtune.cli import main
+from samtune.config import BenchConfig
+from samtune.data.table import Dataset
+from samtune.model.load import save_model
+from tests.tiny import tiny_sam2
+
+RATES = tuple(MatmulRate(dtype, threads, 50.0 * threads, 1024) for dtype in ("fp32", "bf16") for threads in (1, 2))
+MACHINE = Machine("a processor", "cpu", 2, 2, 0.5, RATES, {"python": "3.11", "torch": "2.13"})
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return write_work(tmp_path_factory.mktemp("bench") / "work", 2)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model so small that a step is little more than reading masks."""
+    folder = tmp_path_factory.mktemp("bench") / "model"
+    save_model(tiny_sam2(seed=0), folder)
+    return folder
+
+
+def run(*tokens) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(token) for token in tokens])
+    return int(ended.value.code or 0)
+
+
+def report(**changes) -> BenchReport:
+    steps = (
+        StepTime(1, 1, "fast", (0.02, 0.01, 0.03), 1.0),
+        StepTime(1, 1, "plain", (0.04, 0.05, 0.06), 1.5),
+    )
+    values = {"config": BenchConfig(steps=1000, images=10), "machine": MACHINE, "image_size": 256, "precision": "fp32"}
+    return BenchReport(**(values | {"encode": (1.0, 3.0, 2.0), "look": (0.1,), "steps": steps} | changes))
+
+
+def test_a_runs_time_is_its_images_and_its_steps():
+    found = run_time(images=200, steps=3000, encode=1.0, look=0.01, step=0.05)
+    assert found.first == pytest.approx(200 + 150)
+    assert found.kept == pytest.approx(2 + 150)
+
+
+def test_the_report_foretells_from_medians():
+    found = report()
+    fast = found.steps[0]
+    assert found.run_time(fast).first == pytest.approx(10 * 2.0 + 1000 * 0.02)
+    assert found.run_time(fast).kept == pytest.approx(10 * 0.1 + 1000 * 0.02)
+    assert fast.over_bound(100.0) == pytest.approx(2.0)  # 1 GFLOP at 100 GFLOP/s takes 10 ms, and it took 20
+    said = "\n".join(found.lines())
+    assert "40 s the first time, 21 s later, with 1 x 1 a step" in said
+    row = next(line for line in said.splitlines() if line.startswith("1 x 1"))
+    assert row.split() == ["1", "x", "1", "20", "ms", "50", "ms", "2.50", "1.0", "2.0", "x"]
+
+
+def test_the_rate_is_that_of_the_arithmetic_and_of_all_threads():
+    assert MACHINE.rate("fp32").threads == 2
+    assert MACHINE.rate("bf16", 1).gflops == 50.0
+
+
+def test_numbers_are_said_as_people_say_them():
+    assert [seconds(value) for value in (0.00123, 0.0456, 1.234, 62.0)] == ["1.23 ms", "45.6 ms", "1.23 s", "62 s"]
+    assert [duration(value) for value in (7, 89, 91, 3600, 12_000)] == ["7 s", "89 s", "2 min", "60 min", "3 h 20 min"]
+
+
+def test_a_tables_columns_line_up():
+    lines = table(("what", "a"), [("x", "1.5"), ("longer", "10")])
+    assert lines == ["what      a", "x       1.5", "longer   10"]
+
+
+def test_the_work_is_a_dataset_like_any_other(work):
+    again = Dataset.open(work.root)
+    assert [len(again.split(split).images) for split in ("train", "valid")] == [2, 1]
+    for image in again.images:
+        assert again.read_image(image).shape == (SIDE, SIDE, 3)
+        assert len(image.objects) == OBJECTS
+        mask = again.read_mask(image.objects[0])
+        assert mask.sum() == image.objects[0].area > 0
+
+
+def test_the_same_seed_draws_the_same_work(work, tmp_path):
+    again = write_work(tmp_path / "again", 2)
+    files = [path for path in again.root.rglob("*") if path.is_file()]
+    assert len(files) == 3 + 3 * OBJECTS + 2
+    for file in files:
+        assert (work.root / file.relative_to(again.root)).read_bytes() == file.read_bytes(), file
+
+
+def test_rates_are_measured_and_threads_left_as_they_were():
+    before = torch.get_num_threads()
+    found = matmul_rate("fp32", 1)
+    assert found.gflops > 0
+    assert found.size >= 256
+    assert torch.get_num_threads() == before
+
+
+def test_a_loop_waits_between_turns_and_ends_when_told(work, model, tmp_path):
+    started = set_up(work, BenchConfig(model=str(model), device="cpu"), tmp_path / "run", objects=2)
+    assert len(embed_all(started)) == 3
+    weights = [_copies(started)]
+    with PausedLoop(started) as loop:
+        weights.append(_copies(started))
+        operations = loop.count_flops()
+        weights.append(_copies(started))
+        weights.append(_copies(started))
+        assert loop.advance() > 0
+        weights.append(_copies(started))
+    assert operations > 1e6
+    assert [torch.equal(a, b) for a, b in pairwise(weights)] == [True, False, True, False]
+    assert not loop._thread.is_alive()
+    assert not started.folder.last.exists()
+    assert STEPS == 10
+
+
+def _copies(started) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in started.parameters.values()])
+
+
+def test_what_goes_wrong_in_the_loop_is_told_to_whoever_waits(work, model, tmp_path):
+    started = set_up(work, BenchConfig(model=str(model), device="cpu"), tmp_path / "run")
+    started.batches = SimpleNamespace(dataset=None)  # no batches: the loop fails at its first step
+    with pytest.raises(Exception, match="SimpleNamespace"):
+        PausedLoop(started).advance()
+
+
+def test_the_command_says_all_of_it_as_json(model, capsys):
+    short = ("--rounds", "1", "--steps", "30", "--images", "4", "--device", "cpu", "--json", "--quiet")
+    assert run("bench", "--model", model, *short) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) >= {"format", "settings", "machine", "image_size", "precision", "encode_seconds", "steps"}
+    assert found["settings"]["steps"] == 30
+    assert len(found["encode_seconds"]) == len(found["look_seconds"]) == IMAGES
+    assert [(step["images"], step["objects"], step["decoder"]) for step in found["steps"]] == [
+        (images, objects, decoder) for images, objects in ((1, 1), (1, 8), (4, 4)) for decoder in ("fast", "plain")
+    ]
+    for step in found["steps"]:
+        assert step["run"]["first"] > step["run"]["kept"] > 30 * step["median"] > 0
+        assert step["gflop"] > 0
+    assert {rate["dtype"] for rate in found["machine"]["rates"]} == {"fp32", "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [(["--model", "nanno"], "did you mean 'nano'"), (["--rounds", "0"], "--rounds"), (["--image", "3"], "--images")],
+)
+def test_a_mistake_is_answered_with_exit_code_2(capsys, tokens, expected):
+    assert run("bench", *tokens) == 2
+    said = capsys.readouterr().err
+    assert expected in said
+    assert "Traceback" not in said
+
+
+def test_help_states_units_and_defaults(capsys):
+    assert run("bench", "--help") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for expected in ("--model", "default: nano", "Training images", "--json", "seconds"):
+        assert expected in said
