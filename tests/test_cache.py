@@ -14,10 +14,9 @@ import pytest
 import torch
 
 from samtune.errors import ConfigError, StorageError
-from samtune.model.cache import CachedView, EmbeddingCache, cache_info, clear_cache, is_cacheable, parse_size
+from samtune.model.cache import CachedView, EmbeddingCache, cache_info, clear_cache, parse_size
 from samtune.model.embeddings import ImageEmbeddings, encode
 from tests.cache_worker import fill, pixels_of
-from tests.tiny import tiny_sam2
 
 
 @pytest.fixture
@@ -297,14 +296,3 @@ def test_a_missing_image_is_named(folder, tiny_model, tmp_path):
     cache = EmbeddingCache(folder, tiny_model)
     with pytest.raises(StorageError, match=r"gone\.jpg"):
         ask(cache, [CachedView(tmp_path / "gone.jpg")], tiny_model)
-
-
-def test_what_learns_decides_whether_a_cache_makes_sense():
-    model = tiny_sam2(seed=0)
-    model.mask_decoder.requires_grad_(True)
-    assert not is_cacheable(model)
-    model.mask_decoder.conv_s0.requires_grad_(False)
-    model.mask_decoder.conv_s1.requires_grad_(False)
-    assert is_cacheable(model)
-    model.vision_encoder.neck.convs[0].bias.requires_grad_(True)
-    assert not is_cacheable(model)

@@ -24,11 +24,12 @@ from samtune.errors import DataError
 from samtune.evaluation.metrics import Overlap, box_mask, ellipse_mask
 from samtune.evaluation.results import KINDS, Answer, BackgroundResult, Evaluation, ObjectResult
 from samtune.inference.predictor import EmbeddedImage, Predictor
+from samtune.model.cache import encoder_fingerprint
 from samtune.model.decoder import select_masks
 from samtune.model.preprocess import MASK_THRESHOLD, clamp_low_res, upscale_masks
 from samtune.prompts import PromptBatch, background_prompts, correction_clicks, pick_points
 
-__all__ = ["KINDS", "Evaluation", "evaluate", "measure", "read_truth", "spread"]
+__all__ = ["KINDS", "Evaluation", "evaluate", "evaluate_all", "measure", "read_truth", "spread"]
 
 _DEEPEST = PromptPolicy(point_at="center", correction_from_object=0.0)
 """Clicks at the deepest pixel of the object, later of the error: nothing about them is random."""
@@ -54,6 +55,24 @@ def evaluate(
     Raises:
         DataError: the split has no objects, or an image or mask cannot be read.
     """
+    return evaluate_all([predictor], dataset, config, names=[name or predictor.loaded.name], progress=progress)[0]
+
+
+def evaluate_all(
+    predictors: Sequence[Predictor],
+    dataset: Dataset,
+    config: EvalConfig,
+    *,
+    names: Sequence[str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Evaluation]:
+    """Measure several models on the same prompts; each image is read once, and encoded once where encoders are equal.
+
+    Args, errors: those of `evaluate`, with one name for each model.
+
+    Returns:
+        One evaluation per model, in order.
+    """
     images = dataset.split(config.split).images
     chosen = spread(images, config.max_objects)
     if not chosen:
@@ -61,25 +80,39 @@ def evaluate(
     if not config.max_objects:
         chosen += [(image, []) for image in images if all(found.iscrowd for found in image.objects)]
     crowd = sum(found.iscrowd for image in images for found in image.objects)
-    objects: list[ObjectResult] = []
-    background: list[BackgroundResult] = []
+    encoders = [_encoder_of(predictor) for predictor in predictors]
+    objects: list[list[ObjectResult]] = [[] for _ in predictors]
+    background: list[list[BackgroundResult]] = [[] for _ in predictors]
     for done, (image, asked) in enumerate(chosen, start=1):
-        embedded = predictor.embed(dataset.read_image(image))
+        picture = dataset.read_image(image)
         truth = {found: read_truth(dataset, found) for found in image.objects}
-        objects += _results(predictor, embedded, image, asked, [truth[found] for found in asked], config)
-        background += _background(predictor, embedded, image, list(truth.values()), config)
+        embedded: dict[tuple[str, int, str], EmbeddedImage] = {}
+        for number, (predictor, encoder) in enumerate(zip(predictors, encoders, strict=True)):
+            if encoder not in embedded:
+                embedded[encoder] = predictor.embed(picture)
+            regions = [truth[found] for found in asked]
+            objects[number] += _results(predictor, embedded[encoder], image, asked, regions, config)
+            background[number] += _background(predictor, embedded[encoder], image, list(truth.values()), config)
         progress(done, len(chosen))
-    return Evaluation(
-        model=name or predictor.loaded.name,
-        weights=predictor.loaded.fingerprint(),
-        dataset=dataset.root.resolve().name,
-        config=config,
-        images=len(chosen),
-        crowd=crowd,
-        left_out=sum(len(image.objects) for image in images) - crowd - len(objects),
-        objects=tuple(objects),
-        background=tuple(background),
-    )
+    return [
+        Evaluation(
+            model=name,
+            weights=predictor.loaded.fingerprint(),
+            dataset=dataset.root.resolve().name,
+            config=config,
+            images=len(chosen),
+            crowd=crowd,
+            left_out=sum(len(image.objects) for image in images) - crowd - len(of_objects),
+            objects=tuple(of_objects),
+            background=tuple(of_background),
+        )
+        for predictor, name, of_objects, of_background in zip(predictors, names, objects, background, strict=True)
+    ]
+
+
+def _encoder_of(predictor: Predictor) -> tuple[str, int, str]:
+    """What decides how a picture is embedded; tuning the decoder alone does not change it."""
+    return encoder_fingerprint(predictor.loaded.model), predictor.loaded.image_size, str(predictor.device)
 
 
 def measure(

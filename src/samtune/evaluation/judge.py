@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from samtune.config import AutomaticConfig, EvalConfig
 from samtune.data.table import Dataset, ImageEntry, ObjectEntry
 from samtune.evaluation.compare import Comparison, compare
-from samtune.evaluation.evaluate import evaluate
+from samtune.evaluation.evaluate import evaluate_all
 from samtune.evaluation.pictures import FoundObject, Panel, draw_panel, draw_unannotated, save_picture
 from samtune.evaluation.report import write_report
 from samtune.files import new_folder, write_json
@@ -71,11 +71,8 @@ def judge(
         DataError: the split has no objects, or an image cannot be read.
         StorageError: the disk refused.
     """
-    evaluations = [
-        evaluate(model, dataset, config, name=name, progress=_named(progress, f"measuring {role}"))
-        for model, name, role in zip((base, tuned), names, ("base", "tuned"), strict=True)
-    ]
-    comparison = compare(*evaluations)
+    measuring = _named(progress, "measuring both")
+    comparison = compare(*evaluate_all((base, tuned), dataset, config, names=names, progress=measuring))
     with new_folder(out) as folder:
         comparison.base.save(folder / "base.json")
         comparison.tuned.save(folder / "tuned.json")

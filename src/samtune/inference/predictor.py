@@ -15,7 +15,8 @@ from torch import Tensor
 
 from samtune.model.decoder import DecoderOutput, select_masks
 from samtune.model.decoders import DECODERS, DEFAULT_DECODER
-from samtune.model.embeddings import ImageEmbeddings, encode
+from samtune.model.embeddings import ImageEmbeddings
+from samtune.model.encoder import encode
 from samtune.model.load import LoadedModel
 from samtune.model.preprocess import MASK_THRESHOLD, clamp_low_res, scale_points, to_model_input, upscale_masks
 from samtune.prompts import PromptBatch

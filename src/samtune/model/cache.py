@@ -299,14 +299,6 @@ def resident_budget(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 0
 
 
-def is_cacheable(model: Sam2Model) -> bool:
-    """Whether nothing that decides the embeddings learns."""
-    decoder = model.mask_decoder
-    upstream = [*model.vision_encoder.parameters(), model.no_memory_embedding]
-    upstream += [*decoder.conv_s0.parameters(), *decoder.conv_s1.parameters()]
-    return not any(parameter.requires_grad for parameter in upstream)
-
-
 @dataclass(frozen=True, slots=True)
 class CacheSet:
     """Everything one encoder said: its folder's name, what is known of it, and how much there is."""

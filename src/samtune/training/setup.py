@@ -26,7 +26,8 @@ from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.cache import CachedView, EmbeddingCache, parse_size, resident_budget
 from samtune.model.decoder import DecoderOutput
 from samtune.model.decoders import DECODERS
-from samtune.model.embeddings import ImageEmbeddings, encode
+from samtune.model.embeddings import ImageEmbeddings
+from samtune.model.encoder import encode
 from samtune.model.load import LoadedModel, load_model, save_model
 from samtune.model.preprocess import to_model_input
 from samtune.model.trainable import Trainable, merged, parameter_groups, save_adapter, select_trainable

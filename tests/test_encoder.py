@@ -1,0 +1,93 @@
+"""The encoder in strips against the plain one: windows that fit and windows that are padded, adapters, gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peft
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import Sam2Model
+
+from samtune.model import embeddings, encoder
+from samtune.model.nano_config import reset_layers
+from tests.tiny import TINY_SIZE, tiny_config, tiny_sam2
+
+
+def assert_same(model: Sam2Model, pixels: torch.Tensor) -> None:
+    with torch.no_grad():
+        expected = embeddings.encode(model, pixels)
+    found = encoder.encode(model, pixels)
+    for ours, theirs in zip(found.tensors, expected.tensors, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.sampled_from([64, 128, 192, 256]),
+    windows=st.tuples(*[st.sampled_from([2, 4, 6, 8, 14])] * 4),
+    global_blocks=st.sets(st.sampled_from([0, 3])),  # transformers has none where a stage begins
+    images=st.integers(1, 2),
+    strip=st.sampled_from([1, 100, 600, 10**9]),
+    seed=st.integers(0, 99),
+)
+def test_strips_give_what_the_plain_encoder_gives(size, windows, global_blocks, images, strip, seed):
+    torch.manual_seed(seed)
+    config: Any = tiny_config(size)
+    backbone = config.vision_config.backbone_config
+    backbone.global_attention_blocks = sorted(global_blocks)
+    backbone.window_size_per_stage = list(windows)
+    # as in the released models: the background of the position embedding is a whole number of windows wide
+    backbone.window_positional_embedding_background_size = [7, 7]
+    backbone.window_size_per_stage[0] = 8 if windows[0] > 6 else 4  # transformers tiles its position embedding
+    model = Sam2Model(config).eval().requires_grad_(False)
+    reset_layers(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, "STRIP", strip)
+        assert_same(model, torch.randn(images, 3, size, size))
+
+
+def test_adapters_are_part_of_it():
+    model = tiny_sam2(0)
+    pixels = torch.randn(1, 3, TINY_SIZE, TINY_SIZE, generator=torch.Generator().manual_seed(1))
+    before = encoder.encode(model, pixels)
+    config = peft.LoraConfig(r=2, target_modules=r".*backbone\..*\.qkv", init_lora_weights=False)
+    adapted: Any = peft.inject_adapter_in_model(config, model).eval().requires_grad_(False)
+    assert_same(adapted, pixels)
+    assert not torch.equal(encoder.encode(adapted, pixels).image_embeddings, before.image_embeddings)
+
+
+@pytest.mark.parametrize("part", ["vision_encoder.neck.convs.0", "mask_decoder.conv_s1", "vision_encoder.backbone"])
+def test_gradients_flow_where_something_learns(part):
+    model = tiny_sam2(0)
+    pixels = torch.randn(1, 3, TINY_SIZE, TINY_SIZE, generator=torch.Generator().manual_seed(1))
+    assert encoder.is_frozen(model)
+    assert not encoder.encode(model, pixels).requires_grad
+    model.get_submodule(part).requires_grad_()
+    assert not encoder.is_frozen(model)
+    assert encoder.encode(model, pixels).requires_grad
+    with torch.no_grad():
+        assert not encoder.encode(model, pixels).requires_grad
+
+
+def test_a_pyramid_of_another_build_is_left_to_the_plain_encoder():
+    config: Any = tiny_config()
+    config.vision_config.fpn_top_down_levels = [1, 2, 3]
+    torch.manual_seed(0)
+    model = Sam2Model(config).eval().requires_grad_(False)
+    reset_layers(model)
+    assert_same(model, torch.randn(1, 3, TINY_SIZE, TINY_SIZE))
+
+
+def test_bf16_arithmetic_is_as_good_as_the_plain_encoders():
+    model = tiny_sam2(0)
+    pixels = torch.randn(1, 3, TINY_SIZE, TINY_SIZE, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        exact = embeddings.encode(model, pixels)
+        with torch.autocast("cpu", torch.bfloat16):
+            plain, ours = embeddings.encode(model, pixels), encoder.encode(model, pixels)
+    for good, reference, truth in zip(ours.tensors, plain.tensors, exact.tensors, strict=True):
+        assert (good.float() - truth).norm() < 1.5 * (reference.float() - truth).norm()
