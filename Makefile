@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: demo test install lint types layers check notebooks proofs parity bench bench-prepare real-sets lock clean
+.PHONY: demo test install lint types layers check notebooks proofs fuzz parity bench bench-prepare real-sets lock clean
 
 demo: $(READY)  ## Make a dataset, tune the built-in model on it, judge it, write a report
 	$(BIN)/samtune demo --out demo
@@ -39,6 +39,9 @@ notebooks: $(READY)  ## Run both notebooks from start to end, in place
 
 proofs: $(READY)  ## The longer proofs
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+fuzz: $(READY)  ## 10,000 damaged COCO files, new ones each time
+	SAMTUNE_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz_coco.py
 
 lock:  ## Pin what a fresh install gives today
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

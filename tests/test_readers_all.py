@@ -248,6 +248,16 @@ def test_json_is_read_in_parts_whatever_falls_on_the_edge(tmp_path, monkeypatch)
         assert load_json(file) == content
 
 
+def test_half_a_surrogate_pair_becomes_text_that_can_be_written(tmp_path):
+    picture(tmp_path / "a.jpg")
+    write(tmp_path / "a.json", coco(categories=[{"id": 1, "name": "thing \ud83d"}]))
+    (record,), _ = collect(tmp_path)
+    assert record.annotations[0].category == "thing \ufffd"
+    write(tmp_path / "a.json", coco(categories=[{"id": 1, "name": "thing \U0001f600"}]))
+    (record,), _ = collect(tmp_path)
+    assert record.annotations[0].category == "thing \U0001f600"
+
+
 def test_yolo_lines_that_cannot_be_used_are_reported(tmp_path):
     make_yolo(tmp_path)
     lines = [

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 from samtune.errors import DataError
 
@@ -21,6 +21,7 @@ MAX_VALUE = 256 << 20
 
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _UTF8_MARK = b"\xef\xbb\xbf"
 
 
@@ -66,13 +67,14 @@ def load_json(path: Path, *, most: int = MAX_VALUE) -> Any:
 
 
 def decode(data: bytes, path: Path) -> Any:
-    """Parse a piece of a JSON file.
+    """Parse a piece of a JSON file; half a surrogate pair becomes U+FFFD, because no file could hold it as text.
 
     Raises:
         DataError: it is not JSON or not UTF-8; names the line.
     """
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        return _whole(json.loads(text), text)
     except UnicodeDecodeError as error:
         raise _broken(path, "bytes that are not UTF-8", 1 + data.count(b"\n", 0, error.start)) from error
     except json.JSONDecodeError as error:
@@ -183,6 +185,7 @@ class _Scanner:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._window, self._at)
+                value = _whole(value, self._window[self._at : end])
             except json.JSONDecodeError as error:
                 if not self._more():
                     self._fail("a value", at=error.pos, found=error.msg.lower())
@@ -222,6 +225,21 @@ class _Scanner:
             left -= len(data)
         found = found or (repr(self._window[self._at]) if self._at < len(self._window) else "the end of the file")
         raise _broken(self._path, found, line, expected)
+
+
+def _whole(value: Any, text: str) -> Any:
+    """A value parsed from `text` without halves of surrogate pairs, which JSON can spell and UTF-8 cannot."""
+    return _mended(value) if "\\ud" in text or "\\uD" in text else value
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return _HALF_PAIR.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_mended(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {_mended(key): _mended(item) for key, item in cast("dict[str, Any]", value).items()}
+    return value
 
 
 def _broken(path: Path, found: str, line: int, expected: str = "valid JSON") -> DataError:
