@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from samtune.config import BenchConfig, EvalConfig, PredictConfig, PrepareConfig, PretrainConfig, TrainConfig
+from samtune.config import (
+    BenchConfig,
+    EmbedConfig,
+    EvalConfig,
+    PredictConfig,
+    PrepareConfig,
+    PretrainConfig,
+    TrainConfig,
+)
 from samtune.progress import progress, stages, stderr_console
 
 if TYPE_CHECKING:
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
     from samtune.inference.predict_files import PredictReport
     from samtune.inference.predictor import Predictor
     from samtune.model.cache import CacheInfo
+    from samtune.model.dataset_embeddings import EmbedReport
     from samtune.training.setup import Run
 
 
@@ -176,6 +185,14 @@ def export(
     from samtune.export.export import export as write
 
     return write(model, Path(out), format)
+
+
+def embed(dataset: Path | str, config: EmbedConfig | None = None, *, quiet: bool = False) -> EmbedReport:
+    """Compute the image embeddings of a dataset ahead of training; see `model.dataset_embeddings`."""
+    from samtune.model.dataset_embeddings import embed_dataset
+
+    with progress("embedding", quiet=quiet) as advance:
+        return embed_dataset(Path(dataset), config or EmbedConfig(), progress=advance)
 
 
 def cache_info(folder: Path | str) -> CacheInfo:

@@ -21,6 +21,7 @@ from samtune import __version__, api
 from samtune import demo as demonstration
 from samtune.config import (
     BenchConfig,
+    EmbedConfig,
     EvalConfig,
     PredictConfig,
     PrepareConfig,
@@ -227,6 +228,19 @@ def bench(
 def models() -> None:
     """List the models samtune knows by name."""
     Console().print(api.models_table())
+
+
+@app.command
+def embed(dataset: Path, /, *, config: Annotated[EmbedConfig, Flat] = EmbedConfig(), quiet: bool = False) -> None:
+    """Compute image embeddings ahead of training. What is kept already is not computed again; interrupt as you like.
+
+    Training does this by itself as it goes. Beforehand it can use several processes, or several GPUs under torchrun.
+
+    Args:
+        dataset: Folder that `samtune prepare` wrote.
+        quiet: Show no progress.
+    """
+    _say(*api.embed(dataset, config, quiet=quiet).lines())
 
 
 @cache.command(name="info")

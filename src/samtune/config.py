@@ -205,7 +205,34 @@ class PredictConfig(Config):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where to compute.")
 
 
-class TrainConfig(Config):
+class CacheConfig(Config):
+    """Where image embeddings are kept, and how."""
+
+    cache_dir: Path | None = Field(default=None, description="Embedding cache folder; default inside the dataset.")
+    cache_limit: str = Field(default="40GB", description="Largest size of the embedding cache on disk.")
+    cache_dtype: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        default="auto", description="How cached embeddings are stored; auto is bf16."
+    )
+
+
+class EmbedConfig(CacheConfig):
+    """What `samtune embed` computes ahead of training."""
+
+    model: str = Field(
+        default="nano", description="nano, a hub name, a checkpoint file, a Hugging Face folder or a run."
+    )
+    split: Literal["all", "train", "valid", "test"] = Field(default="all", description="Images of which split.")
+    flip: bool = Field(default=False, description="Also the mirrored training images, for training with --flip.")
+    processes: int = Field(
+        default=1, ge=1, description="Processes that share the images on a CPU; each loads the model."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where to compute.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="Arithmetic; auto picks what training would."
+    )
+
+
+class TrainConfig(CacheConfig):
     """A training run. With the dataset's path it is `config.yaml` in the run folder, and starts the same run again."""
 
     model: str = Field(
@@ -232,11 +259,6 @@ class TrainConfig(Config):
     )
     decoder: Literal["fast", "plain"] = Field(default="fast", description="Decoder path; both give the same numbers.")
     cache: bool = Field(default=True, description="Keep image embeddings on disk while the encoder is frozen.")
-    cache_dir: Path | None = Field(default=None, description="Embedding cache folder; default inside the dataset.")
-    cache_limit: str = Field(default="40GB", description="Largest size of the embedding cache on disk.")
-    cache_dtype: Literal["auto", "fp32", "bf16", "int8"] = Field(
-        default="auto", description="How cached embeddings are stored."
-    )
     prompts: PromptPolicy = PromptPolicy()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

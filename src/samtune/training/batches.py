@@ -21,16 +21,9 @@ from torch.utils.data import Dataset as TorchDataset
 from samtune.config import PromptPolicy
 from samtune.data.table import Dataset, ImageEntry, ObjectEntry
 from samtune.errors import DataError
+from samtune.model.dataset_embeddings import View
 from samtune.prompts import PromptBatch, background_prompts, simulate_prompts
 from samtune.training.losses import binary
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """One image as a step sees it: the table's entry, and whether it is mirrored left to right."""
-
-    image: ImageEntry
-    flipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

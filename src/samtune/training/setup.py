@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
@@ -23,16 +22,15 @@ from samtune.data.table import Dataset, ImageEntry
 from samtune.errors import ModelError
 from samtune.files import write_json
 from samtune.inference.predictor import EmbeddedImage, Predictor
-from samtune.model.cache import CachedView, EmbeddingCache, parse_size, resident_budget
+from samtune.model.dataset_embeddings import DatasetEmbeddings, View
 from samtune.model.decoder import DecoderOutput
 from samtune.model.decoders import DECODERS
 from samtune.model.embeddings import ImageEmbeddings
-from samtune.model.encoder import encode
 from samtune.model.load import LoadedModel, load_model, save_model
-from samtune.model.preprocess import to_model_input
+from samtune.model.precision import arithmetic
 from samtune.model.trainable import Trainable, merged, parameter_groups, save_adapter, select_trainable
 from samtune.prompts import PromptBatch
-from samtune.training.batches import Sampling, TrainingBatches, View
+from samtune.training.batches import Sampling, TrainingBatches
 from samtune.training.optimizer import MovingAverage, make_optimizer
 from samtune.training.state import Progress, RunFolder, forget_after, load_last, new_run
 from samtune.training.validation import Validation
@@ -50,7 +48,7 @@ class Run:
         loaded: the base model, whose weights the training changes in place.
         trainable: what learns.
         average: moving average of what learns, or None.
-        cache: image embeddings on disk, or None where the encoder is run every time.
+        embeddings: of the dataset's images; from a cache on disk, unless what it would keep is learning.
         accelerator: device, precision, and the other processes.
         notes: what the user should know.
     """
@@ -65,7 +63,7 @@ class Run:
     average: MovingAverage | None
     batches: TrainingBatches
     validation: Validation
-    cache: EmbeddingCache | None
+    embeddings: DatasetEmbeddings
     accelerator: Accelerator
     notes: tuple[str, ...]
 
@@ -100,15 +98,7 @@ class Run:
 
     def embed(self, views: Sequence[View]) -> ImageEmbeddings:
         """Embeddings of some images, B = `len(views)`; gradients flow where the encoder learns."""
-        if self.cache is None:
-            return self._encode(torch.stack([self._pixels(view) for view in views]))
-        entries = [
-            CachedView(self.dataset.root / view.image.image_path, "flipped" if view.flipped else "") for view in views
-        ]
-        view_of = dict(zip(entries, views, strict=True))
-        return self.cache.get_or_encode(
-            entries, lambda entry: self._pixels(view_of[entry]), self._encode, device=self.device
-        )
+        return self.embeddings(views)
 
     def decode(self, embeddings: ImageEmbeddings, prompts: PromptBatch, image_index: Tensor) -> DecoderOutput:
         """Answers to prompts, by the decoder path of the settings."""
@@ -163,16 +153,6 @@ class Run:
         assert isinstance(found, Tensor)
         return found
 
-    def _encode(self, pixels: Tensor) -> ImageEmbeddings:
-        with self.arithmetic():
-            return encode(self.model, pixels.to(self.device))
-
-    def _pixels(self, view: View) -> Tensor:
-        image = self.dataset.read_image(view.image)
-        if view.flipped:
-            image = np.ascontiguousarray(image[:, ::-1])
-        return to_model_input(image, self.loaded.image_size)
-
 
 def new(dataset: Path, config: TrainConfig) -> Run:
     """Set up a new run and make its folder.
@@ -205,7 +185,8 @@ def resumed(path: Path) -> Run:
 
 def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
     dataset = Dataset.open(path)
-    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=_precision(config))
+    precision = arithmetic(config.precision, _device(config))
+    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
     loaded = load_model(config.model, device=accelerator.device)
     trainable = select_trainable(loaded.model, config.trainable, freeze_high_res_convs=config.cache, seed=config.seed)
     sampling = Sampling(
@@ -229,27 +210,20 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
             dataset.split("train"), sampling, rank=accelerator.process_index, world=accelerator.num_processes
         ),
         validation=Validation(dataset, config.prompts, config.eval_objects),
-        cache=_cache(path, config, loaded, trainable, accelerator),
+        embeddings=_embeddings(dataset, config, loaded, trainable, accelerator),
         accelerator=accelerator,
         notes=(trainable.note, *_cache_note(config, trainable)),
     )
 
 
-def _cache(
-    dataset: Path, config: TrainConfig, loaded: LoadedModel, trainable: Trainable, accelerator: Accelerator
-) -> EmbeddingCache | None:
-    """The embedding cache, where one is wanted and nothing learns that its entries contain."""
+def _embeddings(
+    dataset: Dataset, config: TrainConfig, loaded: LoadedModel, trainable: Trainable, accelerator: Accelerator
+) -> DatasetEmbeddings:
+    """With a cache, where one is wanted and nothing learns that its entries contain."""
+    device, precision = accelerator.device, accelerator.mixed_precision
     if not config.cache or not trainable.upstream_frozen:
-        return None
-    return EmbeddingCache(
-        config.cache_dir or dataset / "embeddings",
-        loaded.model,
-        stored="bf16" if config.cache_dtype == "auto" else config.cache_dtype,
-        limit=parse_size(config.cache_limit),
-        arithmetic=accelerator.mixed_precision,
-        name=loaded.name,
-        resident=resident_budget(accelerator.device),
-    )
+        return DatasetEmbeddings(dataset, loaded, None, device, precision)
+    return DatasetEmbeddings.open(dataset, loaded, config, device, precision)
 
 
 def _cache_note(config: TrainConfig, trainable: Trainable) -> list[str]:
@@ -271,13 +245,10 @@ def _read_config(folder: RunFolder) -> tuple[Path, TrainConfig]:
         ) from error
 
 
-def _precision(config: TrainConfig) -> str:
-    """bf16 where the hardware has it; never fp16. On a CPU without bf16 units, fp32 is the faster one."""
-    if config.precision != "auto":
-        return {"fp32": "no", "bf16": "bf16"}[config.precision]
-    if config.device != "cpu" and torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    return "no"
+def _device(config: TrainConfig) -> torch.device:
+    """Where accelerate will compute, as far as precision depends on it."""
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if cuda else "cpu" if config.device == "auto" else config.device)
 
 
 def _about(run: Run) -> dict[str, Any]:

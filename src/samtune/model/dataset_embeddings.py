@@ -1,0 +1,215 @@
+"""The embeddings of a dataset's images: from its cache where there is one, from the encoder otherwise.
+
+Training asks for them step by step; `embed_dataset` makes them all beforehand. Both come through `DatasetEmbeddings`,
+so that what one has stored the other finds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samtune.config import CacheConfig, EmbedConfig
+from samtune.data.table import Dataset, ImageEntry
+from samtune.model.cache import CachedView, EmbeddingCache, parse_size, resident_budget
+from samtune.model.embeddings import ImageEmbeddings
+from samtune.model.encoder import encode
+from samtune.model.load import LoadedModel, load_model
+from samtune.model.precision import arithmetic, autocast
+from samtune.model.preprocess import to_model_input
+
+_IMAGES_AT_ONCE = {"cpu": 1}
+_IMAGES_AT_ONCE_ACCELERATOR = 8
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One image as a step sees it: the table's entry, and whether it is mirrored left to right."""
+
+    image: ImageEntry
+    flipped: bool = False
+
+
+@dataclass(frozen=True)
+class DatasetEmbeddings:
+    """What a model's encoder says of a dataset's images.
+
+    Attributes:
+        dataset: where the images are.
+        loaded: the model.
+        cache: where embeddings are kept, or None: the encoder then runs every time, and gradients flow if it learns.
+        device: where the encoder runs and the embeddings go.
+        precision: what the encoder computes in, `no` (fp32) or `bf16`.
+    """
+
+    dataset: Dataset
+    loaded: LoadedModel
+    cache: EmbeddingCache | None
+    device: torch.device
+    precision: str
+
+    @staticmethod
+    def open(
+        dataset: Dataset, loaded: LoadedModel, config: CacheConfig, device: torch.device, precision: str
+    ) -> DatasetEmbeddings:
+        """With the dataset's own cache, or that of the settings."""
+        cache = EmbeddingCache(
+            config.cache_dir or dataset.root / "embeddings",
+            loaded.model,
+            stored="bf16" if config.cache_dtype == "auto" else config.cache_dtype,
+            limit=parse_size(config.cache_limit),
+            arithmetic=precision,
+            name=loaded.name,
+            resident=resident_budget(device),
+        )
+        return DatasetEmbeddings(dataset, loaded, cache, device, precision)
+
+    def __call__(self, views: Sequence[View], *, batch: int = 1) -> ImageEmbeddings:
+        """Embeddings of B = `len(views)` images; at most `batch` of them go through the encoder at once."""
+        if self.cache is None:
+            return self._encode(torch.stack([self._pixels(view) for view in views]))
+        entries = [self._entry(view) for view in views]
+        view_of = dict(zip(entries, views, strict=True))
+        return self.cache.get_or_encode(
+            entries, lambda entry: self._pixels(view_of[entry]), self._encode, device=self.device, batch=batch
+        )
+
+    def missing(self, views: Sequence[View]) -> list[View]:
+        """Those views whose embeddings the cache does not have."""
+        if self.cache is None:
+            return list(views)
+        lacking = set(self.cache.missing([self._entry(view) for view in views]))
+        return [view for view in views if self._entry(view) in lacking]
+
+    def _entry(self, view: View) -> CachedView:
+        return CachedView(self.dataset.root / view.image.image_path, "flipped" if view.flipped else "")
+
+    def _encode(self, pixels: Tensor) -> ImageEmbeddings:
+        with autocast(self.device, self.precision):
+            return encode(self.loaded.model, pixels.to(self.device))
+
+    def _pixels(self, view: View) -> Tensor:
+        image = self.dataset.read_image(view.image)
+        if view.flipped:
+            image = np.ascontiguousarray(image[:, ::-1])
+        return to_model_input(image, self.loaded.image_size)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedReport:
+    """What `embed_dataset` did.
+
+    Attributes:
+        folder: of the cache.
+        wanted: views asked for, in this process group's share.
+        encoded: those that had to be computed.
+        seconds: how long that took.
+    """
+
+    folder: Path
+    wanted: int
+    encoded: int
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        each = f", {self.seconds / self.encoded:.2f} s each" if self.encoded else ""
+        return [
+            f"embedded   {self.encoded} images in {self.seconds:.0f} s{each}; {self.wanted - self.encoded} were there",
+            f"cache      {self.folder}",
+        ]
+
+
+def embed_dataset(
+    path: Path, config: EmbedConfig, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> EmbedReport:
+    """Compute the embeddings of a dataset's images ahead of training. What is there already is not computed again.
+
+    Under `torchrun` every process takes its share of the images, on its own device; otherwise `config.processes` do.
+
+    Args:
+        path: a prepared dataset.
+        config: model, splits, cache.
+        progress: told of images done and their total.
+
+    Raises:
+        DataError: the dataset or an image cannot be read.
+        ModelError: the model cannot be loaded.
+    """
+    dataset = Dataset.open(path)
+    rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    views = _views(dataset, config)[rank::world]
+    started = time.monotonic()
+    source = _open(dataset, config)
+    missing = source.missing(views)
+    progress(0, len(missing))
+    many = config.processes > 1 and source.device.type == "cpu" and len(missing) > 1
+    steps = _in_processes(path, config, missing) if many else _in_batches(source, missing)
+    done = 0
+    for count in steps:
+        done += count
+        progress(done, len(missing))
+    assert source.cache is not None
+    return EmbedReport(source.cache.folder, len(views), len(missing), time.monotonic() - started)
+
+
+def _views(dataset: Dataset, config: EmbedConfig) -> list[View]:
+    """What training and validation will ask for, each image once."""
+    images = [image for image in dataset.images if config.split in ("all", image.split)]
+    mirrored = [View(image, flipped=True) for image in images if config.flip and image.split == "train"]
+    return [*(View(image) for image in images), *mirrored]
+
+
+def _open(dataset: Dataset, config: EmbedConfig) -> DatasetEmbeddings:
+    device = torch.device(config.device)
+    if config.device == "auto":
+        place = int(os.environ.get("LOCAL_RANK", "0"))
+        device = torch.device("cuda", place) if torch.cuda.is_available() else torch.device("cpu")
+    loaded = load_model(config.model, device=device)
+    loaded.model.requires_grad_(False)
+    return DatasetEmbeddings.open(dataset, loaded, config, device, arithmetic(config.precision, device))
+
+
+def _in_batches(source: DatasetEmbeddings, views: Sequence[View]) -> Iterator[int]:
+    """Make the embeddings in this process; yields how many are done, batch by batch."""
+    size = _IMAGES_AT_ONCE.get(source.device.type, _IMAGES_AT_ONCE_ACCELERATOR)
+    for start in range(0, len(views), size):
+        some = views[start : start + size]
+        source(some, batch=size)
+        yield len(some)
+
+
+_source: DatasetEmbeddings | None = None
+"""In a worker process: what it encodes with, loaded once."""
+
+
+def _in_processes(path: Path, config: EmbedConfig, views: Sequence[View]) -> Iterator[int]:
+    """Make the embeddings in several processes on this machine's processors; yields 1 for each."""
+    context = multiprocessing.get_context("forkserver")
+    threads = max(1, (os.cpu_count() or 1) // config.processes)
+    with ProcessPoolExecutor(config.processes, context, _start_worker, (path, config, threads)) as pool:
+        try:
+            yield from pool.map(_embed_one, views)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker(path: Path, config: EmbedConfig, threads: int) -> None:
+    global _source
+    torch.set_num_threads(threads)
+    _source = _open(Dataset.open(path), config)
+
+
+def _embed_one(view: View) -> int:
+    assert _source is not None
+    _source([view])
+    return 1

@@ -1,0 +1,121 @@
+"""Embeddings ahead of training: what one process stores another finds, and training from them changes no weight."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from samtune.config import EmbedConfig, OptimizerConfig, TrainConfig
+from samtune.errors import DataError
+from samtune.model.cache import cache_info
+from samtune.model.dataset_embeddings import View, embed_dataset
+from samtune.model.load import save_model
+from samtune.training.loop import train
+from samtune.training.setup import new
+from tests.small import make_dataset
+from tests.tiny import tiny_sam2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_model(tiny_sam2(seed=0), folder)
+    return str(folder)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path / "set")
+
+
+def embed(dataset, model, **settings):
+    told: list[tuple[int, int]] = []
+    config = EmbedConfig(model=model, device="cpu", **settings)
+    report = embed_dataset(dataset.root, config, progress=lambda *at: told.append(at))
+    assert told[-1] == (report.encoded, report.encoded)
+    return report
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_training_finds_what_was_embedded(dataset, model, tmp_path, processes):
+    report = embed(dataset, model, processes=processes, flip=True)
+    images = len(dataset.images)
+    mirrored = len(dataset.split("train").images)
+    assert (report.wanted, report.encoded) == (images + mirrored, images + mirrored)
+    assert cache_info(report.folder).sets[0].entries == images + mirrored
+
+    run = new(dataset.root, TrainConfig(model=model, out=tmp_path / "run", steps=4, device="cpu", flip=True))
+    train(run)
+    assert run.embeddings.cache is not None
+    assert run.embeddings.cache.counts.encoded == 0
+    assert run.embeddings.cache.counts.found > 0
+
+
+def test_only_what_is_missing_is_computed(dataset, model):
+    valid = len(dataset.split("valid").images)
+    first = embed(dataset, model, split="valid")
+    assert (first.wanted, first.encoded) == (valid, valid)
+    assert f"embedded   {valid} images" in first.lines()[0]
+    rest = embed(dataset, model)
+    assert rest.encoded == len(dataset.images) - valid
+    assert embed(dataset, model).encoded == 0
+
+
+def test_processes_of_a_launcher_share_the_images(dataset, model, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    counts = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        counts.append(embed(dataset, model).encoded)
+    assert sum(counts) == len(dataset.images)
+    assert max(counts) - min(counts) <= 1
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("RANK")
+    assert embed(dataset, model).encoded == 0
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_stay(dataset, model):
+    broken = dataset.root / dataset.split("test").images[-1].image_path
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:50])
+    with pytest.raises(DataError, match=broken.name):
+        embed(dataset, model, processes=1)
+    broken.write_bytes(whole)
+    assert embed(dataset, model).encoded < len(dataset.images)
+
+
+def test_cached_and_uncached_training_give_the_same_weights(dataset, model, tmp_path):
+    """200 steps in fp32: the same prompts, the encoder run once per image or once per step."""
+    weights = []
+    for name in ("cached", "uncached"):
+        config = TrainConfig(
+            model=model,
+            out=tmp_path / name,
+            steps=200,
+            eval_every=200,
+            images_per_step=2,
+            device="cpu",
+            cache_dtype="fp32",
+            optimizer=OptimizerConfig(lr=1e-3, clip=1.0),
+        )
+        run = new(dataset.root, config)
+        if name == "uncached":
+            run.embeddings = replace(run.embeddings, cache=None)
+        train(run)
+        weights.append({key: parameter.detach().clone() for key, parameter in run.parameters.items()})
+    for key, cached in weights[0].items():
+        torch.testing.assert_close(cached, weights[1][key], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("stored", "most"), [("bf16", 5e-3), ("int8", 2e-2)])
+def test_what_rounding_costs_is_bounded(dataset, model, tmp_path, stored, most):
+    """Relative to the embedding's own size; what it costs in IoU is measured in docs/results.md."""
+    exact = new(dataset.root, TrainConfig(model=model, out=tmp_path / "exact", steps=1, device="cpu", cache=False))
+    rounded = new(
+        dataset.root, TrainConfig(model=model, out=tmp_path / stored, steps=1, device="cpu", cache_dtype=stored)
+    )
+    view = View(dataset.images[0])
+    for found, expected in zip(rounded.embed([view]).tensors, exact.embed([view]).tensors, strict=True):
+        assert 0 < (found - expected).norm() / expected.norm() < most
