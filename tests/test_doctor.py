@@ -176,3 +176,70 @@ def test_text_shows_no_escape_codes(tmp_path):
     Image.fromarray(scene(0)).save(s / "a.png")
     coco(s, [("a.png", 160, 120, RING)], "\x1b[31mred")
     assert "\x1b" not in audit(tmp_path / "s").to_text()
+
+
+def planted(source):
+    """A set with one leak of each kind, and a category that only the test split has."""
+    files = defaultdict(list)
+
+    def put(split, name, pixels, **how):
+        path = source / split / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, **how)
+        files[split].append((name, pixels.shape[1], pixels.shape[0], RING))
+
+    for number in range(20):
+        put("train", f"t{number}.png", scene(number))
+    put("train", "src_jpg.rf.0a1b.png", scene(200))
+    put("valid", "src_jpg.rf.0c2d.png", scene(201))
+    put("valid", "alike.jpg", np.clip(scene(7) * 0.8 + 30, 0, 255).astype(np.uint8), quality=70)
+    put("test", "bytes.png", scene(3))
+    for split, rows in files.items():
+        coco(source / split, rows, "rare" if split == "test" else "thing")
+    return source
+
+
+WHOLE_SET = {"leak-same-bytes", "leak-same-source", "leak-look-alike", "category-not-in-train"}
+
+
+def test_prepare_finds_what_the_doctor_finds(tmp_path):
+    source = planted(tmp_path / "s")
+    found = {(issue.code, issue.image, issue.annotation, issue.message) for issue in audit(source).issues}
+    report = prepare(source, tmp_path / "d", PrepareConfig())
+    assert {(issue.code, issue.image, issue.annotation, issue.message) for issue in report.issues} == found
+    assert {code for code, *_ in found} == WHOLE_SET
+    listed = {issue["code"] for issue in json.loads((tmp_path / "d/issues.json").read_text())["issues"]}
+    assert listed == WHOLE_SET
+    assert all(any(f"1 x {code}" in line for line in report.lines()) for code in WHOLE_SET)
+
+
+def test_no_leak_survives_a_new_split(tmp_path):
+    source = planted(tmp_path / "s")
+    for seed in range(5):
+        report = prepare(source, tmp_path / "d", PrepareConfig(split="0.6,0.2,0.2", seed=seed))
+        assert not {issue.code for issue in report.issues if issue.code.startswith("leak")}
+
+
+def test_leaks_that_the_asked_grouping_leaves_are_told(tmp_path):
+    (source := tmp_path / "s").mkdir()
+    for number in range(6):
+        Image.fromarray(scene(number)).save(source / f"a_jpg.rf.{number}.png")
+    coco(source, [(f"a_jpg.rf.{number}.png", 160, 120, RING) for number in range(6)])
+    config = PrepareConfig(split="0.5,0.25,0.25", group_by=r"rf\.(\d)")
+    report = prepare(source, tmp_path / "d", config)
+    leaks = [issue for issue in report.issues if issue.code == "leak-same-source"]
+    assert len(leaks) >= 2
+    assert "--group-by source" in leaks[0].repair
+
+
+def test_one_image_file_in_two_splits_is_a_leak(tmp_path):
+    (source := tmp_path / "s").mkdir()
+    Image.fromarray(scene(0)).save(source / "a.png")
+    for split in ("train", "val"):
+        coco(source, [("a.png", 160, 120, RING)])
+        (source / "_annotations.coco.json").rename(source / f"instances_{split}.json")
+    report = prepare(source, tmp_path / "d", PrepareConfig())
+    assert report.images == {"train": 1, "valid": 1, "test": 0}
+    assert [issue.code for issue in report.issues] == ["leak-same-bytes"]
+    new = prepare(source, tmp_path / "d", PrepareConfig(split="0.5,0.5,0"))
+    assert not [issue for issue in new.issues if issue.code.startswith("leak")]

@@ -95,3 +95,18 @@ def test_a_new_split_keeps_copies_and_look_alikes_together(tmp_path):
         splits.setdefault(image.image_path.rsplit("/", 1)[1].split("-")[0], set()).add(image.split)
     assert [len(found) for found in splits.values()] == [1] * 12
     assert len(set.union(*splits.values())) == 3
+
+
+def test_a_negative_of_another_size_is_used_and_told(tmp_path):
+    def picture(path):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(path)
+        Image.new("RGB", (90, 60)).save(path.with_name("negative.png"))
+
+    source_with(tmp_path / "source/test", "a.png", picture, STORED)
+    file = tmp_path / "source/test/_annotations.coco.json"
+    content = json.loads(file.read_text())
+    content["images"].append({"id": 2, "file_name": "negative.png", "width": WIDTH, "height": HEIGHT})
+    file.write_text(json.dumps(content))
+    report = prepare(tmp_path / "source", tmp_path / "out", PrepareConfig())
+    assert [(issue.code, issue.severity.value) for issue in report.issues] == [("image-size-differs", "warning")]
+    assert [(image.width, image.height) for image in report.dataset.images] == [(WIDTH, HEIGHT), (90, 60)]

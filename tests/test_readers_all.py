@@ -351,3 +351,21 @@ def test_via_regions_without_a_category_are_reported(tmp_path):
     (record,), issues = collect(tmp_path)
     assert [found.category for found in record.annotations] == ["thing", "object"]
     assert [issue.code for issue in issues] == ["category-missing", "shape-without-area"]
+
+
+def test_gaps_in_category_ids_are_told(tmp_path):
+    picture(tmp_path / "a.jpg")
+    names = [{"id": number, "name": str(number)} for number in (1, 2, 5, 90)]
+    write(tmp_path / "a.json", coco(categories=names))
+    (gaps,) = [issue for issue in collect(tmp_path)[1] if issue.code == "category-id-gaps"]
+    assert gaps.severity is Severity.INFO
+    assert "from 1 to 90" in gaps.message
+    assert "from 3 to 4" in gaps.message
+    write(tmp_path / "a.json", coco(categories=names[:2]))
+    assert "category-id-gaps" not in {issue.code for issue in collect(tmp_path)[1]}
+
+
+def test_names_that_no_file_system_takes_are_missing_files(tmp_path):
+    write(tmp_path / "a.json", coco(images=[{"id": 1, "file_name": "n" * 300 + ".jpg", "width": 60, "height": 40}]))
+    (record,), _ = collect(tmp_path)
+    assert record.path.name == "n" * 300 + ".jpg"

@@ -58,7 +58,8 @@ def check_frame(record: ImageRecord, info: ImageInfo, issues: list[Issue]) -> Fr
     """The frame the annotations live in, told by the size they state; None, and issues, if that is neither frame's.
 
     Annotation tools disagree on whether they turn a picture as its EXIF tag says. The size decides where turning
-    changes it; where it does not, the picture is taken to be annotated as it is shown, and that is reported.
+    changes it; where it does not, the picture is taken to be annotated as it is shown, and that is reported. A picture
+    without objects can be used whatever size is stated.
     """
     stored, upright = (info.width, info.height), info.upright_size
     stated = (record.width, record.height)
@@ -71,7 +72,7 @@ def check_frame(record: ImageRecord, info: ImageInfo, issues: list[Issue]) -> Fr
     if stated == upright or 0 in stated:
         return Frame(*upright)
     text = f"The annotations say {stated[0]} x {stated[1]} pixels, the file has {upright[0]} x {upright[1]}."
-    if max(abs(one - other) for one, other in zip(stated, upright, strict=True)) > _SLIGHT:
+    if record.annotations and max(abs(one - other) for one, other in zip(stated, upright, strict=True)) > _SLIGHT:
         text += " They may be about a picture of another resolution."
         issues.append(about_image(record, "image-size-differs", text, "The image and its objects are left out."))
         issues += _all_lost(record, "image-size-differs", "The object's image has another size.")

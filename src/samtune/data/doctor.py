@@ -17,16 +17,15 @@ from typing import Any
 from samtune.data.archive import is_archive, unpack
 from samtune.data.checks import Frame, check_frame, check_object, suspicions, unusable_image
 from samtune.data.doctor_report import render_text, to_json
-from samtune.data.hashing import Fingerprint, fingerprint, same_images
+from samtune.data.hashing import fingerprint, same_images
 from samtune.data.images import probe_image
 from samtune.data.masks import Region
 from samtune.data.readers import detect_format, read
-from samtune.data.split import source_stem
+from samtune.data.set_checks import Seen, find_leaks, never_learned
 from samtune.errors import DataError
-from samtune.types import Annotation, ImageRecord, Issue, Severity, Split
+from samtune.types import Annotation, ImageRecord, Issue, Severity
 
 EXAMPLES_PER_CODE = 4
-_KEPT_APART = "Given splits are kept; --split makes new ones in which such images stay together."
 _SIZES = (("tiny", 16**2), ("small", 32**2), ("medium", 96**2))
 
 
@@ -122,16 +121,6 @@ class Audit:
         return to_json(self)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What is kept of a usable image to compare it with the others."""
-
-    path: Path
-    split: Split
-    stem: str | None
-    print: Fingerprint
-
-
 def audit(
     source: Path,
     source_format: str = "auto",
@@ -158,7 +147,7 @@ def audit(
             if progress:
                 progress(done, done)
         check.leaks()
-        check.categories()
+        check.categories(source)
         return check.audit(source, name)
 
 
@@ -178,7 +167,7 @@ class _Check:
         self.issues: list[Issue] = []
         self.summary = Summary()
         self.examples: dict[str, list[Example]] = {}
-        self.seen: list[_Seen] = []
+        self.seen: list[Seen] = []
 
     def image(self, record: ImageRecord) -> None:
         """Look at one image and its objects."""
@@ -200,27 +189,20 @@ class _Check:
                 if region is not None:
                     objects.append((annotation, region))
             suspicions(record, frame, objects, found)
-            self.seen.append(_Seen(record.path, record.split, source_stem(record.path.name), seen))
+            self.seen.append(Seen.of(record, seen))
             self._count(record, info.upright_size, objects)
         self.issues += found
         self._keep_examples(record, frame, found)
 
     def leaks(self) -> None:
         """Report images that stand in more than one split."""
-        for leak in _leaks(self.seen):
+        for leak in find_leaks(self.seen, same_images([image.print for image in self.seen])):
             self.issues.append(leak.issue)
-            self._keep(leak)
+            self._keep(Example(leak.issue, (Picture(leak.leaked.path), Picture(leak.original.path))))
 
-    def categories(self) -> None:
+    def categories(self, source: Path) -> None:
         """Report categories that are evaluated but never learned."""
-        splits = self.summary.splits
-        train = splits.get(Split.TRAIN.value)
-        if train is None:
-            return
-        for name, split in splits.items():
-            for category in sorted(set(split.categories) - set(train.categories)):
-                text = f"Category {category!r} has {split.categories[category]} objects in {name} and none in train."
-                self.issues.append(Issue("category-not-in-train", Severity.WARNING, text, "It is prepared as it is."))
+        self.issues += never_learned({name: split.categories for name, split in self.summary.splits.items()}, source)
 
     def audit(self, source: Path, source_format: str) -> Audit:
         """Everything found."""
@@ -258,43 +240,3 @@ class _Check:
 
 def _size_name(area: int) -> str:
     return next((name for name, limit in _SIZES if area < limit), "large")
-
-
-def _leaks(seen: Sequence[_Seen]) -> list[Example]:
-    """Images of a later split that also stand in an earlier one, in the order train, valid, test.
-
-    Of each image the plainest reason is told: the same bytes, the same source, the same look.
-    """
-    order = list(Split)
-    told: set[int] = set()
-    leaks: list[Example] = []
-
-    def tell(one: int, other: int, code: str, text: str) -> None:
-        first, second = sorted((one, other), key=lambda position: order.index(seen[position].split))
-        if seen[first].split is seen[second].split or second in told:
-            return
-        told.add(second)
-        leak, original = seen[second], seen[first]
-        message = text.format(f"{original.path.name!r} in {original.split}") + f" It stands in {leak.split} too."
-        issue = Issue(code, Severity.WARNING, message, _KEPT_APART, file=str(leak.path), image=leak.path.name)
-        leaks.append(Example(issue, (Picture(leak.path), Picture(original.path))))
-
-    pairs = same_images([image.print for image in seen])
-    for one, other in _across([image.print.digest for image in seen], seen):
-        tell(one, other, "leak-same-bytes", "The file has the same bytes as {}.")
-    for one, other in _across([image.stem for image in seen], seen):
-        tell(one, other, "leak-same-source", "The image was made from the same picture as {}.")
-    for one, other, kind in pairs:
-        if kind == "looks":
-            tell(one, other, "leak-look-alike", "The image looks the same as {}.")
-    return leaks
-
-
-def _across(keys: Sequence[object], seen: Sequence[_Seen]) -> list[tuple[int, int]]:
-    """For each image whose key an image in an earlier split has: the two positions."""
-    order = list(Split)
-    first: dict[object, int] = {}
-    for position in sorted(range(len(seen)), key=lambda position: order.index(seen[position].split)):
-        if keys[position] is not None:
-            first.setdefault(keys[position], position)
-    return [(first[key], position) for position, key in enumerate(keys) if key is not None and first[key] != position]

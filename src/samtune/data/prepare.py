@@ -37,11 +37,12 @@ from samtune.config import PrepareConfig
 from samtune.data.archive import is_archive, unpack
 from samtune.data.checks import check_frame, check_object, suspicions, unusable_image
 from samtune.data.hashing import fingerprint, same_images
-from samtune.data.images import SUFFIXES, ImageInfo, check_decodes, probe_image, read_image, turn_upright
+from samtune.data.images import SUFFIXES, ImageInfo, probe_image, read_image, turn_upright
 from samtune.data.masks import Region, region_of, write_region_file
 from samtune.data.paths import relative_to
 from samtune.data.readers import detect_format, read
 from samtune.data.readers.common import unique
+from samtune.data.set_checks import KEPT_APART, Seen, find_leaks, never_learned
 from samtune.data.split import SplitItem, assign_splits, group_of, join_groups
 from samtune.data.table import SCHEMA, TABLE, Dataset, write_table
 from samtune.errors import DataError
@@ -50,6 +51,7 @@ from samtune.types import Annotation, ImageRecord, Issue, Severity, Split
 
 ISSUES, ABOUT = "issues.json", "dataset.json"
 DEFAULT_SHARES = (0.8, 0.1, 0.1)
+_ASKED_APART = "--group-by source keeps such images together; --group-by {} was asked for."
 _CHUNK = 8
 _SMALL = 64
 """With fewer images than this, starting processes costs more than they save."""
@@ -89,10 +91,11 @@ class PrepareReport:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What became of one image: its rows for the table (none when it cannot be used) and what was found."""
+    """What became of one image: its rows for the table (none when it cannot be used), findings, how to know it."""
 
     rows: list[dict[str, Any]]
     issues: list[Issue]
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,38 +134,53 @@ def prepare(
         copy = config.copy_images or is_temporary
         expected = _count_images(config.images or folder)
         with new_folder(out, sync=False) as target:
-            rows, image_issues = _Rows(), list[Issue]()
+            gathered = _Gathered()
             work = partial(_prepare_image, target=target, final=out, config=config, copy=copy)
             done = 0
             for done, prepared in enumerate(_mapped(work, images, config.workers), start=1):
-                rows.extend(prepared.rows)
-                image_issues += prepared.issues
+                gathered.add(prepared)
                 progress(done, max(expected, done))
             progress(done, done)
-            issues = [*read_issues, *image_issues]
-            table = rows.table()
+            issues = [*read_issues, *gathered.issues]
+            table = gathered.table()
             _judge(table, issues, done, source, config)
-            table = _with_splits(table, target, config)
+            table, set_issues = _settled(table, gathered, source, config)
+            issues += set_issues
             write_table(target, table)
             write_json(target / ISSUES, {"format": 1, "issues": [asdict(issue) for issue in issues]})
             write_json(target / ABOUT, _about(table, source_format, config))
     return _report(Dataset.open(out), issues)
 
 
-class _Rows:
-    """Rows of the table, kept small: every so often they become columns."""
+class _Gathered:
+    """What is kept of all images. Rows of the table stay small: every so often they become columns.
+
+    Attributes:
+        issues: findings about single images and their objects.
+        seen: the usable images, to compare them.
+        keys: their `image_path` in the table.
+    """
 
     def __init__(self) -> None:
+        self.issues: list[Issue] = []
+        self.seen: list[Seen] = []
+        self.keys: list[str] = []
         self._parts: list[pl.DataFrame] = []
         self._rows: list[dict[str, Any]] = []
 
-    def extend(self, rows: list[dict[str, Any]]) -> None:
-        self._rows += rows
+    def add(self, prepared: _Prepared) -> None:
+        """Take what became of the next image."""
+        self.issues += prepared.issues
+        if prepared.seen is not None:
+            self.seen.append(prepared.seen)
+            self.keys.append(prepared.rows[0]["image_path"])
+        self._rows += prepared.rows
         if len(self._rows) >= _ROWS:
             self._parts.append(pl.DataFrame(self._rows, schema=SCHEMA))
             self._rows = []
 
     def table(self) -> pl.DataFrame:
+        """All rows."""
         return pl.concat([*self._parts, pl.DataFrame(self._rows, schema=SCHEMA)])
 
 
@@ -191,7 +209,7 @@ def _prepare_image(image: _Named, *, target: Path, final: Path, config: PrepareC
     record, issues = image.record, list[Issue]()
     try:
         info = probe_image(record.path)
-        check_decodes(record.path)
+        print = fingerprint(record.path)
     except DataError as error:
         return _Prepared([], unusable_image(record, error))
     frame = check_frame(record, info, issues)
@@ -241,7 +259,7 @@ def _prepare_image(image: _Named, *, target: Path, final: Path, config: PrepareC
     suspicions(record, frame, usable, issues)
     _write_merged(regions, image.name, target, height, width, config)
     nothing = dict.fromkeys(("mask_path", "annotation_id", "category", "x0", "y0", "x1", "y1", "area", "iscrowd"))
-    return _Prepared(rows or [of_image | nothing], issues)
+    return _Prepared(rows or [of_image | nothing], issues, Seen.of(record, print))
 
 
 def _placed_image(image: _Named, info: ImageInfo, target: Path, final: Path, copy: bool) -> str:
@@ -263,21 +281,39 @@ def _placed_image(image: _Named, info: ImageInfo, target: Path, final: Path, cop
     return place
 
 
-def _with_splits(table: pl.DataFrame, target: Path, config: PrepareConfig) -> pl.DataFrame:
-    """The table with new splits where these are asked for or the source has only one.
+def _settled(
+    table: pl.DataFrame, gathered: _Gathered, source: Path, config: PrepareConfig
+) -> tuple[pl.DataFrame, list[Issue]]:
+    """The table in its final splits, and what only the whole set shows of them."""
+    seen, keys, repair = gathered.seen, gathered.keys, KEPT_APART
+    pairs = same_images([image.print for image in seen])
+    shares = _shares(table, config)
+    if shares is not None:
+        table = _with_splits(table, shares, [(keys[pair.first], keys[pair.second]) for pair in pairs], config)
+        split_of = dict(table.select("image_path", "split").iter_rows())
+        seen = [replace(image, split=Split(split_of[key])) for image, key in zip(seen, keys, strict=True)]
+        repair = _ASKED_APART.format(config.group_by)
+    leaks = find_leaks(seen, pairs, repair)
+    return table, [leak.issue for leak in leaks] + never_learned(_objects(table), source)
+
+
+def _shares(table: pl.DataFrame, config: PrepareConfig) -> tuple[float, float, float] | None:
+    """The shares of new splits where these are asked for or the source has only one."""
+    if config.shares is None and table["split"].unique().to_list() == [Split.TRAIN.value]:
+        return DEFAULT_SHARES
+    return config.shares
+
+
+def _with_splits(
+    table: pl.DataFrame, shares: tuple[float, float, float], same: Iterable[tuple[str, str]], config: PrepareConfig
+) -> pl.DataFrame:
+    """The table with new splits.
 
     Images with the same bytes, or that look the same, stay together, so that no split leaks into another.
     """
-    shares = config.shares
-    if shares is None and table["split"].unique().to_list() == [Split.TRAIN.value]:
-        shares = DEFAULT_SHARES
-    if shares is None:
-        return table
     images = table.unique("image_path", keep="first", maintain_order=True)
     keys: list[str] = images["image_path"].to_list()
-    prints = [fingerprint(target / key) for key in keys]  # `target` stands beside the final folder, so `../` holds too
-    pairs = ((keys[pair.first], keys[pair.second]) for pair in same_images(prints))
-    groups = join_groups(dict(zip(keys, images["group"].to_list(), strict=True)), pairs)
+    groups = join_groups(dict(zip(keys, images["group"].to_list(), strict=True)), same)
     objects: dict[str, Counter[str]] = {key: Counter() for key in keys}
     for key, category in table.select("image_path", "category").iter_rows():
         if category is not None:
@@ -292,6 +328,14 @@ def _with_splits(table: pl.DataFrame, target: Path, config: PrepareConfig) -> pl
         ),
         group=pl.col("image_path").replace_strict(groups, return_dtype=pl.String),
     ).select(list(SCHEMA))
+
+
+def _objects(table: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """Objects by split and category; a split without objects is there too."""
+    objects: dict[str, dict[str, int]] = {split: {} for split in table["split"].unique()}
+    for split, category, count in table.drop_nulls("category").group_by("split", "category").len().iter_rows():
+        objects[split][category] = count
+    return objects
 
 
 def _judge(table: pl.DataFrame, issues: Sequence[Issue], images: int, source: Path, config: PrepareConfig) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -237,11 +238,22 @@ class _Index:
             else:
                 text = f"Category {key}, {name!r}, has no annotation."
                 on_issue(_issue(self.file, "category-unused", text, "categories", severity=Severity.INFO))
+        self._report_gaps(on_issue)
         for name, keys in by_name.items():
             if len(keys) > 1:
                 text = f"Categories {', '.join(map(str, keys))} are all named {name!r}."
                 on_issue(_issue(self.file, "category-name-duplicate", text, "categories", severity=Severity.WARNING,
                                 repair="They are taken as one."))  # fmt: skip
+
+    def _report_gaps(self, on_issue: OnIssue) -> None:
+        """Report ids that are not consecutive: programs that take an id for a position mix up the classes."""
+        ids = sorted(key for key in self.categories if isinstance(key, int))
+        gaps = [(low + 1, high - 1) for low, high in pairwise(ids) if high - low > 1]
+        if gaps:
+            low, high = gaps[0]
+            text = f"Category ids run from {ids[0]} to {ids[-1]} with gaps, the first from {low} to {high}."
+            on_issue(_issue(self.file, "category-id-gaps", text, "categories", severity=Severity.INFO,
+                            repair="Categories are told apart by name."))  # fmt: skip
 
 
 class _Reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -85,7 +86,7 @@ class ImageFinder:
         """
         for position, folder in enumerate(self._folders):
             path = confine(folder, name, where=where)
-            if path.is_file():
+            if os.path.isfile(path):  # noqa: PTH113 - `Path.is_file` raises for a name that the system cannot take
                 self._folders.insert(0, self._folders.pop(position))
                 return path
         return confine(self._folders[0], name, where=where)
