@@ -43,6 +43,19 @@ proofs: $(READY)  ## The longer proofs
 fuzz: $(READY)  ## 10,000 damaged COCO files, new ones each time
 	SAMTUNE_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz_coco.py
 
+# The official package wants a torchvision that torch's CPU build does not have: hence --no-deps, and stand-ins.
+BENCH := build/bench/.ready
+
+bench: $(BENCH)  ## samtune beside its peers, in turns, on this machine; about ten minutes on two quiet cores
+	build/bench/bin/python benchmarks/peers.py --out build/bench/peers.json
+
+$(BENCH): requirements.lock pyproject.toml tests/parity/requirements.txt
+	$(PYTHON) -m venv build/bench
+	build/bench/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements.lock -r tests/parity/requirements.txt
+	build/bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps sam2==1.1.0 --editable .
+	@touch $@
+
 lock:  ## Pin what a fresh install gives today
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
