@@ -1,7 +1,9 @@
 """EXIF in both frames, planted leaks, hostile images and a page with a hostile class name: proofs for the doctor."""
 
+import io
 import json
 import resource
+import shutil
 import struct
 import time
 import zlib
@@ -15,10 +17,12 @@ from PIL import Image
 
 from samtune.config import PrepareConfig
 from samtune.data.doctor import audit
-from samtune.data.doctor_report import render_html
+from samtune.data.doctor_report import draw, render_html
 from samtune.data.images import turn_upright
+from samtune.data.masks import encode_rle
 from samtune.data.prepare import prepare
 from samtune.data.table import Dataset
+from samtune.errors import DataError
 
 
 def scene(seed, h=120, w=160):
@@ -243,3 +247,53 @@ def test_one_image_file_in_two_splits_is_a_leak(tmp_path):
     assert [issue.code for issue in report.issues] == ["leak-same-bytes"]
     new = prepare(source, tmp_path / "d", PrepareConfig(split="0.5,0.5,0"))
     assert not [issue for issue in new.issues if issue.code.startswith("leak")]
+
+
+def crowd_of_runs(source):
+    """A set with one finding about run lengths."""
+    coco(source / "train", [("a.png", 160, 120, RING)])
+    Image.fromarray(np.full((120, 160, 3), 90, np.uint8)).save(source / "train/a.png")
+    file = source / "train/_annotations.coco.json"
+    content = json.loads(file.read_text())
+    mask = np.zeros((120, 160), bool)
+    mask[30:90, 40:120] = True
+    runs = {"size": [120, 160], "counts": list(encode_rle(mask).counts)}
+    content["annotations"][0] |= {"segmentation": runs, "iscrowd": 1}
+    file.write_text(json.dumps(content))
+    return source
+
+
+def test_findings_about_run_lengths_are_outlined(tmp_path):
+    found = audit(crowd_of_runs(tmp_path / "s"))
+    (example,) = [example for example in found.examples if example.issue.code == "crowd"]
+    pixels = np.asarray(Image.open(io.BytesIO(draw(example.pictures[0]))).convert("RGB")).astype(int)
+    red = pixels[:, :, 0] - pixels[:, :, 1] > 80
+    assert red[28:33, 50:110].any(axis=0).all()
+    assert red[40:80, 38:43].any(axis=1).all()
+    assert not red[40:80, 50:110].any()
+    assert not red[:20].any()
+
+
+def test_an_archive_is_named_and_shown_after_its_folder_is_gone(tmp_path):
+    source = crowd_of_runs(tmp_path / "s")
+    shutil.make_archive(str(tmp_path / "a"), "zip", source)
+    found = audit(tmp_path / "a.zip")
+    render_html(found, tmp_path / "p.html")
+    page = (tmp_path / "p.html").read_text()
+    assert page.count("<img src=") == len(found.issues) >= 1
+    report = prepare(tmp_path / "a.zip", tmp_path / "d", PrepareConfig(split="1,0,0"))
+    for issues in (found.issues, report.issues):
+        assert all(issue.file.startswith(str(tmp_path / "a.zip")) for issue in issues)
+    (source / "train/_annotations.coco.json").write_text("{")
+    shutil.make_archive(str(tmp_path / "b"), "zip", source)
+    for work in (audit, lambda archive: prepare(archive, tmp_path / "d2", PrepareConfig())):
+        with pytest.raises(DataError, match=r"b\.zip/train/_annotations\.coco\.json, line 1"):
+            work(tmp_path / "b.zip")
+
+
+def test_what_the_reader_finds_is_shown_too(tmp_path):
+    (tmp_path / "s/train").mkdir(parents=True)
+    Image.fromarray(scene(0)).save(tmp_path / "s/train/a.png")
+    coco(tmp_path / "s/train", [("a.png", 160, 120, [1, 2, 3, 4])])
+    examples = {example.issue.code: example for example in audit(tmp_path / "s").examples}
+    assert draw(examples["polygon-points"].pictures[0])

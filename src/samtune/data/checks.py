@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samtune.data.images import ImageInfo
 from samtune.data.masks import Region, SegmentationError, rasterise_region, region_of
-from samtune.errors import DataError
+from samtune.errors import DataError, SamtuneError
 from samtune.types import Annotation, ImageRecord, Issue, Polygons, RunLengths, Severity
 
 _SLIGHT = 2
@@ -45,6 +47,21 @@ def reason(error: DataError) -> str:
     """What an error found, in words that fit into a sentence."""
     lines = str(error).splitlines()
     return next((line.removeprefix("found").strip() for line in lines if line.startswith("found")), lines[0])
+
+
+@contextmanager
+def told_of(archive: Path, folder: Path) -> Generator[None]:
+    """Errors raised inside name the archive, not the folder it was unpacked to, which is gone when they are read."""
+    try:
+        yield
+    except SamtuneError as error:
+        raise type(error)(str(error).replace(str(folder), str(archive))) from error
+
+
+def told_of_archive(issue: Issue, archive: Path, folder: Path) -> Issue:
+    """A finding that names the archive, not the folder it was unpacked to."""
+    file, message = (text.replace(str(folder), str(archive)) for text in (issue.file, issue.message))
+    return replace(issue, file=file, message=message)
 
 
 def unusable_image(record: ImageRecord, error: DataError) -> list[Issue]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from samtune.data.archive import is_archive, unpack
-from samtune.data.checks import Frame, check_frame, check_object, suspicions, unusable_image
-from samtune.data.doctor_report import render_text, to_json
+from samtune.data.checks import Frame, check_frame, check_object, suspicions, told_of, told_of_archive, unusable_image
+from samtune.data.doctor_report import draw, render_text, to_json
 from samtune.data.hashing import fingerprint, same_images
 from samtune.data.images import probe_image
 from samtune.data.masks import Region
@@ -37,11 +37,13 @@ class Picture:
         path: the image file.
         turned: whether to turn it as its EXIF orientation says.
         annotation: the object to draw, in pixels of that frame; None draws nothing.
+        drawn: the picture as a JPEG where it was drawn already, because its file will be gone.
     """
 
     path: Path
     turned: bool = True
     annotation: Annotation | None = None
+    drawn: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class Audit:
         source_format: the format it is in.
         issues: every finding, errors first, otherwise in the order of the source.
         summary: what the dataset is made of.
-        examples: some findings of each kind, with pictures; an archive's pictures are gone after the audit.
+        examples: some findings of each kind, with pictures; those of an archive are drawn already.
     """
 
     source: Path
@@ -142,13 +144,14 @@ def audit(
     with _as_folder(source) as folder:
         name = detect_format(folder) if source_format == "auto" else source_format
         check = _Check()
-        for done, record in enumerate(read(folder, name, images, on_issue=check.issues.append), start=1):
+        for done, record in enumerate(read(folder, name, images, on_issue=check.read_issue), start=1):
             check.image(record)
             if progress:
                 progress(done, done)
         check.leaks()
         check.categories(source)
-        return check.audit(source, name)
+        found = check.audit(source, name)
+        return found if folder == source else _outliving(found, folder)
 
 
 @contextmanager
@@ -157,7 +160,22 @@ def _as_folder(source: Path) -> Generator[Path]:
         yield source
         return
     with TemporaryDirectory(prefix="samtune-doctor-") as place:
-        yield unpack(source, Path(place) / "export")
+        folder = unpack(source, Path(place) / "export")
+        with told_of(source, folder):
+            yield folder
+
+
+def _outliving(found: Audit, folder: Path) -> Audit:
+    """An audit of an archive that says and shows the same when the folder it was unpacked to is gone."""
+    examples = tuple(
+        Example(
+            told_of_archive(example.issue, found.source, folder),
+            tuple(replace(picture, drawn=draw(picture)) for picture in example.pictures),
+        )
+        for example in found.examples
+    )
+    issues = tuple(told_of_archive(issue, found.source, folder) for issue in found.issues)
+    return replace(found, issues=issues, examples=examples)
 
 
 class _Check:
@@ -168,9 +186,16 @@ class _Check:
         self.summary = Summary()
         self.examples: dict[str, list[Example]] = {}
         self.seen: list[Seen] = []
+        self._unshown: list[Issue] = []
+
+    def read_issue(self, issue: Issue) -> None:
+        """Take what the reader reports; readers report on an image before they yield it."""
+        self.issues.append(issue)
+        self._unshown.append(issue)
 
     def image(self, record: ImageRecord) -> None:
         """Look at one image and its objects."""
+        unshown, self._unshown = self._unshown, []
         try:
             info = probe_image(record.path)
             seen = fingerprint(record.path)
@@ -192,7 +217,8 @@ class _Check:
             self.seen.append(Seen.of(record, seen))
             self._count(record, info.upright_size, objects)
         self.issues += found
-        self._keep_examples(record, frame, found)
+        about = [issue for issue in unshown if issue.image and Path(issue.image).name == record.path.name]
+        self._keep_examples(record, frame, [*about, *found])
 
     def leaks(self) -> None:
         """Report images that stand in more than one split."""

@@ -28,10 +28,13 @@ from samtune.files import write_text
 from samtune.types import Annotation, Issue, Polygons, Severity
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from samtune.data.doctor import Audit, Example, Picture, Summary
 
 _MOST_CATEGORIES = 12
 _PICTURE = 320
+_OUTLINE_COLOUR, _BOX_COLOUR = (255, 40, 80), (255, 210, 0)
 _CODE_ORDER = list(Severity)
 
 
@@ -154,12 +157,8 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def _shown(example: Example) -> dict[str, Any]:
-    return {"issue": example.issue, "pictures": [uri for picture in example.pictures if (uri := _picture_uri(picture))]}
-
-
-def _picture_uri(picture: Picture) -> str:
-    """The picture, small, with its object's outline and stated box, as a data URI; empty where it cannot be read."""
+def draw(picture: Picture) -> bytes | None:
+    """The picture, small, with its object's outline and stated box, as a JPEG; None where it cannot be read."""
     from PIL import Image
 
     from samtune.data.images import read_image
@@ -168,30 +167,59 @@ def _picture_uri(picture: Picture) -> str:
     try:
         pixels = read_image(picture.path, upright=picture.turned)
     except DataError:
-        return ""
+        return None
     height, width = pixels.shape[:2]
     scale = min(1.0, _PICTURE / max(height, width))
     image = Image.fromarray(pixels).resize((max(1, round(width * scale)), max(1, round(height * scale))))
     if picture.annotation is not None:
-        _draw(image, picture.annotation, scale)
+        _draw_box(image, picture.annotation, scale)
+        _draw_outline(image, picture.annotation, scale, height, width)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
-def _draw(image: Any, annotation: Annotation, scale: float) -> None:
+def _shown(example: Example) -> dict[str, Any]:
+    drawn = [picture.drawn or draw(picture) for picture in example.pictures]
+    uris = ["data:image/jpeg;base64," + base64.b64encode(data).decode() for data in drawn if data]
+    return {"issue": example.issue, "pictures": uris}
+
+
+def _draw_box(image: Image.Image, annotation: Annotation, scale: float) -> None:
     from PIL import ImageDraw
 
-    draw = ImageDraw.Draw(image)
-    most = 4.0 * _PICTURE
     if annotation.box is not None:
-        x0, y0, x1, y1 = (min(max(side * scale, -most), most) for side in annotation.box)
-        draw.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=(255, 210, 0))
-    if isinstance(annotation.segmentation, Polygons):
-        for ring in annotation.segmentation.rings:
-            points = [min(max(value * scale, -most), most) for value in ring]
+        x0, y0, x1, y1 = _near([side * scale for side in annotation.box])
+        ImageDraw.Draw(image).rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=_BOX_COLOUR)
+
+
+def _draw_outline(image: Image.Image, annotation: Annotation, scale: float, height: int, width: int) -> None:
+    """Polygons as they are written, because their flaws are in the lines; other shapes by the edge of their pixels."""
+    from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+    from samtune.data.masks import rasterise
+    from samtune.errors import DataError
+
+    shape = annotation.segmentation
+    if isinstance(shape, Polygons):
+        for ring in shape.rings:
+            points = _near([value * scale for value in ring])
             if len(points) >= 4:
-                draw.line([*points, *points[:2]], fill=(255, 40, 80), width=2)
+                ImageDraw.Draw(image).line([*points, *points[:2]], fill=_OUTLINE_COLOUR, width=2)
+    elif shape is not None:
+        try:
+            mask = Image.fromarray(rasterise(shape, height, width).view("uint8") * 255)
+        except DataError:
+            return
+        mask = mask.resize(image.size, Image.Resampling.BOX).point([0] + [255] * 255)
+        edge = ImageChops.difference(mask.filter(ImageFilter.MaxFilter(3)), mask.filter(ImageFilter.MinFilter(3)))
+        image.paste(_OUTLINE_COLOUR, mask=edge)
+
+
+def _near(values: list[float]) -> list[float]:
+    """Coordinates no farther out than drawing can take."""
+    most = 4.0 * _PICTURE
+    return [min(max(value, -most), most) for value in values]
 
 
 _PAGE = """<!doctype html>
@@ -204,7 +232,8 @@ table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .9re
 th { border-bottom: 1px solid #ccc; font-weight: 600 } td.number { text-align: right }
 .error { color: #b3261e } .warning { color: #8a5a00 } .info { color: #3b5bdb } .quiet { color: #667 }
 .examples { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: .5rem 0; max-width: 100% }
-figcaption { font-size: .8rem; color: #556; max-width: 20rem; overflow-wrap: anywhere } p { margin: .2rem 0 }
+figcaption { font-size: .8rem; color: #556; width: 0; min-width: max(100%, 20rem); overflow-wrap: break-word }
+p { margin: .2rem 0 }
 img { display: inline-block; max-width: 100%; border-radius: 4px; vertical-align: top }
 </style></head><body>
 <h1>{{ audit.source }}</h1>

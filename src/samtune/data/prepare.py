@@ -35,7 +35,7 @@ from PIL import Image
 
 from samtune.config import PrepareConfig
 from samtune.data.archive import is_archive, unpack
-from samtune.data.checks import check_frame, check_object, suspicions, unusable_image
+from samtune.data.checks import check_frame, check_object, suspicions, told_of, told_of_archive, unusable_image
 from samtune.data.hashing import fingerprint, same_images
 from samtune.data.images import SUFFIXES, ImageInfo, probe_image, read_image, turn_upright
 from samtune.data.masks import Region, region_of, write_region_file
@@ -146,6 +146,8 @@ def prepare(
             _judge(table, issues, done, source, config)
             table, set_issues = _settled(table, gathered, source, config)
             issues += set_issues
+            if is_temporary:
+                issues = [told_of_archive(issue, source, folder) for issue in issues]
             write_table(target, table)
             write_json(target / ISSUES, {"format": 1, "issues": [asdict(issue) for issue in issues]})
             write_json(target / ABOUT, _about(table, source_format, config))
@@ -433,7 +435,9 @@ def _unpacked(source: Path, out: Path) -> Generator[tuple[Path, bool]]:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = TemporaryDirectory(prefix=f".{out.name}.unpacked-", dir=out.parent)
     with folder as place:
-        yield unpack(source, Path(place) / "export"), True
+        unpacked = unpack(source, Path(place) / "export")
+        with told_of(source, unpacked):
+            yield unpacked, True
 
 
 def _check_out(source: Path, out: Path) -> None:
