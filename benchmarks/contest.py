@@ -46,10 +46,17 @@ class Contestant:
                 text=True,
                 env=environment,
             )
-        self._answer()
+        self._is_ready = False
+
+    def wait(self) -> None:
+        """Wait until it has loaded. Several that were started together load at the same time."""
+        if not self._is_ready:
+            self._answer()
+            self._is_ready = True
 
     def ask(self, order: str, **values: object) -> Any:
         """Give an order and wait for its answer."""
+        self.wait()
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([order, values]) + "\n")
         self._process.stdin.flush()

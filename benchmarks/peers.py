@@ -109,16 +109,17 @@ class Contest:
     def _draw(self) -> None:
         """Pictures, weights, and the embeddings the plain decoder is fed from."""
         say("drawing pictures and weights")
-        with self._contestant("side_samtune.py", "draw", self.plan.pictures):
-            pass
-        with self._contestant("side_transformers.py", "embed"):
-            pass
+        with self._contestant("side_samtune.py", "draw", self.plan.pictures) as artist:
+            artist.wait()
+        with self._contestant("side_transformers.py", "embed") as encoder:
+            encoder.wait()
 
     def _first_setting(self) -> dict[str, Any]:
         """1 x 1, with samtune's encoding in the same rounds as the script's first steps; returns the machine."""
         with ExitStack() as stack:
             ours = stack.enter_context(self._samtune(1, 1))
             script = stack.enter_context(self._contestant("side_sam2.py", 1))
+            _wait_for(ours, script)
             say("the machine's matrix products")
             machine = ours.ask("machine")
             script.ask("steps", count=1)
@@ -137,6 +138,7 @@ class Contest:
         images, objects = map(int, setting.split(" x "))
         with ExitStack() as stack:
             contestants = {who: stack.enter_context(self._start(who, images, objects)) for who in shares}
+            _wait_for(*contestants.values())
             if setting == "1 x 8":
                 self.found.look = contestants["samtune"].ask("look")
             say(f"{setting}: counting operations")
@@ -152,6 +154,7 @@ class Contest:
     def _evaluate(self) -> None:
         """All objects of some pictures by box: the official predictor, ours as it is, ours from the cache."""
         with self._contestant("side_sam2.py", 1) as official, self._samtune(1, 1) as ours:
+            _wait_for(official, ours)
             ask: dict[str, Callable[[int], dict[str, float]]] = {
                 "official predictor": lambda picture: official.ask("evaluate", picture=picture),
                 "samtune, encoding": lambda picture: ours.ask("evaluate", picture=picture, cached=False),
@@ -185,6 +188,12 @@ class Contest:
 
     def _contestant(self, script: str, *arguments: object) -> Contestant:
         return Contestant(script, self.work, *arguments, log=self.log, threads=self.plan.threads)
+
+
+def _wait_for(*contestants: Contestant) -> None:
+    """Until all have loaded, so that nobody loads while somebody else is timed."""
+    for one in contestants:
+        one.wait()
 
 
 def _best_rates(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from transformers import Sam2Model
 from contest import memory_peak, serve
 from samtune.bench.machine import look_at
 from samtune.bench.measure import embed_all, set_up
-from samtune.bench.paused import PausedLoop
+from samtune.bench.turns import Turns
 from samtune.bench.work import write_work
 from samtune.config import BenchConfig
 from samtune.data.table import Dataset
@@ -64,13 +64,13 @@ def _random_model() -> Sam2Model:
 
 
 class Tuning:
-    """A run, its loop started when the first step is asked for."""
+    """A run with a few real steps at a time."""
 
     def __init__(self, work: Path, images: int, objects: int) -> None:
         self.config = BenchConfig(model=str(work / "model"), device="cpu")
         self.out = Path(tempfile.mkdtemp(dir=work, prefix="run-"))
         self.run = set_up(Dataset.open(work / "dataset"), self.config, self.out / "run", images=images, objects=objects)
-        self.loop: PausedLoop | None = None
+        self.turns = Turns(self.run)
         self.cold = iter(self.run.dataset.images)
 
     def machine(self) -> dict[str, Any]:
@@ -92,17 +92,15 @@ class Tuning:
 
     def steps(self, turns: int) -> list[float]:
         """Seconds of a step, for each of some turns of ten."""
-        return [self._started().advance() for _ in range(turns)]
+        return [self.turns.advance() for _ in range(turns)]
 
     def step_flops(self) -> float:
         """Operations of a step."""
-        return self._started().count_flops()
+        return self.turns.count_flops()
 
     def memory(self, turns: int) -> dict[str, int]:
         """Memory of the run once it is set up, and at its highest during some turns of ten steps."""
-        before = memory_peak(lambda: None)["before"]
-        loop = self._started()
-        return memory_peak(lambda: [loop.advance() for _ in range(turns)]) | {"before": before}
+        return memory_peak(lambda: self.steps(turns))
 
     def evaluate(self, picture: int, cached: bool) -> dict[str, float]:
         """Measure all objects of a picture by box: seconds to embed it, and to ask and compare."""
@@ -120,15 +118,8 @@ class Tuning:
         return {"embed": half - started, "ask": time.perf_counter() - half, "objects": len(image.objects)}
 
     def close(self) -> None:
-        """End the loop and remove the run."""
-        if self.loop is not None:
-            self.loop.close()
+        """Remove the run."""
         shutil.rmtree(self.out)
-
-    def _started(self) -> PausedLoop:
-        if self.loop is None:
-            self.loop = PausedLoop(self.run)
-        return self.loop
 
 
 if __name__ == "__main__":

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from samtune.bench.machine import Machine, MatmulRate, matmul_rate
 from samtune.bench.measure import IMAGES, embed_all, set_up
-from samtune.bench.paused import STEPS, PausedLoop
 from samtune.bench.report import BenchReport, StepTime, duration, run_time, seconds, table
+from samtune.bench.turns import STEPS, Turns
 from samtune.bench.work import OBJECTS, SIDE, write_work
 from samtune.cli import main
 from samtune.config import BenchConfig
@@ -111,33 +113,33 @@ def test_rates_are_measured_and_threads_left_as_they_were():
     assert torch.get_num_threads() == before
 
 
-def test_a_loop_waits_between_turns_and_ends_when_told(work, model, tmp_path):
+def test_turns_are_real_steps_and_leave_no_checkpoint(work, model, tmp_path):
     started = set_up(work, BenchConfig(model=str(model), device="cpu"), tmp_path / "run", objects=2)
     assert len(embed_all(started)) == 3
+    turns = Turns(started)
     weights = [_copies(started)]
-    with PausedLoop(started) as loop:
-        weights.append(_copies(started))
-        operations = loop.count_flops()
-        weights.append(_copies(started))
-        weights.append(_copies(started))
-        assert loop.advance() > 0
-        weights.append(_copies(started))
-    assert operations > 1e6
-    assert [torch.equal(a, b) for a, b in pairwise(weights)] == [True, False, True, False]
-    assert not loop._thread.is_alive()
+    assert turns.count_flops() > 1e6
+    weights.append(_copies(started))
+    assert turns.advance() > 0
+    weights.append(_copies(started))
+    assert not any(torch.equal(a, b) for a, b in pairwise(weights))
+    assert started.progress.step == 2 * STEPS == 20
     assert not started.folder.last.exists()
-    assert STEPS == 10
+    assert not started.folder.best.exists()
 
 
 def _copies(started) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in started.parameters.values()])
 
 
-def test_what_goes_wrong_in_the_loop_is_told_to_whoever_waits(work, model, tmp_path):
+def test_an_interrupted_turn_interrupts_the_benchmark(work, model, tmp_path):
     started = set_up(work, BenchConfig(model=str(model), device="cpu"), tmp_path / "run")
-    started.batches = SimpleNamespace(dataset=None)  # no batches: the loop fails at its first step
-    with pytest.raises(Exception, match="SimpleNamespace"):
-        PausedLoop(started).advance()
+    watcher = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    turns = Turns(started)
+    watcher.start()
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            turns.advance()
 
 
 def test_the_command_says_all_of_it_as_json(model, capsys):

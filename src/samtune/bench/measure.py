@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, TypeAlias
 
 from samtune.bench.machine import look_at
-from samtune.bench.paused import PausedLoop
 from samtune.bench.report import BenchReport, StepTime
+from samtune.bench.turns import Turns
 from samtune.bench.work import write_work
 from samtune.config import BenchConfig, TrainConfig
 from samtune.data.table import Dataset
@@ -70,7 +69,7 @@ def bench(
 def set_up(
     dataset: Dataset, config: BenchConfig, out: Path, *, images: int = 1, objects: int = 1, decoder: Decoder = "fast"
 ) -> Run:
-    """A real run, ready to start, that validates on one object at its start and never again.
+    """A real run, ready to start, whose end no benchmark will see.
 
     Args:
         dataset: what it trains on; its embeddings are cached inside.
@@ -86,7 +85,6 @@ def set_up(
         images_per_step=images,
         objects_per_image=objects,
         eval_every=STEPS_OF_A_RUN,
-        eval_objects=1,
         steps=STEPS_OF_A_RUN,
         device=config.device,
         precision=config.precision,
@@ -117,22 +115,19 @@ def _take_turns(
 ) -> list[StepTime]:
     """Steps of one setting, the decoder paths taking turns; their first turn warms up and counts operations."""
     what, total = f"steps of {images} x {objects}", len(DECODERS) * (1 + config.rounds)
-    with ExitStack() as stack:
-        loops = {
-            decoder: stack.enter_context(
-                PausedLoop(set_up(dataset, config, out / decoder, images=images, objects=objects, decoder=decoder))
-            )
-            for decoder in DECODERS
-        }
-        operations: dict[str, float] = {}
-        times: dict[str, list[float]] = {decoder: [] for decoder in loops}
-        for done, (decoder, loop) in enumerate(loops.items()):
-            progress(what, done, total)
-            operations[decoder] = loop.count_flops()
-        for turn in range(1, config.rounds + 1):
-            for place, (decoder, loop) in enumerate(loops.items()):
-                progress(what, turn * len(loops) + place, total)
-                times[decoder].append(loop.advance())
+    runs = {
+        decoder: Turns(set_up(dataset, config, out / decoder, images=images, objects=objects, decoder=decoder))
+        for decoder in DECODERS
+    }
+    operations: dict[str, float] = {}
+    times: dict[str, list[float]] = {decoder: [] for decoder in runs}
+    for done, (decoder, run) in enumerate(runs.items()):
+        progress(what, done, total)
+        operations[decoder] = run.count_flops()
+    for turn in range(1, config.rounds + 1):
+        for place, (decoder, run) in enumerate(runs.items()):
+            progress(what, turn * len(runs) + place, total)
+            times[decoder].append(run.advance())
     return [
         StepTime(images, objects, decoder, tuple(times[decoder]), operations[decoder] / 1e9) for decoder in DECODERS
     ]

@@ -1,0 +1,65 @@
+"""The real training loop, a few steps at a time, so that several runs can take turns.
+
+Timing one run for a minute and another one a minute later compares two states of the machine. Here every round gives
+each contestant a few steps.
+"""
+
+from __future__ import annotations
+
+from torch.utils.flop_counter import FlopCounterMode
+
+from samtune.training.events import Event, StepDone
+from samtune.training.loop import STEPS_BETWEEN_READINGS, train
+from samtune.training.setup import Run
+from samtune.training.state import Progress
+
+STEPS = STEPS_BETWEEN_READINGS
+"""Steps of one turn: what the loop reports together."""
+
+
+class _Enough(Exception):  # noqa: N818
+    """Ends the loop from inside its listener, without validation or checkpoint."""
+
+
+class Turns:
+    """Steps of a run by `training.loop.train`, ten at a time, each time going on where the last ones ended.
+
+    Args:
+        run: a new run. It is taken up after its first ten steps, as if it were resumed, which leaves out the
+            validation of the base model; `eval_every` must lie beyond the steps that will be made.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._done = STEPS
+
+    def advance(self) -> float:
+        """Make ten steps; returns the seconds of one, reading the data included.
+
+        Raises:
+            KeyboardInterrupt: a signal asked for an end.
+        """
+        last = self._done + STEPS
+        found: list[float] = []
+
+        def listen(event: Event) -> None:
+            if isinstance(event, StepDone) and event.step == last:
+                found.append(event.seconds)
+                raise _Enough
+
+        self._run.progress = Progress(step=self._done)
+        try:
+            train(self._run, [listen])
+        except _Enough:
+            self._done = last
+            return found[0]
+        raise KeyboardInterrupt
+
+    def count_flops(self) -> float:
+        """Make ten steps, which take longer than usual; returns the floating point operations of one.
+
+        Counted are matrix products and convolutions, forward and backward, a multiply-add as two.
+        """
+        with FlopCounterMode(display=False) as counter:
+            self.advance()
+        return counter.get_total_flops() / STEPS
