@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
+from samtune.data.checks import crosses_itself
 from samtune.data.masks import (
     SegmentationError,
     components_of,
@@ -167,3 +168,33 @@ def test_mask_files_by_colour(tmp_path):
     Image.fromarray(colours).save(path)
     assert mask_box(rasterise(MaskFile(path, (255, 0, 10)), 8, 8)) == (1, 1, 3, 3)
     assert mask_box(rasterise(MaskFile(path, 9), 8, 8)) == (5, 5, 7, 7)
+
+
+def crosses_exactly(ring):
+    """Whether two edges cross inside both, in whole numbers, edge by edge."""
+    points = [(ring[place], ring[place + 1]) for place in range(0, len(ring), 2)]
+    edges = list(zip(points, points[1:] + points[:1], strict=True))
+
+    def side(a, b, p):
+        turn = (b[0] - a[0]) * (p[1] - a[1]) - (b[1] - a[1]) * (p[0] - a[0])
+        return (turn > 0) - (turn < 0)
+
+    return any(
+        side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
+        for place, (a, b) in enumerate(edges)
+        for c, d in edges[place + 1 :]
+    )
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=3, max_size=14),
+    st.booleans(),
+    st.integers(0, 3),
+)
+def test_a_ring_crosses_itself_or_not_as_an_exact_search_says(points, around, closed):
+    if around:  # points in order of their angle: rings that go around once, which are told without a search
+        middle = (sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points))
+        points = sorted(points, key=lambda point: math.atan2(point[1] - middle[1], point[0] - middle[0]))
+    ring = [value for point in points + points[:1] * closed for value in point]
+    assert crosses_itself(ring) == crosses_exactly(ring)

@@ -253,14 +253,30 @@ def crosses_itself(ring: Sequence[float]) -> bool:
     long edges are searched in part only.
     """
     start = np.asarray(ring, np.float64).reshape(-1, 2)
-    end = np.roll(start, -1, axis=0)
-    if len(start) < 4:
+    if len(start) < 4 or _goes_around_once(start):
         return False
+    end = np.roll(start, -1, axis=0)
     low, high = np.minimum(start[:, 0], end[:, 0]), np.maximum(start[:, 0], end[:, 0])
     one, other = _overlapping(low, high)
     a, b, c, d = start[one], end[one], start[other], end[other]
     apart = (_side(a, b, c) * _side(a, b, d) < 0) & (_side(c, d, a) * _side(c, d, b) < 0)
     return bool(apart.any())
+
+
+def _goes_around_once(points: NDArray[np.float64]) -> bool:
+    """Whether a ring `[N, 2]` goes around the middle of its points once, always the same way, so that no edges cross.
+
+    Most outlines do; that is told in a fraction of the time that comparing edges takes.
+    """
+    around = points - points.mean(axis=0)
+    following = np.concatenate([around[1:], around[:1]])
+    moves = (around != following).any(axis=1)  # closed rings name their first point twice
+    turns = (around[:, 0] * following[:, 1] - around[:, 1] * following[:, 0])[moves]
+    least = 1e-9 * float(np.abs(points).max()) ** 2
+    if not ((turns > least).all() or (turns < -least).all()):
+        return False
+    changes_side = (around[:, 1] >= 0) != (following[:, 1] >= 0)
+    return int(np.count_nonzero(changes_side)) == 2
 
 
 def _side(a: NDArray[np.float64], b: NDArray[np.float64], point: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,7 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import faster_coco_eval.mask_api_new_cpp as _untyped
 import numpy as np
 from numpy.typing import NDArray
@@ -404,6 +403,8 @@ def _components(
     path: Path, stamp: tuple[int, int], value: int | tuple[int, int, int] | None
 ) -> tuple[NDArray[np.int32], list[tuple[int, int, int, int, int]]]:
     """Labels int32 `[H, W]`, and per component in scan order its label and box xyxy."""
+    import cv2  # only label images need it, and it takes a while to load
+
     chosen = _where_value(_read_labels(path, stamp), value)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(chosen.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
     boxes = stats[:, :4].astype(int)
