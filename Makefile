@@ -56,6 +56,18 @@ $(BENCH): requirements.lock pyproject.toml tests/parity/requirements.txt
 	build/bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps sam2==1.1.0 --editable .
 	@touch $@
 
+real-sets: $(READY)  ## The main job on the real sets under SAMTUNE_REAL_DATA; a quarter of an hour
+	$(BIN)/python benchmarks/real_sets.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco)
+
+parity: build/parity/.ready  ## Every size of SAM 2.0 and 2.1 against the official package; an hour
+	SAMTUNE_PARITY_PYTHON=build/parity/bin/python $(BIN)/python -m pytest -m slow -s tests/parity
+
+build/parity/.ready: $(READY) tests/parity/requirements.txt
+	$(PYTHON) -m venv build/parity
+	build/parity/bin/python -m pip install --quiet --disable-pip-version-check -r tests/parity/requirements.txt
+	build/parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps sam2==1.1.0
+	@touch $@
+
 lock:  ## Pin what a fresh install gives today
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip

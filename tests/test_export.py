@@ -105,6 +105,9 @@ def test_the_card_states_base_data_and_measurements_and_no_local_path(decoder_ru
     assert "| valid/box | 0.61000 | 0.72000 |" in text
     assert "test split: tuned is better by 0.1." in text
     assert "decoder, " in text
+    with pytest.raises(ModelError, match="samtune compare"):
+        export(decoder_run, tmp_path / "again", "hf", comparison=tmp_path)
+    assert not (tmp_path / "again").exists()
     head = yaml.safe_load(text.split("---")[1])
     assert head["license"] == "apache-2.0"
     for part in ("/home/someone", str(decoder_run.parent)):

@@ -179,12 +179,16 @@ def predict(
 
 
 def export(
-    model: Path | str, out: Path | str, format: Literal["official", "hf", "adapter"] = "official"
+    model: Path | str,
+    out: Path | str,
+    format: Literal["official", "hf", "adapter"] = "official",
+    *,
+    comparison: Path | None = None,
 ) -> ExportReport:
     """Write a model in another tool's layout, load it again and compare its masks; see `export.export`."""
     from samtune.export.export import export as write
 
-    return write(model, Path(out), format)
+    return write(model, Path(out), format, comparison=comparison)
 
 
 def embed(dataset: Path | str, config: EmbedConfig | None = None, *, quiet: bool = False) -> EmbedReport:

@@ -194,14 +194,22 @@ def predict(
 
 
 @app.command
-def export(model: str, /, *, out: Out, format: Literal["official", "hf", "adapter"] = "official") -> None:
+def export(
+    model: str,
+    /,
+    *,
+    out: Out,
+    format: Literal["official", "hf", "adapter"] = "official",
+    comparison: Path | None = None,
+) -> None:
     """Write a tuned model for other tools, load the result again, and compare its masks before saying done.
 
     Args:
         model: Run or model to export.
         format: official loads in the sam2 package, hf in transformers, adapter in peft.
+        comparison: Folder that `samtune compare` wrote; its verdict goes into the model card.
     """
-    _say(*api.export(model, out, format).lines())
+    _say(*api.export(model, out, format, comparison=comparison).lines())
 
 
 @app.command

@@ -79,14 +79,13 @@ def read_run(run: Path, comparison: Path | None = None) -> RunFacts:
     Raises:
         ModelError: a file of the run cannot be read.
     """
-    judged = (comparison or run / "comparison") / "comparison.json"
     results, settings = run / "results.csv", run / "config.yaml"
     try:
         return RunFacts(
             about=json.loads((run / "run.json").read_text(encoding="utf-8")),
             settings=(yaml.safe_load(settings.read_text(encoding="utf-8")) or {}) if settings.is_file() else {},
             rows=list(csv.DictReader(results.read_text(encoding="utf-8").splitlines())) if results.is_file() else [],
-            comparison=json.loads(judged.read_text(encoding="utf-8")) if comparison or judged.is_file() else None,
+            comparison=_read_comparison(run, comparison),
         )
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ModelError.of(
@@ -94,6 +93,22 @@ def read_run(run: Path, comparison: Path | None = None) -> RunFacts:
             found=str(error).splitlines()[0],
             where=str(run),
             do="export its checkpoints/best folder instead",
+        ) from error
+
+
+def _read_comparison(run: Path, comparison: Path | None) -> Mapping[str, Any] | None:
+    judged = (comparison or run / "comparison") / "comparison.json"
+    if comparison is None and not judged.is_file():
+        return None
+    try:
+        found = json.loads(judged.read_text(encoding="utf-8"))
+        return {"split": found["split"], "verdict": found["verdict"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError.of(
+            expected="a folder that `samtune compare` wrote, with its comparison.json",
+            found=str(error).splitlines()[0],
+            where=str(judged.parent),
+            do="give that folder as --comparison, or leave the option out",
         ) from error
 
 
