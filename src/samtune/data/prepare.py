@@ -14,48 +14,37 @@ each is its rows for the table.
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import chain, islice
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
-from PIL import Image
 
 from samtune.config import PrepareConfig
 from samtune.data.archive import is_archive, unpack
-from samtune.data.checks import check_frame, check_object, suspicions, told_of, told_of_archive, unusable_image
-from samtune.data.hashing import fingerprint, same_images
-from samtune.data.images import SUFFIXES, ImageInfo, probe_image, read_image, turn_upright
-from samtune.data.masks import Region, region_of, write_region_file
-from samtune.data.paths import relative_to
+from samtune.data.checks import told_of, told_of_archive
+from samtune.data.hashing import same_images
+from samtune.data.images import SUFFIXES
+from samtune.data.prepare_image import NamedImage, PreparedImage, Writing, prepare_image, safe_name
 from samtune.data.readers import detect_format, read
 from samtune.data.readers.common import unique
 from samtune.data.set_checks import KEPT_APART, Seen, find_leaks, never_learned
 from samtune.data.split import SplitItem, assign_splits, group_of, join_groups
 from samtune.data.table import SCHEMA, TABLE, Dataset, write_table
+from samtune.data.workers import mapped
 from samtune.errors import DataError
 from samtune.files import new_folder, recover_folder, storage_errors, write_json
-from samtune.types import Annotation, ImageRecord, Issue, Severity, Split
+from samtune.types import ImageRecord, Issue, Severity, Split
 
 _ISSUE_FIELDS = tuple(field.name for field in fields(Issue))
 ISSUES, ABOUT = "issues.json", "dataset.json"
 DEFAULT_SHARES = (0.8, 0.1, 0.1)
 _ASKED_APART = "--group-by source keeps such images together; --group-by {} was asked for."
-_CHUNK = 8
-_SMALL = 64
-"""With fewer images than this, starting processes costs more than they save."""
 _ROWS = 20_000
 """Rows kept as Python objects before they become a part of the table."""
 
@@ -90,23 +79,6 @@ class PrepareReport:
         return [*counts, *found, *listed, f"table      {where / TABLE}"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What became of one image: its rows for the table (none when it cannot be used), findings, how to know it."""
-
-    rows: list[dict[str, Any]]
-    issues: list[Issue]
-    seen: Seen | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """An image with the name, unique in the dataset, that its files go by."""
-
-    name: str
-    record: ImageRecord
-
-
 def prepare(
     source: Path,
     out: Path,
@@ -136,9 +108,10 @@ def prepare(
         expected = _count_images(config.images or folder)
         with new_folder(out, sync=False) as target:
             gathered = _Gathered()
-            work = partial(_prepare_image, target=target, final=out, config=config, copy=copy)
+            how = Writing(target, out, copy, config.min_area, config.mask_format, config.merge)
+            work = partial(prepare_image, how=how)
             done = 0
-            for done, prepared in enumerate(_mapped(work, images, config.workers), start=1):
+            for done, prepared in enumerate(mapped(work, images, config.workers), start=1):
                 gathered.add(prepared)
                 progress(done, max(expected, done))
             progress(done, done)
@@ -171,7 +144,7 @@ class _Gathered:
         self._parts: list[pl.DataFrame] = []
         self._rows: list[dict[str, Any]] = []
 
-    def add(self, prepared: _Prepared) -> None:
+    def add(self, prepared: PreparedImage) -> None:
         """Take what became of the next image."""
         self.issues += prepared.issues
         if prepared.seen is not None:
@@ -187,7 +160,7 @@ class _Gathered:
         return pl.concat([*self._parts, pl.DataFrame(self._rows, schema=SCHEMA)])
 
 
-def _named(records: Iterable[ImageRecord], root: Path, config: PrepareConfig) -> Iterator[_Named]:
+def _named(records: Iterable[ImageRecord], root: Path, config: PrepareConfig) -> Iterator[NamedImage]:
     """The records with their groups and the names of their files."""
     base = (config.images or (root if root.is_dir() else root.parent)).resolve()
     names: set[str] = set()
@@ -195,8 +168,9 @@ def _named(records: Iterable[ImageRecord], root: Path, config: PrepareConfig) ->
         path = record.path.resolve()
         name = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
         # Names are told apart in lower case, because some file systems do.
-        yield _Named(
-            unique(_safe(record.path.stem)[:100].lower(), names), replace(record, group=group_of(name, config.group_by))
+        yield NamedImage(
+            unique(safe_name(record.path.stem)[:100].lower(), names),
+            replace(record, group=group_of(name, config.group_by)),
         )
 
 
@@ -205,83 +179,6 @@ def _count_images(root: Path) -> int:
     folder = root if root.is_dir() else root.parent
     names = (name.lower() for _, _, files in os.walk(folder) for name in files)
     return sum(Path(name).suffix in SUFFIXES and "_mask." not in name for name in names)
-
-
-def _prepare_image(image: _Named, *, target: Path, final: Path, config: PrepareConfig, copy: bool) -> _Prepared:
-    """Write one image's masks; the rows and issues are all that comes back."""
-    record, issues = image.record, list[Issue]()
-    try:
-        info = probe_image(record.path)
-        print = fingerprint(record.path)
-    except DataError as error:
-        return _Prepared([], unusable_image(record, error))
-    frame = check_frame(record, info, issues)
-    if frame is None:
-        return _Prepared([], issues)
-    width, height = info.upright_size
-    of_image = {
-        "image_path": _placed_image(image, info, target, final, copy),
-        "split": record.split.value,
-        "image_id": record.image_id,
-        "width": width,
-        "height": height,
-        "group": record.group,
-    }
-    rows: list[dict[str, Any]] = []
-    regions: list[tuple[str, Region]] = []
-    usable: list[tuple[Annotation, Region]] = []
-    if record.annotations:
-        (target / "masks" / image.name).mkdir(parents=True)
-    for number, annotation in enumerate(record.annotations):
-        region = check_object(annotation, record, frame, config.min_area, issues)
-        if region is None:
-            continue
-        usable.append((annotation, region))
-        if frame.orientation != 1:
-            region = region_of(turn_upright(region.paste(frame.height, frame.width), frame.orientation))
-            assert region is not None, "turning loses no pixel"
-        mask_path = f"masks/{image.name}/{number:03}.{config.mask_format}"
-        write_region_file(target / mask_path, region, height, width)
-        x0, y0, x1, y1 = region.box
-        rows.append(
-            of_image
-            | {
-                "mask_path": mask_path,
-                "annotation_id": annotation.annotation_id,
-                "category": annotation.category,
-                "x0": x0,
-                "y0": y0,
-                "x1": x1,
-                "y1": y1,
-                "area": region.area,
-                "iscrowd": annotation.iscrowd,
-            }
-        )
-        if config.merge != "none":
-            regions.append((annotation.category, region))
-    suspicions(record, frame, usable, issues)
-    _write_merged(regions, image.name, target, height, width, config)
-    nothing = dict.fromkeys(("mask_path", "annotation_id", "category", "x0", "y0", "x1", "y1", "area", "iscrowd"))
-    return _Prepared(rows or [of_image | nothing], issues, Seen.of(record, print))
-
-
-def _placed_image(image: _Named, info: ImageInfo, target: Path, final: Path, copy: bool) -> str:
-    """Where the table finds the image.
-
-    A picture with an EXIF orientation is written into the dataset upright and without the tag, so that every program
-    downstream sees the pixels that the masks are drawn on.
-    """
-    path = image.record.path
-    if info.orientation == 1 and not copy:
-        return relative_to(path, final)
-    suffix = path.suffix.lower() if info.orientation == 1 else ".png"
-    place = f"images/{image.name}{suffix}"
-    _parent(target / place)
-    if info.orientation == 1:
-        shutil.copyfile(path, target / place)
-    else:
-        Image.fromarray(read_image(path)).save(target / place, compress_level=1)
-    return place
 
 
 def _settled(
@@ -364,68 +261,6 @@ def _judge(table: pl.DataFrame, issues: Sequence[Issue], images: int, source: Pa
         )
 
 
-def _write_merged(
-    regions: Sequence[tuple[str, Region]],
-    image: str,
-    target: Path,
-    height: int,
-    width: int,
-    config: PrepareConfig,
-) -> None:
-    """One mask per image, or per image and category, with `--merge`."""
-    if config.merge == "none":
-        return
-    merged: dict[str, NDArray[np.bool_]] = {}
-    for category, region in regions:
-        name = category if config.merge == "category" else ""
-        x0, y0, x1, y1 = region.box
-        merged.setdefault(name, np.zeros((height, width), bool))[y0:y1, x0:x1] |= region.mask
-    used: set[str] = set()
-    for name, mask in merged.items():
-        suffix = "/" + unique(_safe(name).lower(), used) if name else ""
-        path = target / f"merged/{image}{suffix}.{config.mask_format}"
-        _parent(path)
-        write_region_file(path, Region(mask, 0, 0), height, width)
-
-
-def _mapped(work: Callable[[_Named], _Prepared], images: Iterator[_Named], workers: int) -> Iterator[_Prepared]:
-    """`work` on every image, in order, by several processes where that pays; few images are ever under way."""
-    processes = workers or _cores()
-    first = list(islice(images, _SMALL))
-    if processes == 1 or len(first) < _SMALL:
-        yield from map(work, chain(first, images))
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("forkserver"), initializer=_ignore_interrupts) as pool:
-        under_way: deque[Future[list[_Prepared]]] = deque()
-        try:
-            for batch in _batches(chain(first, images), _CHUNK):
-                under_way.append(pool.submit(_work_on, work, batch))
-                if len(under_way) > 4 * processes:
-                    yield from under_way.popleft().result()
-            while under_way:
-                yield from under_way.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _work_on(work: Callable[[_Named], _Prepared], batch: list[_Named]) -> list[_Prepared]:
-    return [work(image) for image in batch]
-
-
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; the one that started the others tidies up for all."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _batches(images: Iterator[_Named], size: int) -> Iterator[list[_Named]]:
-    while batch := list(islice(images, size)):
-        yield batch
-
-
 @contextmanager
 def _unpacked(source: Path, out: Path) -> Generator[tuple[Path, bool]]:
     """The source as a folder, and whether that folder will vanish: an archive's is temporary, and beside `out`."""
@@ -481,11 +316,3 @@ def _report(dataset: Dataset, issues: Sequence[Issue]) -> PrepareReport:
     images, objects = ({split.value: counts.get(split.value, 0) for split in Split} for counts in (images, objects))
     broken = sum(issue.severity is Severity.ERROR for issue in issues)
     return PrepareReport(dataset, tuple(issues), images, objects, broken)
-
-
-def _safe(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name).lstrip(".") or "_"
-
-
-def _parent(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)

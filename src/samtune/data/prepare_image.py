@@ -1,0 +1,167 @@
+"""One image of a source becomes its part of a dataset: mask files, rows for the table, findings.
+
+Runs in worker processes, so it loads neither dataframes nor configuration.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from samtune.data.checks import check_frame, check_object, suspicions, unusable_image
+from samtune.data.hashing import fingerprint
+from samtune.data.images import ImageInfo, probe_image, read_image, turn_upright
+from samtune.data.masks import Region, region_of, write_region_file
+from samtune.data.paths import relative_to
+from samtune.data.readers.common import unique
+from samtune.data.set_checks import Seen
+from samtune.errors import DataError
+from samtune.types import Annotation, ImageRecord, Issue
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How and where files are written.
+
+    Attributes:
+        target: the dataset's folder while it is written.
+        final: where it will stand.
+        copy: whether all images are copied.
+        min_area: objects of fewer mask pixels are left out.
+        mask_format: ending of mask files.
+        merge: which masks are written merged, too.
+    """
+
+    target: Path
+    final: Path
+    copy: bool
+    min_area: int
+    mask_format: str
+    merge: Literal["none", "image", "category"]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """What became of one image: its rows for the table (none when it cannot be used), findings, how to know it."""
+
+    rows: list[dict[str, Any]]
+    issues: list[Issue]
+    seen: Seen | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NamedImage:
+    """An image with the name, unique in the dataset, that its files go by."""
+
+    name: str
+    record: ImageRecord
+
+
+def prepare_image(image: NamedImage, how: Writing) -> PreparedImage:
+    """Write one image's masks; the rows and issues are all that comes back."""
+    record, issues = image.record, list[Issue]()
+    try:
+        info = probe_image(record.path)
+        print = fingerprint(record.path)
+    except DataError as error:
+        return PreparedImage([], unusable_image(record, error))
+    frame = check_frame(record, info, issues)
+    if frame is None:
+        return PreparedImage([], issues)
+    width, height = info.upright_size
+    of_image = {
+        "image_path": _placed_image(image, info, how),
+        "split": record.split.value,
+        "image_id": record.image_id,
+        "width": width,
+        "height": height,
+        "group": record.group,
+    }
+    rows: list[dict[str, Any]] = []
+    regions: list[tuple[str, Region]] = []
+    usable: list[tuple[Annotation, Region]] = []
+    if record.annotations:
+        (how.target / "masks" / image.name).mkdir(parents=True)
+    for number, annotation in enumerate(record.annotations):
+        region = check_object(annotation, record, frame, how.min_area, issues)
+        if region is None:
+            continue
+        usable.append((annotation, region))
+        if frame.orientation != 1:
+            region = region_of(turn_upright(region.paste(frame.height, frame.width), frame.orientation))
+            assert region is not None, "turning loses no pixel"
+        mask_path = f"masks/{image.name}/{number:03}.{how.mask_format}"
+        write_region_file(how.target / mask_path, region, height, width)
+        x0, y0, x1, y1 = region.box
+        rows.append(
+            of_image
+            | {
+                "mask_path": mask_path,
+                "annotation_id": annotation.annotation_id,
+                "category": annotation.category,
+                "x0": x0,
+                "y0": y0,
+                "x1": x1,
+                "y1": y1,
+                "area": region.area,
+                "iscrowd": annotation.iscrowd,
+            }
+        )
+        if how.merge != "none":
+            regions.append((annotation.category, region))
+    suspicions(record, frame, usable, issues)
+    _write_merged(regions, image.name, height, width, how)
+    nothing = dict.fromkeys(("mask_path", "annotation_id", "category", "x0", "y0", "x1", "y1", "area", "iscrowd"))
+    return PreparedImage(rows or [of_image | nothing], issues, Seen.of(record, print))
+
+
+def _placed_image(image: NamedImage, info: ImageInfo, how: Writing) -> str:
+    """Where the table finds the image.
+
+    A picture with an EXIF orientation is written into the dataset upright and without the tag, so that every program
+    downstream sees the pixels that the masks are drawn on.
+    """
+    path = image.record.path
+    if info.orientation == 1 and not how.copy:
+        return relative_to(path, how.final)
+    suffix = path.suffix.lower() if info.orientation == 1 else ".png"
+    place = f"images/{image.name}{suffix}"
+    _parent(how.target / place)
+    if info.orientation == 1:
+        shutil.copyfile(path, how.target / place)
+    else:
+        Image.fromarray(read_image(path)).save(how.target / place, compress_level=1)
+    return place
+
+
+def _write_merged(regions: Sequence[tuple[str, Region]], image: str, height: int, width: int, how: Writing) -> None:
+    """One mask per image, or per image and category, with `--merge`."""
+    if how.merge == "none":
+        return
+    merged: dict[str, NDArray[np.bool_]] = {}
+    for category, region in regions:
+        name = category if how.merge == "category" else ""
+        x0, y0, x1, y1 = region.box
+        merged.setdefault(name, np.zeros((height, width), bool))[y0:y1, x0:x1] |= region.mask
+    used: set[str] = set()
+    for name, mask in merged.items():
+        suffix = "/" + unique(safe_name(name).lower(), used) if name else ""
+        path = how.target / f"merged/{image}{suffix}.{how.mask_format}"
+        _parent(path)
+        write_region_file(path, Region(mask, 0, 0), height, width)
+
+
+def safe_name(name: str) -> str:
+    """A name from a source as part of a file name that every system takes."""
+    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name).lstrip(".") or "_"
+
+
+def _parent(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
