@@ -68,6 +68,9 @@ build/parity/.ready: $(READY) tests/parity/requirements.txt
 	build/parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps sam2==1.1.0
 	@touch $@
 
+bench-prepare: $(READY)  ## prepare's throughput and memory beside the plain loop, 1,000 to 100,000 objects
+	$(BIN)/python benchmarks/prepare.py --out build/bench-prepare.json --real $(wildcard $(REAL)/nanoshapes_coco)
+
 lock:  ## Pin what a fresh install gives today
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
