@@ -6,7 +6,6 @@ import io
 import stat
 import struct
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 
@@ -164,9 +163,11 @@ def test_tar_with_links_and_devices(tmp_path: Path, kind: bytes, word: str) -> N
 
 def test_zip_bomb_of_a_thousand_to_one(tmp_path: Path) -> None:
     archive = zip_of(tmp_path / "a.zip", {"fine": b"1", "bomb": bytes(64 << 20)})
-    start = time.perf_counter()
     refuse(archive, tmp_path, "bomb", "per byte")
-    assert time.perf_counter() - start < 1
+    unpacked: list[int] = []
+    with pytest.raises(DataError):
+        unpack(archive, tmp_path / "out", progress=lambda done, _total: unpacked.append(done))
+    assert sum(unpacked) <= 1, "something of the bomb was unpacked before it was refused"
 
 
 def test_tar_bomb_of_a_thousand_to_one(tmp_path: Path) -> None:

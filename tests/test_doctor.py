@@ -2,10 +2,8 @@
 
 import io
 import json
-import resource
 import shutil
 import struct
-import time
 import zlib
 from collections import defaultdict
 from pathlib import Path
@@ -71,7 +69,6 @@ def test_exif(tmp_path, orientation, frame):
     coco(root, [("a.jpg", w, h, RING)])
     found = {i.code for i in audit(tmp_path / "s").issues}
     if "exif-orientation-unclear" in found:
-        print("finding", orientation, frame)
         return
     ds = prepare(tmp_path / "s", tmp_path / "d", PrepareConfig(split="1,0,0")).dataset
     entry = Dataset.open(tmp_path / "d").images[0]
@@ -82,7 +79,6 @@ def test_exif(tmp_path, orientation, frame):
     want = rasterise(Polygons((tuple(map(float, RING)),)), h, w)
     want = turn_upright(want, orientation) if frame == "stored" else want
     assert mask.shape == want.shape and (mask == want).all()
-    print("iou 1.0", orientation, frame)
 
 
 def test_leaks(tmp_path):
@@ -153,14 +149,9 @@ def test_hostile_images(tmp_path, name):
         Image.fromarray(scene(0)).save(f)
         f.write_bytes(f.read_bytes()[:-900])
     coco(s, [(name, 160, 120, RING)])
-    t = time.process_time()
     a = audit(tmp_path / "s")
-    dt = time.process_time() - t
     assert a.exit_code == 2 and {i.code for i in a.issues} == {"unusable-image"}
-    assert dt < 1
-    print(
-        name, f"{dt:.3f} s", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB peak", a.issues[0].message
-    )
+    assert {i.image for i in a.issues} == {name}
 
 
 def test_html_escapes(tmp_path):

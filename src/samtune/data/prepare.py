@@ -169,7 +169,7 @@ def _named(records: Iterable[ImageRecord], root: Path, config: PrepareConfig) ->
         name = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
         # Names are told apart in lower case, because some file systems do.
         yield NamedImage(
-            unique(safe_name(record.path.stem)[:100].lower(), names),
+            unique(safe_name(record.path.stem).lower(), names),
             replace(record, group=group_of(name, config.group_by)),
         )
 

@@ -25,6 +25,9 @@ from samtune.data.set_checks import Seen
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue
 
+_MOST_BYTES = 120
+"""Longest part of a file name; systems take 255, and a number and an ending follow."""
+
 
 @dataclass(frozen=True, slots=True)
 class Writing:
@@ -159,8 +162,9 @@ def _write_merged(regions: Sequence[tuple[str, Region]], image: str, height: int
 
 
 def safe_name(name: str) -> str:
-    """A name from a source as part of a file name that every system takes."""
-    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name).lstrip(".") or "_"
+    """A name from a source as part of a file name that every system takes: no separators, at most 120 bytes."""
+    plain = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name).lstrip(".")
+    return plain.encode()[:_MOST_BYTES].decode(errors="ignore") or "_"
 
 
 def _parent(path: Path) -> None:

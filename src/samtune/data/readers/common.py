@@ -114,8 +114,10 @@ def numbers(values: Any) -> tuple[float, ...] | None:
     if not isinstance(values, list | tuple):
         return None
     plain = cast("list[Any]", values)
-    if set(map(type, plain)) == {float}:  # what nearly every file holds, told fast
+    if set(map(type, plain)) == {float}:  # what most files hold, told fast
         return tuple(plain) if all(map(math.isfinite, plain)) else None
+    if set(map(type, plain)) <= {float, int} and all(-(2**53) < value < 2**53 for value in plain):
+        return tuple(map(float, plain))
     found = [number(value) for value in plain]
     return None if None in found else tuple(value for value in found if value is not None)
 
