@@ -31,10 +31,10 @@ from samtune.evaluation.evaluate import measure, read_truth
 from samtune.export.official import write_official
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.catalogue import BACKBONES
+from samtune.model.dataset_embeddings import View
 from samtune.model.layout import image_config
 from samtune.model.load import load_model, save_model
 from samtune.model.nano_config import reset_layers
-from samtune.training.batches import View
 
 
 def draw(work: Path, pictures: int) -> None:

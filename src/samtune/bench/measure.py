@@ -14,8 +14,8 @@ from samtune.bench.turns import Turns
 from samtune.bench.work import write_work
 from samtune.config import BenchConfig, TrainConfig
 from samtune.data.table import Dataset
+from samtune.model.dataset_embeddings import View
 from samtune.model.load import load_model
-from samtune.training.batches import View
 from samtune.training.setup import Run, new
 
 SETTINGS = ((1, 1), (1, 8), (4, 4))
