@@ -268,9 +268,13 @@ def download_roboflow(
 def predictor(model: Path | str, *, device: str = "auto") -> Predictor:
     """A model ready to answer prompts; see `inference.predictor`."""
     from samtune.inference.predictor import Predictor
+    from samtune.model.allocator import keep_freed_memory
     from samtune.model.load import load_model
 
-    return Predictor(load_model(model, device=_device(device)))
+    chosen = _device(device)
+    if chosen == "cpu":
+        keep_freed_memory()
+    return Predictor(load_model(model, device=chosen))
 
 
 def _device(wanted: str) -> str:

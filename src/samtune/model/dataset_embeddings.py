@@ -20,6 +20,7 @@ from torch import Tensor
 
 from samtune.config import CacheConfig, EmbedConfig
 from samtune.data.table import Dataset, ImageEntry
+from samtune.model.allocator import keep_freed_memory
 from samtune.model.cache import CachedView, EmbeddingCache, parse_size, resident_budget
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.model.encoder import encode
@@ -174,6 +175,8 @@ def _open(dataset: Dataset, config: EmbedConfig) -> DatasetEmbeddings:
     if config.device == "auto":
         place = int(os.environ.get("LOCAL_RANK", "0"))
         device = torch.device("cuda", place) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     loaded = load_model(config.model, device=device)
     loaded.model.requires_grad_(False)
     return DatasetEmbeddings.open(dataset, loaded, config, device, arithmetic(config.precision, device))

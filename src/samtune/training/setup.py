@@ -22,6 +22,7 @@ from samtune.data.table import Dataset, ImageEntry
 from samtune.errors import ModelError
 from samtune.files import write_json
 from samtune.inference.predictor import EmbeddedImage, Predictor
+from samtune.model.allocator import keep_freed_memory
 from samtune.model.dataset_embeddings import DatasetEmbeddings, View
 from samtune.model.decoder import DecoderOutput
 from samtune.model.decoders import DECODERS
@@ -187,6 +188,8 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
     dataset = Dataset.open(path)
     precision = arithmetic(config.precision, _device(config))
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     loaded = load_model(config.model, device=accelerator.device)
     trainable = select_trainable(loaded.model, config.trainable, freeze_high_res_convs=config.cache, seed=config.seed)
     sampling = Sampling(
