@@ -57,7 +57,7 @@ def _annotation(rng: np.random.Generator, number: int, image: int) -> dict[str, 
         "category_id": 1,
         "segmentation": [[round(float(value), 2) for value in ring.ravel()]],
         "bbox": [round(float(value), 2) for value in box],
-        "area": 1.0,
+        "area": round(float(box[2] * box[3]), 2),
         "iscrowd": 0,
     }
 
