@@ -189,3 +189,12 @@ def test_help_states_units_and_defaults(capsys):
     said = " ".join(capsys.readouterr().out.split())
     for expected in ("--steps", "default: 3000", "Optimizer steps", "--prompts.box", "0 to 1"):
         assert expected in said
+
+
+@pytest.mark.parametrize("name", ["--train", "--trainable.train"])
+def test_what_learns_is_said_shortly_or_in_full(place, tmp_path, name):
+    if not (place / "dataset").exists():
+        assert run("prepare", place / "export", "--out", place / "dataset", "--quiet") == 0
+    settings = ("--model", place / "model", "--steps", "1", "--out", tmp_path / "run", "--quiet")
+    assert run("train", place / "dataset", *settings, name, "decoder+prompt-encoder") == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["trainable"]["what"] == "decoder+prompt-encoder"

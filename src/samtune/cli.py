@@ -110,7 +110,7 @@ def train(
     resume: Path | None = None,
     quiet: bool = False,
 ) -> int:
-    """Tune a model on a dataset. The image and prompt encoders stay frozen unless --trainable.train says otherwise.
+    """Tune a model on a dataset. The image and prompt encoders stay frozen unless --train says otherwise.
 
     Args:
         dataset: Folder that `samtune prepare` wrote.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -141,7 +142,7 @@ class OptimizerConfig(Config):
 class TrainableConfig(Config):
     """What learns."""
 
-    train: str = Field(
+    train: Annotated[str, Parameter(name=("--train", "--trainable.train"))] = Field(
         default="decoder",
         description="decoder, decoder+prompt-encoder, lora, encoder-last-N, or all; parts joined with +.",
     )

@@ -117,7 +117,7 @@ def _adapter(loaded: LoadedModel, facts: RunFacts | None, run: Path, out: Path) 
     what = facts.about.get("trainable", {}).get("what") if facts else None
     if facts is None or what != "lora" or not (saved / "adapter_config.json").is_file():
         raise ModelError.of(
-            expected="a run that tuned a LoRA adapter and nothing else (--trainable.train lora)",
+            expected="a run that tuned a LoRA adapter and nothing else (--train lora)",
             found=f"a run that tuned {what}" if what else "no run with an adapter",
             where=str(run),
             do="export the whole model with --format hf",
