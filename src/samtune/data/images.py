@@ -75,17 +75,6 @@ def probe_image(path: Path) -> ImageInfo:
     return info
 
 
-def check_decodes(path: Path) -> None:
-    """Decode an image and throw the pixels away, a JPEG at an eighth of its size, which reads all of its data.
-
-    Raises:
-        DataError: see `read_image`.
-    """
-    with _opened(path) as image:
-        image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
-        image.load()
-
-
 def read_image(path: Path, *, upright: bool = True) -> NDArray[np.uint8]:
     """Read an image as 8-bit RGB.
 
