@@ -79,7 +79,12 @@ class ImageEmbeddings:
         return any(tensor.requires_grad for tensor in self.tensors)
 
     def as_leaves(self) -> ImageEmbeddings:
-        """The same value as new leaves that collect gradients, over as many backward passes as there are."""
+        """The same value as new leaves that collect gradients, over as many backward passes as there are.
+
+        Where no gradient would flow on from here, the value itself: collecting would be work for nothing.
+        """
+        if not self.requires_grad:
+            return self
         image, s0, s1 = (tensor.detach().requires_grad_() for tensor in self.tensors)
         return ImageEmbeddings(image, (s0, s1))
 

@@ -112,13 +112,13 @@ class _Image:
 
     @cached_property
     def fine(self) -> Tensor:
-        """The features after `conv_s1` with the bias of `upscale_conv1`, `[1, L, 4, C/4]`: remark 4's order."""
-        return self._nested(self._fine, 1) + _bias(self._decoder.upscale_conv1)
+        """The features after `conv_s1`, `[1, L, 4, C/4]`: remark 4's order."""
+        return self._nested(self._fine, 1)
 
     @cached_property
     def finer(self) -> Tensor:
-        """The features after `conv_s0` with the bias of `upscale_conv2`, `[1, L, 4, 4, C/8]`."""
-        return self._nested(self._finer, 2) + _bias(self._decoder.upscale_conv2)
+        """The features after `conv_s0`, `[1, L, 4, 4, C/8]`."""
+        return self._nested(self._finer, 2)
 
     def projected(self, rows: Tensor, projection: nn.Linear) -> Tensor:
         """`rows` (`self.rows` or `self.placed`) through a projection without its bias, once for all prompts."""
@@ -307,19 +307,20 @@ def _masks(decoder: Sam2MaskDecoder, image: _Image, heads: Tensor, rows: Tensor)
     n, M, _ = heads.shape
     height, width = image.size
     norm = decoder.upscale_layer_norm
-    twice = (rows @ _as_matrix(decoder.upscale_conv1)).view(n, -1, 4, norm.normalized_shape[0]) + image.fine
+    twice = _upscaled(rows, decoder.upscale_conv1) + image.fine
     twice = F.gelu(F.layer_norm(twice, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-    four_times = (twice @ _as_matrix(decoder.upscale_conv2)).view(n, -1, 4, 4, heads.shape[-1]) + image.finer
-    masks = heads @ F.gelu(four_times).view(n, -1, heads.shape[-1]).transpose(1, 2)
-    nested = masks.view(n, M, height, width, 2, 2, 2, 2)
-    return nested.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(n, M, 4 * height, 4 * width)
+    four_times = F.gelu(_upscaled(twice, decoder.upscale_conv2) + image.finer)
+    masks = four_times.view(n, -1, heads.shape[-1]) @ heads.transpose(1, 2)
+    nested = masks.view(n, height, width, 2, 2, 2, 2, M)
+    return nested.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(n, M, 4 * height, 4 * width)
 
 
-def _as_matrix(convolution: nn.ConvTranspose2d) -> Tensor:
-    """The weight `[in, out, 2, 2]` of a transposed convolution of stride 2 as `[in, 4 * out]`: remark 4."""
-    return convolution.weight.permute(0, 2, 3, 1).flatten(1)
+def _upscaled(rows: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:
+    """A transposed convolution of stride 2 as a matrix product (remark 4): `[..., in]` to `[..., 4, out]`.
 
-
-def _bias(convolution: nn.ConvTranspose2d) -> Tensor:
+    The bias is part of the product, because its gradient then is one sum along the rows of a matrix.
+    """
     assert convolution.bias is not None
-    return convolution.bias
+    matrix = convolution.weight.permute(0, 2, 3, 1).flatten(1)
+    product = torch.addmm(convolution.bias.repeat(4), rows.flatten(0, -2), matrix)
+    return product.view(*rows.shape[:-1], 4, -1)
