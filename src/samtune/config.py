@@ -250,7 +250,9 @@ class TrainConfig(CacheConfig):
     )
     eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means a tenth of the run.")
     eval_objects: int = Field(default=500, ge=1, description="Most validation objects, the same ones each time.")
-    chunk: int = Field(default=32, ge=1, description="Prompts per decoder call; fewer take less memory.")
+    chunk: int = Field(
+        default=0, ge=0, description="Prompts per decoder call; fewer take less memory. 0 means 8 on a CPU, else 32."
+    )
     workers: int = Field(
         default=0, ge=0, description="Processes that load batches ahead; 0 loads in the training process."
     )

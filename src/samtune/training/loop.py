@@ -86,7 +86,7 @@ def _learn(run: Run, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     total = torch.zeros((), device=run.device)
     iou = torch.zeros((), device=run.device)
     parts: dict[str, Tensor] = {}
-    for chunk in torch.arange(len(batch.prompts), device=run.device).split(run.config.chunk):
+    for chunk in torch.arange(len(batch.prompts), device=run.device).split(run.chunk):
         prompts, targets, index = batch.prompts.select(chunk), batch.targets[chunk], batch.image_index[chunk]
         generator = step_generator(run.config.seed, batch.step, run.batches.rank, purpose=1 + int(chunk[0]))
         for turn in range(rounds):

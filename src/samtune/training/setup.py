@@ -93,6 +93,11 @@ class Run:
         """Steps between validations."""
         return self.config.eval_every or max(1, self.config.steps // 10)
 
+    @property
+    def chunk(self) -> int:
+        """Prompts per decoder call. On a CPU larger ones gain nothing and hold more memory."""
+        return self.config.chunk or (8 if self.device.type == "cpu" else 32)
+
     def arithmetic(self) -> AbstractContextManager[Any]:
         """The precision of the forward pass."""
         return self.accelerator.autocast()
