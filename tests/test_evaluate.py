@@ -11,7 +11,7 @@ import pytest
 from samtune.config import EvalConfig
 from samtune.data.masks import write_mask_file
 from samtune.errors import DataError
-from samtune.evaluation.evaluate import evaluate, read_truth, spread
+from samtune.evaluation.evaluate import evaluate, evaluate_all, read_truth, spread
 from samtune.evaluation.metrics import Overlap, box_mask, ellipse_mask
 from samtune.evaluation.results import Evaluation
 from samtune.inference.predictor import Predictor
@@ -68,6 +68,21 @@ def _deepest(mask):
     depth = [((outside - pixel) ** 2).sum(1).min() for pixel in inside]
     row, column = inside[int(np.argmax(depth))] - 1
     return float(column), float(row)
+
+
+@pytest.mark.parametrize("part", ["mask_decoder.iou_prediction_head", "vision_encoder.backbone.patch_embed"])
+def test_models_measured_together_get_the_figures_they_get_alone(predictor, dataset, tmp_path, part):
+    """Whether they share their encoder, so that an image is embedded once for both, or not."""
+    other = tiny_sam2(seed=0)
+    for parameter in other.get_submodule(part).parameters():
+        parameter.data.mul_(1.5)
+    save_model(other, tmp_path / "other")
+    both, config = (predictor, Predictor(load_model(tmp_path / "other"))), EvalConfig(clicks=1)
+    together = evaluate_all(both, dataset, config, names=("first", "second"))
+    assert together == [
+        evaluate(one, dataset, config, name=name) for one, name in zip(both, ("first", "second"), strict=True)
+    ]
+    assert together[0].objects != together[1].objects
 
 
 def test_annotators_start_with_the_same_click_and_go_on(found):

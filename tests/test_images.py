@@ -98,14 +98,14 @@ def test_truncated_files_are_told_from_their_end(tmp_path, suffix):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
-def test_a_bomb_costs_neither_time_nor_memory(tmp_path):
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+    """10 GB of pixels: had they been decoded, or only allocated and touched, memory would tell."""
     (tmp_path / "bomb.png").write_bytes(png_header(60_000, 60_000))
     code = (
-        "import re, sys, time; from pathlib import Path; from samtune.data.images import read_image\n"
-        "start = time.process_time()\n"
+        "import re, sys; from pathlib import Path; from samtune.data.images import read_image\n"
         "try: read_image(Path(sys.argv[1]))\n"
-        "except Exception as error: print(type(error).__name__, time.process_time() - start < 1,\n"
+        "except Exception as error: print(type(error).__name__,\n"
         "    int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) < 512 * 1024)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "bomb.png")], capture_output=True, text=True)
-    assert done.stdout.split() == ["DataError", "True", "True"], done.stderr
+    assert done.stdout.split() == ["DataError", "True"], done.stderr
