@@ -250,7 +250,7 @@ def _dead_leaves(rng: np.random.Generator, canvas: Canvas) -> None:
 def _collection(rng: np.random.Generator, canvas: Canvas) -> None:
     """Whole objects apart from each other, most of them compact: what people put in front of a camera to measure it."""
     taken: list[tuple[float, float, float]] = []
-    largest = canvas.size * _log_uniform(rng, 0.06, 0.42)
+    largest = canvas.size * rng.uniform(0.08, 0.45)
     alike = _random_style(rng, canvas) if rng.random() < 0.5 else None
     for _ in range(rng.integers(1, 40)):
         x, y = _somewhere(rng, canvas)
@@ -264,11 +264,12 @@ def _collection(rng: np.random.Generator, canvas: Canvas) -> None:
             shape = _pick(rng, _CONVEX)(rng).placed((x, y), radius, *_turn(rng))
             canvas.paint(rng, shape, style, canvas.add("shape"))
         else:
-            _pick(rng, (_plain, _with_parts, _plant))(rng, canvas, (x, y), radius, style)
+            maker = (_plain, _with_parts, _plant)[rng.integers(3)]
+            maker(rng, canvas, (x, y), radius, style)
 
 
 _LAYOUTS = (_still_life, _scattering, _packing, _dead_leaves, _collection)
-_LAYOUT_WEIGHTS = (0.25, 0.2, 0.1, 0.15, 0.3)
+_LAYOUT_WEIGHTS = (0.3, 0.2, 0.1, 0.15, 0.25)
 
 
 # Objects: a shape or several, with parts.

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import chain, islice
 from multiprocessing import get_context
 from typing import TypeVar
+
+from samtune.errors import SamtuneError
 
 _CHUNK = 8
 _FEW = 32
@@ -28,6 +32,9 @@ def mapped(work: Callable[[Item], Result], items: Iterator[Item], processes: int
         work: a function of a module that loads fast, or a `partial` of one, because every process loads it.
         items: taken as they are needed.
         processes: 0 means one per core.
+
+    Raises:
+        SamtuneError: a process was ended from outside.
     """
     processes = processes or _cores()
     first = list(islice(items, _FEW))
@@ -37,7 +44,7 @@ def mapped(work: Callable[[Item], Result], items: Iterator[Item], processes: int
         return
     context = get_context("forkserver")
     context.set_forkserver_preload([getattr(work, "func", work).__module__])
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_ignore_interrupts) as pool:
+    with lost_workers(), ProcessPoolExecutor(processes, mp_context=context, initializer=_ignore_interrupts) as pool:
         started = pool.submit(_cores)
         under_way: deque[Future[list[Result]]] = deque()
         try:
@@ -52,6 +59,19 @@ def mapped(work: Callable[[Item], Result], items: Iterator[Item], processes: int
                 yield from under_way.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def lost_workers() -> Generator[None]:
+    """Turn the end of a worker process that nobody asked for into a message."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise SamtuneError.of(
+            expected="worker processes that do their work to its end",
+            found="one that was ended from outside, most often because memory ran out",
+            do="start again with fewer processes",
+        ) from error
 
 
 def _work_on(work: Callable[[Item], Result], batch: list[Item]) -> list[Result]:

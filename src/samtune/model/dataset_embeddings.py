@@ -20,6 +20,7 @@ from torch import Tensor
 
 from samtune.config import CacheConfig, EmbedConfig
 from samtune.data.table import Dataset, ImageEntry
+from samtune.data.workers import lost_workers
 from samtune.model.allocator import keep_freed_memory
 from samtune.model.cache import CachedView, EmbeddingCache, parse_size, resident_budget
 from samtune.model.embeddings import ImageEmbeddings
@@ -28,8 +29,7 @@ from samtune.model.load import LoadedModel, load_model
 from samtune.model.precision import arithmetic, autocast
 from samtune.model.preprocess import to_model_input
 
-_IMAGES_AT_ONCE = {"cpu": 1}
-_IMAGES_AT_ONCE_ACCELERATOR = 8
+_AT_ONCE_ON_A_GPU = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,7 @@ def embed_dataset(
     Raises:
         DataError: the dataset or an image cannot be read.
         ModelError: the model cannot be loaded.
+        SamtuneError: a worker process was ended from outside.
     """
     dataset = Dataset.open(path)
     rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
@@ -184,7 +185,7 @@ def _open(dataset: Dataset, config: EmbedConfig) -> DatasetEmbeddings:
 
 def _in_batches(source: DatasetEmbeddings, views: Sequence[View]) -> Iterator[int]:
     """Make the embeddings in this process; yields how many are done, batch by batch."""
-    size = _IMAGES_AT_ONCE.get(source.device.type, _IMAGES_AT_ONCE_ACCELERATOR)
+    size = 1 if source.device.type == "cpu" else _AT_ONCE_ON_A_GPU
     for start in range(0, len(views), size):
         some = views[start : start + size]
         source(some, batch=size)
@@ -199,7 +200,8 @@ def _in_processes(path: Path, config: EmbedConfig, views: Sequence[View]) -> Ite
     """Make the embeddings in several processes on this machine's processors; yields 1 for each."""
     context = multiprocessing.get_context("forkserver")
     threads = max(1, (os.cpu_count() or 1) // config.processes)
-    with ProcessPoolExecutor(config.processes, context, _start_worker, (path, config, threads)) as pool:
+    initial = (path, config, threads)
+    with lost_workers(), ProcessPoolExecutor(config.processes, context, _start_worker, initial) as pool:
         try:
             yield from pool.map(_embed_one, views)
         finally:
