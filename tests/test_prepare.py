@@ -253,7 +253,8 @@ def test_no_space_left_is_named_and_leaves_nothing(export, tmp_path, monkeypatch
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_half_dataset(export, tmp_path, number):
     code = (
-        "import sys; from pathlib import Path; from samtune.config import PrepareConfig; "
+        "import signal, sys; from pathlib import Path; from samtune.config import PrepareConfig; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background jobs ignore it
         "from samtune.data.prepare import prepare; print('go', flush=True); "
         "[prepare(Path(sys.argv[1]), Path(sys.argv[2]), PrepareConfig(workers=1)) for _ in range(1000)]"
     )
