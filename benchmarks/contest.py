@@ -92,6 +92,11 @@ def serve(orders: Mapping[str, Callable[..., Any]]) -> None:
         print(json.dumps(orders[order](**values)), file=answers, flush=True)
 
 
+def step_orders(step: Callable[[], object]) -> dict[str, Callable[..., Any]]:
+    """The orders every contestant knows that makes plain steps: seconds of some of them, operations of one."""
+    return {"steps": lambda count: timed(step, count), "flops": lambda: flops(step)}
+
+
 def timed(work: Callable[[], object], count: int) -> list[float]:
     """Seconds of each of `count` times."""
     found: list[float] = []

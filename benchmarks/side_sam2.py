@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from contest import HERE, flops, serve, timed
+from contest import HERE, serve, step_orders, timed
 
 sys.path.insert(0, str(HERE.parent / "tests" / "parity"))
 import torchvision_standin
@@ -62,14 +62,6 @@ class ShortScript:
         self.model.zero_grad()
         loss.backward()
         self.optimizer.step()
-
-    def steps(self, count: int) -> list[float]:
-        """Seconds of each of some steps."""
-        return timed(self.step, count)
-
-    def step_flops(self) -> float:
-        """Operations of a step."""
-        return flops(self.step)
 
     def evaluate(self, picture: int) -> dict[str, float]:
         """Ask the predictor for all objects of a picture by box: seconds to embed it, and to ask and compare."""
@@ -129,4 +121,4 @@ def _mask(path: str) -> np.ndarray:
 
 if __name__ == "__main__":
     script = ShortScript(Path(sys.argv[1]), int(sys.argv[2]))
-    serve({"steps": script.steps, "flops": script.step_flops, "evaluate": script.evaluate})
+    serve(step_orders(script.step) | {"evaluate": script.evaluate})

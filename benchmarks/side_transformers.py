@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Sam2Model
 
-from contest import flops, memory_peak, serve, timed
+from contest import memory_peak, serve, step_orders, timed
 
 SIZE, MASK_SIZE = 1024, 256
 EMBEDDED = 4
@@ -62,17 +62,9 @@ class Recipe:
         loss.backward()
         self.optimizer.step()
 
-    def steps(self, count: int) -> list[float]:
-        """Seconds of each of some steps."""
-        return timed(self.step, count)
-
-    def step_flops(self) -> float:
-        """Operations of a step."""
-        return flops(self.step)
-
     def memory(self, count: int) -> dict[str, int]:
         """Memory before some steps, and at its highest during them."""
-        return memory_peak(lambda: self.steps(count))
+        return memory_peak(lambda: timed(self.step, count))
 
 
 def embed(work: Path) -> None:
@@ -120,4 +112,4 @@ if __name__ == "__main__":
     else:
         images, objects = int(sys.argv[3]), int(sys.argv[4])
         recipe = Recipe(work, images, objects, _kept(work, images) if what == "cached" else None)
-        serve({"steps": recipe.steps, "flops": recipe.step_flops, "memory": recipe.memory})
+        serve(step_orders(recipe.step) | {"memory": recipe.memory})

@@ -25,3 +25,14 @@ def tiny_model():
     from tests.tiny import tiny_sam2
 
     return tiny_sam2(seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """The same as a saved model, for tests of what loads one; nobody writes into it."""
+    from samtune.model.load import save_model
+    from tests.tiny import tiny_sam2
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_model(tiny_sam2(seed=0), folder)
+    return folder

@@ -19,8 +19,6 @@ from samtune.bench.work import OBJECTS, SIDE, write_work
 from samtune.cli import main
 from samtune.config import BenchConfig
 from samtune.data.table import Dataset
-from samtune.model.load import save_model
-from tests.tiny import tiny_sam2
 
 RATES = tuple(MatmulRate(dtype, threads, 50.0 * threads, 1024) for dtype in ("fp32", "bf16") for threads in (1, 2))
 MACHINE = Machine("a processor", "cpu", 2, 2, 0.5, RATES, {"python": "3.11", "torch": "2.13"})
@@ -31,12 +29,10 @@ def work(tmp_path_factory):
     return write_work(tmp_path_factory.mktemp("bench") / "work", 2)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
+@pytest.fixture
+def model(tiny_folder):
     """A model so small that a step is little more than reading masks."""
-    folder = tmp_path_factory.mktemp("bench") / "model"
-    save_model(tiny_sam2(seed=0), folder)
-    return folder
+    return tiny_folder
 
 
 def run(*tokens) -> int:

@@ -81,26 +81,32 @@ def test_exif(tmp_path, orientation, frame):
     assert mask.shape == want.shape and (mask == want).all()
 
 
-def test_leaks(tmp_path):
-    s = tmp_path / "s"
+def planted(source, train=20, unlike=(), rare="rare"):
+    """A set with one leak of each kind, images unlike all others, and `rare`, a category that only test has."""
     files = defaultdict(list)
 
-    def put(split, name, px, **k):
-        p = s / split / name
-        p.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(px).save(p, **k)
-        files[split].append((name, px.shape[1], px.shape[0], RING))
+    def put(split, name, pixels, **how):
+        path = source / split / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, **how)
+        files[split].append((name, pixels.shape[1], pixels.shape[0], RING))
 
-    for i in range(30):
-        put("train", f"t{i}.png", scene(i))
+    for number in range(train):
+        put("train", f"t{number}.png", scene(number))
     put("train", "src_jpg.rf.0a1b.png", scene(200))
     put("valid", "src_jpg.rf.0c2d.png", scene(201))
-    put("test", "bytes.png", scene(3))
     put("valid", "alike.jpg", np.clip(scene(7) * 0.8 + 30, 0, 255).astype(np.uint8), quality=70)
-    put("test", "other.png", scene(300))
-    put("valid", "fresh.png", scene(301))
+    put("test", "bytes.png", scene(3))
+    for split, name, number in unlike:
+        put(split, name, scene(number))
     for split, rows in files.items():
-        coco(s / split, rows)
+        coco(source / split, rows, rare if split == "test" else "thing")
+    return source
+
+
+def test_leaks(tmp_path):
+    unlike = [("test", "other.png", 300), ("valid", "fresh.png", 301)]
+    s = planted(tmp_path / "s", train=30, unlike=unlike, rare="thing")
     a = audit(s)
     leaks = {(i.code, i.image) for i in a.issues if i.code.startswith("leak")}
     assert leaks == {
@@ -171,27 +177,6 @@ def test_text_shows_no_escape_codes(tmp_path):
     Image.fromarray(scene(0)).save(s / "a.png")
     coco(s, [("a.png", 160, 120, RING)], "\x1b[31mred")
     assert "\x1b" not in audit(tmp_path / "s").to_text()
-
-
-def planted(source):
-    """A set with one leak of each kind, and a category that only the test split has."""
-    files = defaultdict(list)
-
-    def put(split, name, pixels, **how):
-        path = source / split / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path, **how)
-        files[split].append((name, pixels.shape[1], pixels.shape[0], RING))
-
-    for number in range(20):
-        put("train", f"t{number}.png", scene(number))
-    put("train", "src_jpg.rf.0a1b.png", scene(200))
-    put("valid", "src_jpg.rf.0c2d.png", scene(201))
-    put("valid", "alike.jpg", np.clip(scene(7) * 0.8 + 30, 0, 255).astype(np.uint8), quality=70)
-    put("test", "bytes.png", scene(3))
-    for split, rows in files.items():
-        coco(source / split, rows, "rare" if split == "test" else "thing")
-    return source
 
 
 WHOLE_SET = {"leak-same-bytes", "leak-same-source", "leak-look-alike", "category-not-in-train"}

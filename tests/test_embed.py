@@ -11,18 +11,14 @@ from samtune.config import EmbedConfig, OptimizerConfig, TrainConfig
 from samtune.errors import DataError
 from samtune.model.cache import cache_info
 from samtune.model.dataset_embeddings import View, embed_dataset
-from samtune.model.load import save_model
 from samtune.training.loop import train
 from samtune.training.setup import new
 from tests.small import make_dataset
-from tests.tiny import tiny_sam2
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_model(tiny_sam2(seed=0), folder)
-    return str(folder)
+def model(tiny_folder):
+    return str(tiny_folder)
 
 
 @pytest.fixture

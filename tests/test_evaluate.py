@@ -22,10 +22,8 @@ from tests.tiny import tiny_sam2
 
 
 @pytest.fixture(scope="module")
-def predictor(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_model(tiny_sam2(seed=0), folder)
-    return Predictor(load_model(folder))
+def predictor(tiny_folder):
+    return Predictor(load_model(tiny_folder))
 
 
 @pytest.fixture(scope="module")

@@ -16,19 +16,16 @@ from samtune.errors import ConfigError, DataError
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predict_files import draw_overlay, predict_files
 from samtune.inference.predictor import Predictor
-from samtune.model.load import load_model, save_model
+from samtune.model.load import load_model
 from samtune.model.preprocess import to_model_input
 from samtune.types import Prompt
-from tests.tiny import tiny_sam2
 
 SIZE = (50, 90)
 
 
 @pytest.fixture(scope="module")
-def predictor(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_model(tiny_sam2(seed=0), folder)
-    return Predictor(load_model(folder))
+def predictor(tiny_folder):
+    return Predictor(load_model(tiny_folder))
 
 
 @pytest.fixture

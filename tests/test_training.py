@@ -13,14 +13,13 @@ from safetensors.torch import load_file
 from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
 from samtune.data.table import Dataset
 from samtune.errors import DataError, ModelError
-from samtune.model.load import load_model, save_model
+from samtune.model.load import load_model
 from samtune.training.batches import Sampling, TrainingBatches, loader
 from samtune.training.events import StepDone, Validated
 from samtune.training.loop import _learn, train
 from samtune.training.optimizer import lr_factor
 from samtune.training.setup import new, resumed
 from tests.small import make_dataset
-from tests.tiny import tiny_sam2
 
 STEPS = 12
 
@@ -31,10 +30,8 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_model(tiny_sam2(seed=0), folder)
-    return str(folder)
+def model(tiny_folder):
+    return str(tiny_folder)
 
 
 @pytest.fixture
