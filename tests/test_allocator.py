@@ -21,7 +21,7 @@ def faults():
 torch.set_num_threads(1)
 faults()
 before = faults()
-assert keep_freed_memory()
+assert keep_freed_memory(torch.device("cpu"))
 faults()
 print(before, faults())
 """

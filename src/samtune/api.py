@@ -270,16 +270,8 @@ def predictor(model: Path | str, *, device: str = "auto") -> Predictor:
     from samtune.inference.predictor import Predictor
     from samtune.model.allocator import keep_freed_memory
     from samtune.model.load import load_model
+    from samtune.model.precision import choose_device
 
-    chosen = _device(device)
-    if chosen == "cpu":
-        keep_freed_memory()
+    chosen = choose_device(device)
+    keep_freed_memory(chosen)
     return Predictor(load_model(model, device=chosen))
-
-
-def _device(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

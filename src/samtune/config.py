@@ -12,6 +12,8 @@ from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Model = Annotated[str, Field(description="nano, a hub name, a checkpoint file, a Hugging Face folder or a run.")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="Where to compute.")]
 
 
 class Config(BaseModel):
@@ -170,7 +172,7 @@ class EvalConfig(Config):
     background_clicks: int = Field(default=3, ge=0, description="Clicks per image where no object is annotated.")
     seed: int = Field(default=0, ge=0, description="Seed of the background clicks and of the intervals' resampling.")
     chunk: int = Field(default=32, ge=1, description="Prompts per decoder call.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where to compute.")
+    device: Device = "auto"
 
 
 class AutomaticConfig(Config):
@@ -203,7 +205,7 @@ class PredictConfig(Config):
     everything: bool = Field(default=False, description="Segment everything, from a grid of clicks.")
     automatic: AutomaticConfig = AutomaticConfig()
     chunk: int = Field(default=32, ge=1, description="Prompts per decoder call.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where to compute.")
+    device: Device = "auto"
 
 
 class CacheConfig(Config):
@@ -219,15 +221,13 @@ class CacheConfig(Config):
 class EmbedConfig(CacheConfig):
     """What `samtune embed` computes ahead of training."""
 
-    model: str = Field(
-        default="nano", description="nano, a hub name, a checkpoint file, a Hugging Face folder or a run."
-    )
+    model: Model = "nano"
     split: Literal["all", "train", "valid", "test"] = Field(default="all", description="Images of which split.")
     flip: bool = Field(default=False, description="Also the mirrored training images, for training with --flip.")
     processes: int = Field(
         default=1, ge=1, description="Processes that share the images on a CPU; each loads the model."
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where to compute.")
+    device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="Arithmetic; auto picks what training would."
     )
@@ -236,9 +236,7 @@ class EmbedConfig(CacheConfig):
 class TrainConfig(CacheConfig):
     """A training run. With the dataset's path it is `config.yaml` in the run folder, and starts the same run again."""
 
-    model: str = Field(
-        default="nano", description="nano, a hub name, a checkpoint file, a Hugging Face folder or a run."
-    )
+    model: Model = "nano"
     out: Path | None = Field(default=None, description="Run folder; default runs/NAME.")
     name: str = Field(default="tune", description="Name of the run folder under runs/, numbered when it exists.")
     steps: int = Field(default=3000, ge=1, description="Optimizer steps.")
@@ -256,7 +254,7 @@ class TrainConfig(CacheConfig):
     workers: int = Field(
         default=0, ge=0, description="Processes that load batches ahead; 0 loads in the training process."
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where to compute.")
+    device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="Arithmetic; auto picks what is fast and safe here."
     )
@@ -271,15 +269,13 @@ class TrainConfig(CacheConfig):
 class BenchConfig(Config):
     """What `samtune bench` measures, and the run whose time it tells."""
 
-    model: str = Field(
-        default="nano", description="nano, a hub name, a checkpoint file, a Hugging Face folder or a run."
-    )
+    model: Model = "nano"
     steps: int = Field(default=3000, ge=1, description="Optimizer steps of the run to foretell.")
     images: int = Field(default=200, ge=1, description="Training images of the run to foretell.")
     rounds: int = Field(
         default=3, ge=1, le=1000, description="Turns of ten steps that each setting and decoder path gets."
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where to compute.")
+    device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="Arithmetic; auto picks what training would."
     )

@@ -26,7 +26,7 @@ from samtune.model.cache import CachedView, EmbeddingCache, parse_size, resident
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.model.encoder import encode
 from samtune.model.load import LoadedModel, load_model
-from samtune.model.precision import arithmetic, autocast
+from samtune.model.precision import arithmetic, autocast, choose_device
 from samtune.model.preprocess import to_model_input
 
 _AT_ONCE_ON_A_GPU = 8
@@ -172,12 +172,8 @@ def _views(dataset: Dataset, config: EmbedConfig) -> list[View]:
 
 
 def _open(dataset: Dataset, config: EmbedConfig) -> DatasetEmbeddings:
-    device = torch.device(config.device)
-    if config.device == "auto":
-        place = int(os.environ.get("LOCAL_RANK", "0"))
-        device = torch.device("cuda", place) if torch.cuda.is_available() else torch.device("cpu")
-    if device.type == "cpu":
-        keep_freed_memory()
+    device = choose_device(config.device)
+    keep_freed_memory(device)
     loaded = load_model(config.model, device=device)
     loaded.model.requires_grad_(False)
     return DatasetEmbeddings.open(dataset, loaded, config, device, arithmetic(config.precision, device))

@@ -67,7 +67,7 @@ def decode(
     rows: list[Tensor] = []
     parts: list[DecoderOutput] = []
     for number in image_index.unique().tolist():
-        image = _Image(model.mask_decoder, embeddings[number], positions, int((image_index == number).sum()))
+        image = _Image(embeddings[number], positions, int((image_index == number).sum()))
         for masked in (False, True):
             members = torch.nonzero((image_index == number) & (has_mask == masked)).squeeze(1)
             for some in members.split(chunk) if len(members) else ():
@@ -97,12 +97,11 @@ class _Image:
         prompts: how many prompts ask about this image.
     """
 
-    def __init__(self, decoder: Sam2MaskDecoder, embeddings: ImageEmbeddings, positions: Tensor, prompts: int) -> None:
+    def __init__(self, embeddings: ImageEmbeddings, positions: Tensor, prompts: int) -> None:
         self.size = embeddings.image_embeddings.shape[-2:]
         self.rows = embeddings.image_embeddings.flatten(2).transpose(1, 2)
         self.positions = positions
         self.prompts = prompts
-        self._decoder = decoder
         self._finer, self._fine = embeddings.high_resolution_features
         self._projected: dict[nn.Module, Tensor] = {}
 

@@ -1,11 +1,21 @@
-"""What to compute in: fp32, or bf16 where the hardware has units for it. Never fp16, whose range training leaves."""
+"""Where to compute, and in what: fp32, or bf16 where the hardware has it; never fp16, whose range training leaves."""
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device meant by `auto`, `cpu`, `cuda` or `mps`; `auto` is this process's GPU where there is one."""
+    if wanted != "auto":
+        return torch.device(wanted)
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def arithmetic(wanted: str, device: torch.device) -> str:

@@ -28,7 +28,7 @@ from samtune.model.decoder import DecoderOutput
 from samtune.model.decoders import DECODERS
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.model.load import LoadedModel, load_model, save_model
-from samtune.model.precision import arithmetic
+from samtune.model.precision import arithmetic, choose_device
 from samtune.model.trainable import Trainable, merged, parameter_groups, save_adapter, select_trainable
 from samtune.prompts import PromptBatch
 from samtune.training.batches import Sampling, TrainingBatches
@@ -191,10 +191,9 @@ def resumed(path: Path) -> Run:
 
 def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
     dataset = Dataset.open(path)
-    precision = arithmetic(config.precision, _device(config))
+    precision = arithmetic(config.precision, choose_device(config.device))
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(accelerator.device)
     loaded = load_model(config.model, device=accelerator.device)
     trainable = select_trainable(loaded.model, config.trainable, freeze_high_res_convs=config.cache, seed=config.seed)
     sampling = Sampling(
@@ -251,12 +250,6 @@ def _read_config(folder: RunFolder) -> tuple[Path, TrainConfig]:
             where=str(folder.config),
             do="give the folder that `samtune train` made",
         ) from error
-
-
-def _device(config: TrainConfig) -> torch.device:
-    """Where accelerate will compute, as far as precision depends on it."""
-    cuda = config.device != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if cuda else "cpu" if config.device == "auto" else config.device)
 
 
 def _about(run: Run) -> dict[str, Any]:
