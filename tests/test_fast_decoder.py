@@ -89,7 +89,7 @@ def test_both_ways_through_attention_are_taken(learning):
         generator = torch.Generator().manual_seed(count)
         embeddings = random_embeddings(1, generator)
         positions = torch.zeros((TINY_SIZE // 16) ** 2, CHANNELS)
-        image = fast_decoder._Image(embeddings, positions, count)
+        image = fast_decoder._Images(embeddings, positions, count)
         chosen.add(fast_decoder._Pixels(image.rows, image.placed, torch.zeros(CHANNELS), image).projects(attention, 3))
         prompts = PromptBatch.cat([random_prompt("clicks", 1, False, generator) for _ in range(count)])
         assert_equal_decoders(learning, embeddings, prompts, torch.zeros(count, dtype=torch.int64))

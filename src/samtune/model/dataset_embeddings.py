@@ -9,9 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +30,14 @@ from samtune.model.encoder import encode
 from samtune.model.load import LoadedModel, load_model
 from samtune.model.precision import arithmetic, autocast, choose_device
 from samtune.model.preprocess import to_model_input
+from samtune.model.reading import ReadAhead
 
 _AT_ONCE_ON_A_GPU = 8
+"""Images that go through the encoder together on a GPU. A CPU takes one: more do not fit its caches."""
+_READ_AHEAD_ON_A_CPU = 1
+"""Images that are read while the encoder works on a CPU; on a GPU twice a batch, by half of the processors."""
+_LOOK_AHEAD = 64
+"""How many of the images to come are looked at for some that must be computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,10 @@ class View:
 
     image: ImageEntry
     flipped: bool = False
+
+    def __hash__(self) -> int:
+        """Without the image's objects, of which there may be hundreds."""
+        return hash((self.image.image_path, self.flipped))
 
 
 @dataclass(frozen=True)
@@ -74,18 +86,35 @@ class DatasetEmbeddings:
         )
         return DatasetEmbeddings(dataset, loaded, cache, device, precision)
 
-    def __call__(self, views: Sequence[View], *, batch: int = 1) -> ImageEmbeddings:
-        """Embeddings of B = `len(views)` images; at most `batch` of them go through the encoder at once."""
+    def __call__(self, views: Sequence[View], then: Iterable[View] = ()) -> ImageEmbeddings:
+        """Embeddings of B = `len(views)` images.
+
+        Args:
+            views: the images.
+            then: those that will be asked for next. While some of `views` are computed, these are read; on a GPU the
+                nearest ones are computed with them, because it takes several images in little more time than one.
+        """
+        now = dict.fromkeys(self.missing(views))
+        if not now:
+            return self._from_cache(views)
+        later = [view for view in self.missing(list(dict.fromkeys(islice(then, _LOOK_AHEAD)))) if view not in now]
+        self._pixels.ahead([*list(now)[1:], *later])
         if self.cache is None:
             return self._encode(torch.stack([self._pixels(view) for view in views]))
+        together = later[: max(0, self._at_once - len(now))]
+        return self._from_cache([*views, *together])[: len(views)]
+
+    def _from_cache(self, views: Sequence[View]) -> ImageEmbeddings:
+        """Embeddings of some images, computed as far as the cache lacks them."""
+        assert self.cache is not None
         entries = [self._entry(view) for view in views]
         view_of = dict(zip(entries, views, strict=True))
         return self.cache.get_or_encode(
-            entries, lambda entry: self._pixels(view_of[entry]), self._encode, device=self.device, batch=batch
+            entries, lambda entry: self._pixels(view_of[entry]), self._encode, device=self.device, batch=self._at_once
         )
 
     def missing(self, views: Sequence[View]) -> list[View]:
-        """Those views whose embeddings the cache does not have."""
+        """Those views whose embeddings must be computed, because the cache does not have them."""
         if self.cache is None:
             return list(views)
         lacking = set(self.cache.missing([self._entry(view) for view in views]))
@@ -98,7 +127,17 @@ class DatasetEmbeddings:
         with autocast(self.device, self.precision):
             return encode(self.loaded.model, pixels.to(self.device))
 
-    def _pixels(self, view: View) -> Tensor:
+    @property
+    def _at_once(self) -> int:
+        return 1 if self.device.type == "cpu" else _AT_ONCE_ON_A_GPU
+
+    @cached_property
+    def _pixels(self) -> ReadAhead[View]:
+        if self.device.type == "cpu":
+            return ReadAhead(self._read, threads=1, most=_READ_AHEAD_ON_A_CPU)
+        return ReadAhead(self._read, threads=max(1, (os.cpu_count() or 1) // 2), most=2 * _AT_ONCE_ON_A_GPU)
+
+    def _read(self, view: View) -> Tensor:
         image = self.dataset.read_image(view.image)
         if view.flipped:
             image = np.ascontiguousarray(image[:, ::-1])
@@ -184,7 +223,7 @@ def _in_batches(source: DatasetEmbeddings, views: Sequence[View]) -> Iterator[in
     size = 1 if source.device.type == "cpu" else _AT_ONCE_ON_A_GPU
     for start in range(0, len(views), size):
         some = views[start : start + size]
-        source(some, batch=size)
+        source(some, then=views[start + size :])
         yield len(some)
 
 

@@ -19,6 +19,10 @@ spends most of its time projecting X, which has 4096 rows, to keys, queries and 
    order once per image, and only the finished masks are put straight.
 5. *Keep scores as `[tokens, L]`* in both directions, so that every softmax runs along or across long rows.
 
+There are two ways in. `decode` takes any prompts in any order and goes image by image, which wastes nothing and suits
+a CPU. `decode_grid` takes equally many prompts of each image and does all of them at once, without looking at a value:
+what a GPU wants, and what a CUDA graph can record.
+
 Nothing is approximated; what differs is rounding. `tests/test_fast_decoder.py` holds logits and every gradient to
 `decoder.py`'s and transformers' own.
 """
@@ -62,12 +66,12 @@ def decode(
     """
     image_index = torch.zeros(len(prompts), dtype=torch.int64) if image_index is None else image_index.cpu()
     has_mask = torch.zeros(len(prompts), dtype=torch.bool) if prompts.has_mask is None else prompts.has_mask.cpu()
-    positions = model.get_image_wide_positional_embeddings()[0].flatten(1).t().contiguous()
+    positions = _positions(model)
     chunk = CHUNK if embeddings.device.type == "cpu" else CHUNK_ACCELERATOR
     rows: list[Tensor] = []
     parts: list[DecoderOutput] = []
     for number in image_index.unique().tolist():
-        image = _Image(embeddings[number], positions, int((image_index == number).sum()))
+        image = _Images(embeddings[number], positions, int((image_index == number).sum()))
         for masked in (False, True):
             members = torch.nonzero((image_index == number) & (has_mask == masked)).squeeze(1)
             for some in members.split(chunk) if len(members) else ():
@@ -75,6 +79,31 @@ def decode(
                 some_prompts = prompts if len(some) == len(prompts) else prompts.select(some.to(prompts.points.device))
                 parts.append(_decode_some(model, image, some_prompts, masked))
     return _in_order(parts, torch.cat(rows))
+
+
+def decode_grid(model: Sam2Model, embeddings: ImageEmbeddings, prompts: PromptBatch) -> DecoderOutput:
+    """Run prompt encoder and mask decoder on equally many prompts of each image, in one go.
+
+    Nothing depends on values, so that the device is never waited for.
+
+    Args:
+        model: supplies the weights, as for `decode`.
+        embeddings: of B images.
+        prompts: N prompts, B divides N: first all of the first image, then all of the second and so on. All have a
+            mask or none has; prompts of padding alone (label -10) fill up an image that has fewer.
+
+    Returns:
+        The answers, in the order of the prompts; those to mere padding mean nothing.
+    """
+    each, left = divmod(len(prompts), len(embeddings))
+    assert left == 0, f"{len(prompts)} prompts are no grid over {len(embeddings)} images"
+    images = _Images(embeddings, _positions(model), each)
+    return _decode_some(model, images, prompts, masked=prompts.masks is not None)
+
+
+def _positions(model: Sam2Model) -> Tensor:
+    """The position encoding of every pixel, `[L, C]`."""
+    return model.get_image_wide_positional_embeddings()[0].flatten(1).t().contiguous()
 
 
 def _in_order(parts: list[DecoderOutput], rows: Tensor) -> DecoderOutput:
@@ -88,13 +117,13 @@ def _in_order(parts: list[DecoderOutput], rows: Tensor) -> DecoderOutput:
     return DecoderOutput(*joined)
 
 
-class _Image:
-    """One image as rows, and what its prompts share; everything is computed when first asked for.
+class _Images:
+    """B images as rows, and what the prompts of each share; everything is computed when first asked for.
 
     Attributes:
-        rows: `[1, L, C]`, the image embedding.
+        rows: `[B, L, C]`, the image embeddings.
         placed: `rows` with the position encoding added.
-        prompts: how many prompts ask about this image.
+        prompts: how many prompts ask about each image.
     """
 
     def __init__(self, embeddings: ImageEmbeddings, positions: Tensor, prompts: int) -> None:
@@ -111,12 +140,12 @@ class _Image:
 
     @cached_property
     def fine(self) -> Tensor:
-        """The features after `conv_s1`, `[1, L, 4, C/4]`: remark 4's order."""
+        """The features after `conv_s1`, `[B, L, 4, C/4]`: remark 4's order."""
         return self._nested(self._fine, 1)
 
     @cached_property
     def finer(self) -> Tensor:
-        """The features after `conv_s0`, `[1, L, 4, 4, C/8]`."""
+        """The features after `conv_s0`, `[B, L, 4, 4, C/8]`."""
         return self._nested(self._finer, 2)
 
     def projected(self, rows: Tensor, projection: nn.Linear) -> Tensor:
@@ -126,18 +155,18 @@ class _Image:
         return self._projected[projection]
 
     def _nested(self, features: Tensor, levels: int) -> Tensor:
-        """`[1, c, 2^k h, 2^k w]` to `[1, h * w, 4, ..., 4, c]`, k fours, for k = 1 or 2 levels."""
-        height, width = self.size
+        """`[B, c, 2^k h, 2^k w]` to `[B, h * w, 4, ..., 4, c]`, k fours, for k = 1 or 2 levels."""
+        B, (height, width) = len(features), self.size
         pixels = features.permute(0, 2, 3, 1)
         if levels == 1:
             return (
                 pixels.unflatten(1, (height, 2))
                 .unflatten(3, (width, 2))
                 .transpose(2, 3)
-                .reshape(1, -1, 4, pixels.shape[-1])
+                .reshape(B, -1, 4, pixels.shape[-1])
             )
         split = pixels.unflatten(1, (height, 2, 2)).unflatten(4, (width, 2, 2))
-        return split.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(1, height * width, 4, 4, pixels.shape[-1])
+        return split.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(B, height * width, 4, 4, pixels.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -145,16 +174,16 @@ class _Pixels:
     """The image side of the conversation for n prompts.
 
     Attributes:
-        rows: `[n, L, C]`, or `[1, L, C]` while the prompts share it.
+        rows: `[n, L, C]`, or `[B, L, C]` while the prompts of each of B images, n / B one after the other, share it.
         placed: the same with the position encoding added.
         constant: `[C]`, to be added to every row; kept apart because it costs nothing there (remark 3).
-        shared: the image, while `rows` and `placed` are its own.
+        shared: the images, while `rows` and `placed` are their own.
     """
 
     rows: Tensor
     placed: Tensor
     constant: Tensor
-    shared: _Image | None = None
+    shared: _Images | None = None
 
     def projects(self, attention: Sam2Attention, tokens: int) -> bool:
         """Whether projecting the rows is cheaper than projecting the tokens (remarks 1 and 2); in products per row."""
@@ -165,30 +194,35 @@ class _Pixels:
         return project_rows < project_tokens
 
     def projected(self, rows: Tensor, projection: nn.Linear) -> Tensor:
-        """`rows` through a projection without its bias, `[n or 1, L, d]`."""
+        """`rows` through a projection without its bias, `[n or B, L, d]`."""
         return F.linear(rows, projection.weight) if self.shared is None else self.shared.projected(rows, projection)
 
 
-def _decode_some(model: Sam2Model, image: _Image, prompts: PromptBatch, masked: bool) -> DecoderOutput:
-    """Decode n prompts about one image, all of them with a mask or all without."""
+def _decode_some(model: Sam2Model, images: _Images, prompts: PromptBatch, masked: bool) -> DecoderOutput:
+    """Decode n prompts, equally many about each image and in their order, all of them with a mask or all without."""
     decoder = model.mask_decoder
     tokens, absent = _tokens(model, prompts)
     if masked:
         assert prompts.masks is not None
         dense = model.prompt_encoder.mask_embed(prompts.masks).flatten(2).transpose(1, 2)
-        rows = image.rows + dense
-        pixels = _Pixels(rows, rows + image.positions, rows.new_zeros(rows.shape[-1]))
+        rows = _for_each(images.rows, len(prompts)) + dense
+        pixels = _Pixels(rows, rows + images.positions, rows.new_zeros(rows.shape[-1]))
     else:
         constant = model.prompt_encoder.no_mask_embed.weight[0]
-        pixels = _Pixels(image.rows, image.placed, constant, shared=image)
+        pixels = _Pixels(images.rows, images.placed, constant, shared=images)
     start = tokens
     for layer in decoder.transformer.layers:
         assert isinstance(layer, Sam2TwoWayAttentionBlock)
-        tokens, pixels = _layer(layer, tokens, start, absent, pixels, image.positions)
+        tokens, pixels = _layer(layer, tokens, start, absent, pixels, images.positions)
     transformer = decoder.transformer
     read = _read(transformer.final_attn_token_to_image, tokens + start, pixels)
     tokens = transformer.layer_norm_final_attn(tokens + read)
-    return _answers(decoder, image, tokens, pixels.rows)
+    return _answers(decoder, images, tokens, pixels.rows)
+
+
+def _for_each(rows: Tensor, n: int) -> Tensor:
+    """What B images have, `[B, ...]`, once for each of their n prompts, `[n, ...]`; a view where B is 1 or n."""
+    return rows.unsqueeze(1).expand(-1, n // len(rows), *rows.shape[1:]).flatten(0, 1)
 
 
 def _tokens(model: Sam2Model, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
@@ -257,7 +291,7 @@ def _be_read(attention: Sam2Attention, tokens: Tensor, values: Tensor, absent: T
     constant = (output.bias + pixels.constant) / heads
     said = value @ _by_head(attention, output.weight.t()) + constant
     return torch.baddbmm(
-        pixels.rows.expand(n, -1, -1), weights.view(n, heads * T, L).transpose(1, 2), said.view(n, heads * T, -1)
+        _for_each(pixels.rows, n), weights.view(n, heads * T, L).transpose(1, 2), said.view(n, heads * T, -1)
     )
 
 
@@ -272,12 +306,13 @@ def _scores(attention: Sam2Attention, small: Tensor, pixels: _Pixels, projection
 
 
 def _per_head(tokens: Tensor, pixels: Tensor) -> Tensor:
-    """`[n, H, T, a] @ [n or 1, H, a, b]`, without copying pixels that are shared."""
+    """`[n, H, T, a] @ [n or B, H, a, b]`, without copying pixels that are shared."""
     n, heads, T, _ = tokens.shape
-    if len(pixels) == n:
+    B = len(pixels)
+    if n == B:
         return tokens @ pixels
-    together = tokens.transpose(0, 1).reshape(heads, n * T, -1) @ pixels[0]
-    return together.view(heads, n, T, -1).transpose(0, 1)
+    together = tokens.unflatten(0, (B, n // B)).transpose(1, 2).reshape(B, heads, n // B * T, -1) @ pixels
+    return together.view(B, heads, n // B, T, -1).transpose(1, 2).flatten(0, 1)
 
 
 def _heads(attention: Sam2Attention, vectors: Tensor) -> Tensor:
@@ -290,25 +325,25 @@ def _by_head(attention: Sam2Attention, weight: Tensor) -> Tensor:
     return weight.unflatten(0, (attention.num_attention_heads, -1))
 
 
-def _answers(decoder: Sam2MaskDecoder, image: _Image, tokens: Tensor, rows: Tensor) -> DecoderOutput:
+def _answers(decoder: Sam2MaskDecoder, images: _Images, tokens: Tensor, rows: Tensor) -> DecoderOutput:
     """Masks, predicted IoUs and object scores from the last tokens `[n, T, C]` and pixels `[n, L, C]`."""
     mask_tokens = tokens[:, 2 : 2 + decoder.num_mask_tokens]
     heads = [head(mask_tokens[:, i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)]
     return DecoderOutput(
-        masks=_masks(decoder, image, torch.stack(heads, dim=1), rows),
+        masks=_masks(decoder, images, torch.stack(heads, dim=1), rows),
         iou_scores=decoder.iou_prediction_head(tokens[:, 1]),
         object_score_logits=decoder.pred_obj_score_head(tokens[:, 0]).squeeze(-1),
     )
 
 
-def _masks(decoder: Sam2MaskDecoder, image: _Image, heads: Tensor, rows: Tensor) -> Tensor:
+def _masks(decoder: Sam2MaskDecoder, images: _Images, heads: Tensor, rows: Tensor) -> Tensor:
     """Upscale the pixels four times and multiply with the mask tokens' vectors `[n, M, C/8]`: `[n, M, 4h, 4w]`."""
     n, M, _ = heads.shape
-    height, width = image.size
+    height, width = images.size
     norm = decoder.upscale_layer_norm
-    twice = _upscaled(rows, decoder.upscale_conv1) + image.fine
+    twice = _upscaled(rows, decoder.upscale_conv1) + _for_each(images.fine, n)
     twice = F.gelu(F.layer_norm(twice, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-    four_times = F.gelu(_upscaled(twice, decoder.upscale_conv2) + image.finer)
+    four_times = F.gelu(_upscaled(twice, decoder.upscale_conv2) + _for_each(images.finer, n))
     masks = four_times.view(n, -1, heads.shape[-1]) @ heads.transpose(1, 2)
     nested = masks.view(n, height, width, 2, 2, 2, 2, M)
     return nested.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(n, M, 4 * height, 4 * width)

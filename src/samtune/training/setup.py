@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -31,7 +32,7 @@ from samtune.model.load import LoadedModel, load_model, save_model
 from samtune.model.precision import arithmetic, choose_device
 from samtune.model.trainable import Trainable, merged, parameter_groups, save_adapter, select_trainable
 from samtune.prompts import PromptBatch
-from samtune.training.batches import Sampling, TrainingBatches
+from samtune.training.batches import Batch, Sampling, TrainingBatches
 from samtune.training.optimizer import MovingAverage, make_optimizer
 from samtune.training.state import Progress, RunFolder, forget_after, load_last, new_run
 from samtune.training.validation import Validation
@@ -89,6 +90,11 @@ class Run:
         return self.accelerator.is_main_process
 
     @property
+    def is_alone(self) -> bool:
+        """Whether no other process trains with this one."""
+        return self.accelerator.num_processes == 1
+
+    @property
     def validate_every(self) -> int:
         """Steps between validations."""
         return self.config.eval_every or max(1, self.config.steps // 10)
@@ -102,9 +108,13 @@ class Run:
         """The precision of the forward pass."""
         return self.accelerator.autocast()
 
-    def embed(self, views: Sequence[View]) -> ImageEmbeddings:
-        """Embeddings of some images, B = `len(views)`; gradients flow where the encoder learns."""
-        return self.embeddings(views)
+    def embed(self, views: Sequence[View], then: Iterable[View] = ()) -> ImageEmbeddings:
+        """Embeddings of B = `len(views)` images, of others `then`; gradients flow where the encoder learns."""
+        return self.embeddings(views, then)
+
+    def embed_step(self, batch: Batch) -> ImageEmbeddings:
+        """Embeddings of a step's images, before those of the steps that follow."""
+        return self.embed(batch.views, self.batches.upcoming(batch.step, self.config.steps))
 
     def decode(self, embeddings: ImageEmbeddings, prompts: PromptBatch, image_index: Tensor) -> DecoderOutput:
         """Answers to prompts, by the decoder path of the settings."""
@@ -112,9 +122,12 @@ class Run:
 
     def measure(self) -> dict[str, float]:
         """Mean IoU on the fixed prompts, by `split/kind`."""
+        images = deque(View(image) for image in self.validation.images)
 
         def embed(image: ImageEntry) -> EmbeddedImage:
-            return EmbeddedImage(self.embed([View(image)]), (image.height, image.width))
+            view = images.popleft()
+            assert view.image == image
+            return EmbeddedImage(self.embed([view], images), (image.height, image.width))
 
         with torch.no_grad(), self.arithmetic():
             return self.validation.measure(Predictor(self.loaded, self.config.decoder), embed)
@@ -139,7 +152,7 @@ class Run:
 
     def average_gradients(self) -> None:
         """Give every process the mean of all processes' gradients; see docs/decisions/0004."""
-        if self.accelerator.num_processes == 1:
+        if self.is_alone:
             return
         flat = torch.cat([_gradient(parameter).flatten() for parameter in self.parameters.values()])
         mean = self._reduced(flat, "mean")
@@ -149,7 +162,7 @@ class Run:
 
     def any_process(self, flag: bool) -> bool:
         """Whether `flag` is true in any process."""
-        if self.accelerator.num_processes == 1:
+        if self.is_alone:
             return flag
         return bool(self._reduced(torch.tensor(float(flag), device=self.device), "sum") > 0)
 
