@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samtune.config import OptimizerConfig, PromptPolicy, TrainConfig, TrainableConfig
+from samtune.config import OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
 from samtune.training.batches import FILL, OBJECT
 from samtune.training.captured import RecordedSteps, StaticInputs, grid_size, gridded, learner
 from samtune.training.events import StepDone

@@ -93,6 +93,7 @@ def test_cached_and_uncached_training_give_the_same_weights(dataset, model, tmp_
             eval_every=200,
             images_per_step=2,
             device="cpu",
+            precision="fp32",
             cache_dtype="fp32",
             optimizer=OptimizerConfig(lr=1e-3, clip=1.0),
         )

@@ -59,7 +59,7 @@ def bench(
         config=config,
         machine=machine,
         image_size=image_size,
-        precision="bf16" if run.accelerator.mixed_precision == "bf16" else "fp32",
+        precision="bf16" if run.precision == "bf16" else "fp32",
         encode=tuple(encode[1:]),  # the first one also warms up
         look=tuple(look[1:]),
         steps=tuple(steps),

@@ -234,7 +234,7 @@ class TrainingBatches(TorchDataset[Batch]):
             count = max(count, 1)
         if count == 0:
             return np.zeros((0, 2), np.float32)
-        occupied = (self._targets.of(view.image.objects) > 0).any(0)
+        occupied = np.any(self._targets.of(view.image.objects) > 0, axis=0)
         grid = torch.from_numpy(occupied[:, ::-1].copy() if view.flipped else occupied)
         found = background_prompts(grid, count, self.sampling.prompts, generator)
         return np.zeros((0, 2), np.float32) if found is None else found.points[:, 0].numpy()

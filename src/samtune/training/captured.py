@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
@@ -116,7 +116,7 @@ class _Recording:
     inputs lie outside, figures are copied out, and the optimizer has used the gradients before the next replay.
     """
 
-    def __init__(self, run: Run, inputs: StaticInputs, stream: torch.cuda.Stream, pool: tuple[int, int]) -> None:
+    def __init__(self, run: Run, inputs: StaticInputs, stream: torch.cuda.Stream, pool: Any) -> None:
         self._inputs = inputs
         self._parameters = list(run.parameters.values())
         self._graph = torch.cuda.CUDAGraph()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +30,7 @@ from samtune.model.decoder import DecoderOutput
 from samtune.model.decoders import DECODERS
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.model.load import LoadedModel, load_model, save_model
-from samtune.model.precision import arithmetic, choose_device
+from samtune.model.precision import arithmetic, autocast, choose_device
 from samtune.model.trainable import Trainable, merged, parameter_groups, save_adapter, select_trainable
 from samtune.prompts import PromptBatch
 from samtune.training.batches import Batch, Sampling, TrainingBatches
@@ -51,7 +52,9 @@ class Run:
         trainable: what learns.
         average: moving average of what learns, or None.
         embeddings: of the dataset's images; from a cache on disk, unless what it would keep is learning.
-        accelerator: device, precision, and the other processes.
+        device: where this process computes.
+        precision: of the arithmetic, `no` (fp32) or `bf16`.
+        accelerator: the other processes.
         notes: what the user should know.
     """
 
@@ -66,6 +69,8 @@ class Run:
     batches: TrainingBatches
     validation: Validation
     embeddings: DatasetEmbeddings
+    device: torch.device
+    precision: str
     accelerator: Accelerator
     notes: tuple[str, ...]
 
@@ -78,11 +83,6 @@ class Run:
     def parameters(self) -> dict[str, nn.Parameter]:
         """What learns, by name."""
         return self.trainable.parameters
-
-    @property
-    def device(self) -> torch.device:
-        """Where this process computes."""
-        return self.accelerator.device
 
     @property
     def is_main(self) -> bool:
@@ -106,7 +106,7 @@ class Run:
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """The precision of the forward pass."""
-        return self.accelerator.autocast()
+        return autocast(self.device, self.precision)
 
     def embed(self, views: Sequence[View], then: Iterable[View] = ()) -> ImageEmbeddings:
         """Embeddings of B = `len(views)` images, of others `then`; gradients flow where the encoder learns."""
@@ -204,10 +204,11 @@ def resumed(path: Path) -> Run:
 
 def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
     dataset = Dataset.open(path)
-    precision = arithmetic(config.precision, choose_device(config.device))
-    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
-    keep_freed_memory(accelerator.device)
-    loaded = load_model(config.model, device=accelerator.device)
+    device = choose_device(config.device)
+    precision = arithmetic(config.precision, device)
+    accelerator = _processes(device)
+    keep_freed_memory(device)
+    loaded = load_model(config.model, device=device)
     trainable = select_trainable(loaded.model, config.trainable, freeze_high_res_convs=config.cache, seed=config.seed)
     sampling = Sampling(
         mask_size=loaded.mask_size,
@@ -224,23 +225,35 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
         progress=Progress(),
         loaded=loaded,
         trainable=trainable,
-        optimizer=make_optimizer(parameter_groups(trainable, config.optimizer), accelerator.device),
+        optimizer=make_optimizer(parameter_groups(trainable, config.optimizer), device),
         average=MovingAverage(trainable.parameters, config.optimizer.ema) if config.optimizer.ema else None,
         batches=TrainingBatches(
             dataset.split("train"), sampling, rank=accelerator.process_index, world=accelerator.num_processes
         ),
         validation=Validation(dataset, config.prompts, config.eval_objects),
-        embeddings=_embeddings(dataset, config, loaded, trainable, accelerator),
+        embeddings=_embeddings(dataset, config, loaded, trainable, device, precision),
+        device=device,
+        precision=precision,
         accelerator=accelerator,
         notes=(trainable.note, *_cache_note(config, trainable)),
     )
 
 
+def _processes(device: torch.device) -> Accelerator:
+    """The processes that train together. Device and precision are ours: accelerate settles them once for a process."""
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return Accelerator(cpu=distributed and device.type == "cpu")
+
+
 def _embeddings(
-    dataset: Dataset, config: TrainConfig, loaded: LoadedModel, trainable: Trainable, accelerator: Accelerator
+    dataset: Dataset,
+    config: TrainConfig,
+    loaded: LoadedModel,
+    trainable: Trainable,
+    device: torch.device,
+    precision: str,
 ) -> DatasetEmbeddings:
     """With a cache, where one is wanted and nothing learns that its entries contain."""
-    device, precision = accelerator.device, accelerator.mixed_precision
     if not config.cache or not trainable.upstream_frozen:
         return DatasetEmbeddings(dataset, loaded, None, device, precision)
     return DatasetEmbeddings.open(dataset, loaded, config, device, precision)
