@@ -96,7 +96,7 @@ class Tuning:
 
     def step_flops(self) -> float:
         """Operations of a step."""
-        return self.turns.count_flops()
+        return self.turns.count().flops
 
     def memory(self, turns: int) -> dict[str, int]:
         """Memory of the run once it is set up, and at its highest during some turns of ten steps."""
