@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: demo test install lint types layers check notebooks proofs fuzz parity bench bench-prepare real-sets lock clean
+.PHONY: demo test test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare real-sets lock clean
 
 demo: $(READY)  ## Make a dataset, tune the built-in model on it, judge it, write a report
 	$(BIN)/samtune demo --out demo
@@ -33,6 +33,9 @@ layers: $(READY)
 	$(BIN)/lint-imports
 
 check: lint types layers test  ## All that must hold before a change lands
+
+test-gpu: $(READY)  ## The tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
 
 notebooks: $(READY)  ## Run both notebooks from start to end, in place
 	$(BIN)/python notebooks/run.py

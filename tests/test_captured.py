@@ -158,6 +158,7 @@ def test_a_value_from_the_host_would_be_noticed():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 class TestOnAGpu:
     """Recorded steps against the same steps unrecorded, and nothing in them waits."""
 

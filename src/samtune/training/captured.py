@@ -6,7 +6,7 @@ batch (`Batch.draws`); the optimizer stays outside. Recorded are prompts, decode
 rounds: everything in `learn_from`, which reads no value back.
 
 Source of the rules: PyTorch's notes on CUDA graphs ("Whole-network capture", "Graph memory management"). See
-docs/decisions/0053.
+docs/decisions/0054.
 """
 
 from __future__ import annotations
