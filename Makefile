@@ -49,8 +49,8 @@ fuzz: $(READY)  ## 10,000 damaged COCO files, new ones each time
 # The official package wants a torchvision that torch's CPU build does not have: hence --no-deps, and stand-ins.
 BENCH := build/bench/.ready
 
-bench: $(BENCH)  ## samtune beside its peers, in turns, on this machine; about ten minutes on two quiet cores
-	build/bench/bin/python benchmarks/peers.py --out build/bench/peers.json
+bench: $(BENCH)  ## samtune beside its peers, in turns; ten minutes on two quiet cores (BENCH_OPTIONS="--device cuda")
+	build/bench/bin/python benchmarks/peers.py --out build/bench/peers.json $(BENCH_OPTIONS)
 
 $(BENCH): requirements.lock pyproject.toml tests/parity/requirements.txt
 	$(PYTHON) -m venv build/bench
