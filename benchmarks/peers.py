@@ -236,7 +236,7 @@ def verdicts(found: Measured) -> list[Verdict]:
     )
     script = STEPS * found.step("1 x 1", "script")
     evaluated = {who: evaluation_time(answers) for who, answers in found.evaluation.items()}
-    floor = found.gflop["4 x 4"]["samtune"] / best_rate(found.machine)["gflops"]
+    floor = found.gflop["4 x 4"]["samtune"] / bounding_rate(found.machine)["gflops"]
     step = found.step("4 x 4", "samtune")
     above = {who: memory["peak"] - memory["before"] for who, memory in found.memory.items()}
     return [
@@ -264,7 +264,7 @@ def verdicts(found: Measured) -> list[Verdict]:
             evaluated["samtune, cached"],
         ),
         Verdict(
-            f"4 x 4 step over the compute bound ({_said(best_rate(found.machine))})",
+            f"4 x 4 step over the compute bound ({_said(bounding_rate(found.machine))})",
             floor,
             step,
             step / floor,
@@ -286,7 +286,7 @@ def evaluation_time(answers: Sequence[dict[str, float]]) -> float:
     return EVALUATED / objects * (median(answer["embed"] for answer in answers) + median(a["ask"] for a in answers))
 
 
-def best_rate(machine: dict[str, Any]) -> dict[str, Any]:
+def bounding_rate(machine: dict[str, Any]) -> dict[str, Any]:
     """The rate of matrix products that steps are held to: fp32 with all threads, on a GPU bf16."""
     wanted = ("fp32", machine["threads"]) if machine.get("device", "cpu") == "cpu" else ("bf16", 0)
     return next(one for one in machine["rates"] if (one["dtype"], one["threads"]) == wanted)
@@ -319,7 +319,7 @@ def report(found: Measured, plan: Plan) -> list[str]:
         *table(
             ("images x objects", "contestant", "a step", "per prompt", "GFLOP", "over bound", "n"), _step_rows(found)
         ),
-        f"over bound: a step's time over the time its own matrix products take at the rate of {_said(best_rate(machine))};",
+        f"over bound: a step's time over its own matrix products' at the rate of {_said(bounding_rate(machine))};",
         "medians of n figures, each of a step (samtune: of ten steps), taken in turns",
         "",
         f"encoding and storing a picture {seconds(median(found.encode[1:]))}, finding it again "
@@ -344,7 +344,7 @@ def _turns(found: Measured) -> int:
 
 
 def _step_rows(found: Measured) -> list[tuple[str, ...]]:
-    gflops = best_rate(found.machine)["gflops"]
+    gflops = bounding_rate(found.machine)["gflops"]
     rows: list[tuple[str, ...]] = []
     for setting, contestants in found.steps.items():
         images, objects = map(int, setting.split(" x "))
