@@ -23,13 +23,13 @@ from torch import Tensor
 from samtune.config import CacheConfig, EmbedConfig
 from samtune.data.table import Dataset, ImageEntry
 from samtune.data.workers import lost_workers
-from samtune.model.allocator import keep_freed_memory
 from samtune.model.cache import CachedView, EmbeddingCache, parse_size, resident_budget
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.model.encoder import encode
 from samtune.model.load import LoadedModel, load_model
 from samtune.model.precision import arithmetic, autocast, choose_device
 from samtune.model.preprocess import to_model_input
+from samtune.model.process import settle
 from samtune.model.reading import ReadAhead
 
 _AT_ONCE_ON_A_GPU = 8
@@ -110,7 +110,12 @@ class DatasetEmbeddings:
         entries = [self._entry(view) for view in views]
         view_of = dict(zip(entries, views, strict=True))
         return self.cache.get_or_encode(
-            entries, lambda entry: self._pixels(view_of[entry]), self._encode, device=self.device, batch=self._at_once
+            entries,
+            lambda entry: self._pixels(view_of[entry]),
+            self._encode,
+            device=self.device,
+            dtype=torch.bfloat16 if self.precision == "bf16" else torch.float32,
+            batch=self._at_once,
         )
 
     def missing(self, views: Sequence[View]) -> list[View]:
@@ -212,7 +217,7 @@ def _views(dataset: Dataset, config: EmbedConfig) -> list[View]:
 
 def _open(dataset: Dataset, config: EmbedConfig) -> DatasetEmbeddings:
     device = choose_device(config.device)
-    keep_freed_memory(device)
+    settle(device)
     loaded = load_model(config.model, device=device)
     loaded.model.requires_grad_(False)
     return DatasetEmbeddings.open(dataset, loaded, config, device, arithmetic(config.precision, device))

@@ -32,12 +32,11 @@ from transformers.models.sam2.modeling_sam2 import (
 
 from samtune.model import embeddings
 from samtune.model.embeddings import ImageEmbeddings
+from samtune.model.process import products_by_onednn
 
-STRIP = 2048
+STRIP = 8192
 """Pixels of a strip, about: few enough for a processor's cache, enough for efficient matrix products."""
 _UPSTREAM = ("vision_encoder.", "mask_decoder.conv_s")
-LONGEST=1024
-def _attended_head(q,k,v): return (q@k.transpose(1,2)).softmax(-1)@v
 
 
 def encode(model: Sam2Model, pixel_values: Tensor) -> ImageEmbeddings:
@@ -175,14 +174,18 @@ def _attention(attention: Sam2MultiScaleAttention, pixels: Tensor, step: int) ->
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Attention as plain matrix products, `[n, H, q, d]`, `[n, H, k, d]`, `[n, H, k, e]` to `[n, H, q, e]`.
+    """Attention, `[n, H, q, d]`, `[n, H, k, d]`, `[n, H, k, e]` to `[n, H, q, e]`.
 
-    torch's fused attention on CPUs (2.13) does not go through oneDNN, whose products are two to four times as fast.
+    Two products and a softmax where they go through oneDNN, because torch's fused attention (2.13) multiplies by MKL;
+    one head after the other, so that the largest table of weights is a fourth or eighth of all.
     """
-    if key.shape[2] <= LONGEST:
-        return ((query * scale) @ key.transpose(2, 3)).softmax(-1) @ value
-    heads = [_attended_head(query[:, head] * scale, key[:, head], value[:, head]) for head in range(query.shape[1])]
-    return torch.stack(heads, dim=1)
+    if query.dtype == torch.float32 and not products_by_onednn():
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    query, key = query * scale, key.transpose(2, 3)
+    if len(query) > 1:
+        return (query @ key).softmax(-1) @ value
+    heads = zip(query[0].unbind(), key[0].unbind(), value[0].unbind(), strict=True)
+    return torch.stack([(q @ k).softmax(-1) @ v for q, k, v in heads])[None]
 
 
 def _halved(pixels: Tensor, step: int) -> Tensor:

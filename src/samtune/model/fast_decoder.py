@@ -18,6 +18,9 @@ spends most of its time projecting X, which has 4096 rows, to keys, queries and 
    pixels are kept in the order they arise in, `[y, x, dy, dx]`, the high-resolution features are brought into that
    order once per image, and only the finished masks are put straight.
 5. *Keep scores as `[tokens, L]`* in both directions, so that every softmax runs along or across long rows.
+6. *Meet in one product.* X is used several times in each layer, and its gradients there are products with few inner
+   rows. `_Read` and `_BeRead` make one wide product of each one's, on top of the gradient that comes from further on:
+   nothing as large as X is written only to be added.
 
 There are two ways in. `decode` takes any prompts in any order and goes image by image, which wastes nothing and suits
 a CPU. `decode_grid` takes equally many prompts of each image and does all of them at once, without looking at a value:
@@ -215,7 +218,11 @@ class _Pixels:
 
     def projected(self, rows: Tensor, projection: nn.Linear) -> Tensor:
         """`rows` through a projection without its bias, `[n or B, L, d]`."""
-        return F.linear(rows, projection.weight.to(rows.dtype)) if self.shared is None else self.shared.projected(rows, projection)
+        return (
+            F.linear(rows, projection.weight.to(rows.dtype))
+            if self.shared is None
+            else self.shared.projected(rows, projection)
+        )
 
 
 def _decode_some(model: Sam2Model, images: _Images, prompts: PromptBatch, masked: bool) -> DecoderOutput:
@@ -315,30 +322,31 @@ def _be_read(attention: Sam2Attention, tokens: Tensor, values: Tensor, absent: T
     said = said.to(dtype).flatten(1, 2)
     if pixels.projects(attention, T):
         weights = (_scores(key, pixels, query) + offset).softmax(2).flatten(1, 2)
-        return torch.baddbmm(_for_each(pixels.rows, n), weights.transpose(1, 2), said)
+        return _product(weights.transpose(1, 2), said, onto=_for_each(pixels.rows, n))
     large = (key @ _by_head(attention, query.weight)).to(dtype).flatten(1, 2)
     return _BeRead.apply(large, offset.flatten(1, 2), said, pixels.rows, pixels.placed, heads)
 
 
 class _Read(torch.autograd.Function):
-    """`softmax(K (X + E)') X` and X itself, to go on with: so that all gradients at X meet in one product (remark 6)."""
+    """`softmax(K (X + E)') X`, and X itself to go on with, so that gradients at X meet in one product (remark 6)."""
 
     @staticmethod
     def forward(ctx: Any, keys: Tensor, rows: Tensor, placed: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, K, C]`, `[B, L, C]`, and `rows` plus a constant, to `[B, K, C]` and `rows`."""
-        weights = (keys @ placed.transpose(1, 2)).softmax(-1)
+        weights = _product(keys, placed.transpose(1, 2)).softmax(-1)
         ctx.save_for_backward(keys, rows, placed, weights)
-        return weights @ rows, rows
+        ctx.set_materialize_grads(False)
+        return _product(weights, rows), rows
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_sums: Tensor, by_rows: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, by_sums: Tensor, by_rows: Tensor | None) -> tuple[Tensor | None, ...]:
         keys, rows, placed, weights = ctx.saved_tensors
-        by_scores = _through_softmax(by_sums @ rows.transpose(1, 2), weights, -1)
+        by_scores = _through_softmax(_product(by_sums, rows.transpose(1, 2)), weights, -1)
         if ctx.needs_input_grad[1]:
             left, right = torch.cat([by_scores, weights], dim=1), torch.cat([keys, by_sums], dim=1)
-            by_rows = torch.baddbmm(by_rows, left.transpose(1, 2), right)
-        return by_scores @ placed, by_rows, None
+            by_rows = _product(left.transpose(1, 2), right, onto=by_rows)
+        return _product(by_scores, placed), by_rows, None
 
 
 class _BeRead(torch.autograd.Function):
@@ -350,25 +358,37 @@ class _BeRead(torch.autograd.Function):
     ) -> Tensor:
         """`[n, H * T, C]`, `[n, H * T, 1]`, `[n, H * T, C]`, and `[B, L, C]` twice to `[n, L, C]`."""
         n, B = len(keys), len(rows)
-        scores = (keys.reshape(B, -1, keys.shape[-1]) @ placed.transpose(1, 2)).view(n, -1, placed.shape[1])
+        scores = _product(keys.reshape(B, -1, keys.shape[-1]), placed.transpose(1, 2)).view(n, -1, placed.shape[1])
         weights = scores.add_(offset).unflatten(1, (heads, -1)).softmax(2).flatten(1, 2)
         ctx.save_for_backward(keys, said, placed, weights)
         ctx.heads = heads
-        return torch.baddbmm(_for_each(rows, n), weights.transpose(1, 2), said)
+        return _product(weights.transpose(1, 2), said, onto=_for_each(rows, n))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_rows: Tensor) -> tuple[Tensor | None, ...]:
         keys, said, placed, weights = ctx.saved_tensors
         n, B = len(keys), len(placed)
-        by_weights = (said @ by_rows.transpose(1, 2)).unflatten(1, (ctx.heads, -1))
+        by_weights = _product(said, by_rows.transpose(1, 2)).unflatten(1, (ctx.heads, -1))
         by_scores = _through_softmax(by_weights, weights.view_as(by_weights), 2).flatten(1, 2)
-        by_keys = (by_scores.view(B, -1, placed.shape[1]) @ placed).view_as(keys)
-        by_said = weights @ by_rows
-        by_rows = torch.baddbmm(by_rows, by_scores.transpose(1, 2), keys) if ctx.needs_input_grad[3] else None
+        by_keys = _product(by_scores.view(B, -1, placed.shape[1]), placed).view_as(keys)
+        by_said = _product(weights, by_rows)
+        by_rows = _product(by_scores.transpose(1, 2), keys, onto=by_rows) if ctx.needs_input_grad[3] else None
         if by_rows is not None and n != B:
             by_rows = by_rows.unflatten(0, (B, -1)).sum(1)
         return by_keys, by_scores.sum(-1, keepdim=True), by_said, by_rows, None, None
+
+
+def _product(left: Tensor, right: Tensor, onto: Tensor | None = None) -> Tensor:
+    """`left @ right` of `[B, a, b]` and `[B, b, c]`, added `onto` `[B, a, c]`.
+
+    A batch of one is multiplied as matrices: on a CPU torch copies transposed operands of batched products then, which
+    takes three times as long as multiplying them.
+    """
+    if len(left) == 1:
+        left, right = left[0], right[0]
+        return (left @ right if onto is None else torch.addmm(onto[0], left, right))[None]
+    return torch.bmm(left, right) if onto is None else torch.baddbmm(onto, left, right)
 
 
 def _through_softmax(gradient: Tensor, weights: Tensor, dim: int) -> Tensor:
@@ -421,7 +441,7 @@ def _masks(decoder: Sam2MaskDecoder, images: _Images, heads: Tensor, rows: Tenso
     twice = _upscaled(rows, decoder.upscale_conv1) + _for_each(images.fine, n)
     twice = F.gelu(F.layer_norm(twice, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
     four_times = F.gelu(_upscaled(twice, decoder.upscale_conv2) + _for_each(images.finer, n))
-    masks = four_times.view(n, -1, heads.shape[-1]) @ heads.to(rows.dtype).transpose(1, 2)
+    masks = _product(four_times.view(n, -1, heads.shape[-1]), heads.to(rows.dtype).transpose(1, 2))
     nested = masks.view(n, height, width, 2, 2, 2, 2, M)
     return nested.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(n, M, 4 * height, 4 * width)
 
