@@ -1,8 +1,9 @@
 """samtune beside its peers: the same work, in the same run, in turns. `make bench` runs it.
 
     python benchmarks/peers.py --out build/bench/peers.json [--quick] [--rounds 5] [--pictures 12] [--threads 0]
+                               [--device cpu]
 
-SAM 2.1 tiny with random weights, drawn JPEG pictures of 1024 x 1024 pixels, on the CPU. The contestants:
+SAM 2.1 tiny with random weights, drawn JPEG pictures of 1024 x 1024 pixels, on the CPU or a GPU. The contestants:
 
     script    the widely used short training script, on the official `sam2` package (side_sam2.py)
     recipe    transformers, the encoder run in each step (side_transformers.py)
@@ -55,6 +56,7 @@ class Plan:
         turns: turns of ten steps samtune makes in a round with one object a step.
         evaluated: pictures whose objects are asked for.
         threads: of each contestant; 0 leaves the choice to PyTorch.
+        device: `cpu` or `cuda`.
     """
 
     rounds: int
@@ -62,6 +64,7 @@ class Plan:
     turns: int
     evaluated: int
     threads: int
+    device: str = "cpu"
 
 
 @dataclass
@@ -187,7 +190,9 @@ class Contest:
         return self._contestant("side_samtune.py", "tune", images, objects)
 
     def _contestant(self, script: str, *arguments: object) -> Contestant:
-        return Contestant(script, self.work, *arguments, log=self.log, threads=self.plan.threads)
+        return Contestant(
+            script, self.work, *arguments, log=self.log, threads=self.plan.threads, device=self.plan.device
+        )
 
 
 def _wait_for(*contestants: Contestant) -> None:
@@ -231,7 +236,7 @@ def verdicts(found: Measured) -> list[Verdict]:
     )
     script = STEPS * found.step("1 x 1", "script")
     evaluated = {who: evaluation_time(answers) for who, answers in found.evaluation.items()}
-    floor = found.gflop["4 x 4"]["samtune"] / rate(found.machine, "fp32", found.machine["threads"])
+    floor = found.gflop["4 x 4"]["samtune"] / bounding_rate(found.machine)["gflops"]
     step = found.step("4 x 4", "samtune")
     above = {who: memory["peak"] - memory["before"] for who, memory in found.memory.items()}
     return [
@@ -258,7 +263,13 @@ def verdicts(found: Measured) -> list[Verdict]:
             evaluated["samtune, encoding"],
             evaluated["samtune, cached"],
         ),
-        Verdict("4 x 4 step over the compute bound (fp32, all threads)", floor, step, step / floor, _target("bound")),
+        Verdict(
+            f"4 x 4 step over the compute bound ({_said(bounding_rate(found.machine))})",
+            floor,
+            step,
+            step / floor,
+            _target("bound"),
+        ),
         Verdict(
             "memory of a 1 x 16 step above the loaded model, against transformers, cached",
             above["cached"],
@@ -275,9 +286,16 @@ def evaluation_time(answers: Sequence[dict[str, float]]) -> float:
     return EVALUATED / objects * (median(answer["embed"] for answer in answers) + median(a["ask"] for a in answers))
 
 
-def rate(machine: dict[str, Any], dtype: str, threads: int) -> float:
-    """1e9 operations a second."""
-    return next(one["gflops"] for one in machine["rates"] if (one["dtype"], one["threads"]) == (dtype, threads))
+def bounding_rate(machine: dict[str, Any]) -> dict[str, Any]:
+    """The rate of matrix products that steps are held to: fp32 with all threads, on a GPU bf16."""
+    wanted = ("fp32", machine["threads"]) if machine.get("device", "cpu") == "cpu" else ("bf16", 0)
+    return next(one for one in machine["rates"] if (one["dtype"], one["threads"]) == wanted)
+
+
+def _said(rate: dict[str, Any]) -> str:
+    """What a rate is of: `fp32, 2 threads`, or `bf16` on a GPU."""
+    threads = rate["threads"]
+    return f"{rate['dtype']}, {threads} thread{'s' * (threads > 1)}" if threads else rate["dtype"]
 
 
 def _faster(what: str, theirs: float, ours: float, target: str = "") -> Verdict:
@@ -292,12 +310,7 @@ def _target(name: str) -> str:
 def report(found: Measured, plan: Plan) -> list[str]:
     """Everything measured, in words."""
     machine = found.machine
-    counts = sorted({1, machine["threads"]})
-    rates = "; ".join(
-        f"{dtype} {rate(machine, dtype, count):.3g} with {count} thread{'s' * (count > 1)}"
-        for dtype in ("fp32", "bf16")
-        for count in counts
-    )
+    rates = "; ".join(f"{one['gflops']:.3g} ({_said(one)})" for one in machine["rates"])
     return [
         f"machine    {machine['name']}, {machine['threads']} of {machine['cores']} cores, load {machine['load']:.2f}",
         f"GFLOP/s    {rates} (matrix products, the best measured)",
@@ -306,7 +319,7 @@ def report(found: Measured, plan: Plan) -> list[str]:
         *table(
             ("images x objects", "contestant", "a step", "per prompt", "GFLOP", "over bound", "n"), _step_rows(found)
         ),
-        "over bound: a step's time over the time its own matrix products take at the fp32 rate of all threads;",
+        f"over bound: a step's time over its own matrix products' at the rate of {_said(bounding_rate(machine))};",
         "medians of n figures, each of a step (samtune: of ten steps), taken in turns",
         "",
         f"encoding and storing a picture {seconds(median(found.encode[1:]))}, finding it again "
@@ -331,7 +344,7 @@ def _turns(found: Measured) -> int:
 
 
 def _step_rows(found: Measured) -> list[tuple[str, ...]]:
-    gflops = rate(found.machine, "fp32", found.machine["threads"])
+    gflops = bounding_rate(found.machine)["gflops"]
     rows: list[tuple[str, ...]] = []
     for setting, contestants in found.steps.items():
         images, objects = map(int, setting.split(" x "))
@@ -375,6 +388,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant in each setting")
     parser.add_argument("--pictures", type=int, default=12, help="pictures to train on, at least 4")
     parser.add_argument("--threads", type=int, default=0, help="threads of each contestant; 0: PyTorch's choice")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where everybody computes")
     parser.add_argument("--quick", action="store_true", help="one round, few pictures: does it run at all?")
     arguments = parser.parse_args()
     plan = Plan(
@@ -383,6 +397,7 @@ def main() -> None:
         turns=1 if arguments.quick else max(2, -(-10 // arguments.rounds)),
         evaluated=1 if arguments.quick else 3,
         threads=arguments.threads,
+        device=arguments.device,
     )
     if plan.rounds < 1 or plan.pictures < 4:
         parser.error("--rounds must be at least 1 and --pictures at least 4")

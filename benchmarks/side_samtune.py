@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from transformers import Sam2Model
 
-from contest import memory_peak, serve
+from contest import DEVICE, memory_peak, serve, wait
 from samtune.bench.machine import look_at
 from samtune.bench.measure import embed_all, set_up
 from samtune.bench.turns import Turns
@@ -67,7 +67,7 @@ class Tuning:
     """A run with a few real steps at a time."""
 
     def __init__(self, work: Path, images: int, objects: int) -> None:
-        self.config = BenchConfig(model=str(work / "model"), device="cpu")
+        self.config = BenchConfig(model=str(work / "model"), device=DEVICE)
         self.out = Path(tempfile.mkdtemp(dir=work, prefix="run-"))
         self.run = set_up(Dataset.open(work / "dataset"), self.config, self.out / "run", images=images, objects=objects)
         self.turns = Turns(self.run)
@@ -75,7 +75,7 @@ class Tuning:
 
     def machine(self) -> dict[str, Any]:
         """What the machine's matrix products reach."""
-        return look_at().to_json()
+        return look_at(DEVICE).to_json()
 
     def encode(self, count: int) -> list[float]:
         """Seconds of some images from the file through the encoder into the cache; fewer where no more are left."""
@@ -83,6 +83,7 @@ class Tuning:
         for image in itertools.islice(self.cold, count):
             started = time.perf_counter()
             self.run.embed([View(image)])
+            wait()
             found.append(time.perf_counter() - started)
         return found
 
@@ -96,7 +97,7 @@ class Tuning:
 
     def step_flops(self) -> float:
         """Operations of a step."""
-        return self.turns.count_flops()
+        return self.turns.count().flops
 
     def memory(self, turns: int) -> dict[str, int]:
         """Memory of the run once it is set up, and at its highest during some turns of ten steps."""

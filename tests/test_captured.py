@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from samtune.config import OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
 from samtune.training.batches import FILL, OBJECT
@@ -117,7 +119,46 @@ def test_a_cpu_takes_batches_as_they_come(start):
     assert not isinstance(learner(start()), RecordedSteps)
 
 
+class HostValues(TorchDispatchMode):
+    """Notes every operation that brings a value from the host to the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        tensors = [value for value in tree_leaves((args, kwargs, result)) if isinstance(value, torch.Tensor)]
+        lifted = operation is torch.ops.aten.lift_fresh.default
+        if lifted or len({tensor.device.type for tensor in tensors}) > 1:
+            self.seen.append(str(operation))
+        return result
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_what_is_recorded_reads_no_value_and_takes_none_from_the_host(start, policy):
+    """On tensors without storage: reading a value raises there, as it would break a recording."""
+    run = start(prompts=policy, trainable=TrainableConfig(train="decoder+prompt-encoder"))
+    grid = run.batches[0].grid(8)
+    embeddings, grid = run.embed_step(grid).to("meta"), grid.to("meta")
+    run.model.to("meta")
+    run.device = torch.device("meta")
+    with HostValues() as host:
+        figures = learn_from(run, embeddings, grid)
+    assert host.seen == []
+    assert all(value.is_meta and value.dim() == 0 for value in figures.values())
+    assert any(parameter.grad is not None for parameter in run.model.mask_decoder.parameters())
+
+
+def test_a_value_from_the_host_would_be_noticed():
+    with HostValues() as host:
+        torch.zeros(2, device="meta") + torch.tensor([1.0, 2.0], device="meta")
+        torch.zeros(2, device="meta")[torch.tensor([0])]
+    assert len(host.seen) >= 2
+
+
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 class TestOnAGpu:
     """Recorded steps against the same steps unrecorded, and nothing in them waits."""
 

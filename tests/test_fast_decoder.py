@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samtune.model import decoder, fast_decoder
+from samtune.model.decoder import DecoderOutput
 from samtune.model.embeddings import ImageEmbeddings
-from samtune.prompts import PromptBatch
+from samtune.prompts import PADDING, PromptBatch
 from tests.tiny import TINY_SIZE, tiny_config, tiny_sam2
 
 CHANNELS = tiny_config().mask_decoder_config.hidden_size
@@ -47,9 +48,9 @@ def answers_and_gradients(decode, model, embeddings, prompts, index):
     return output, gradients
 
 
-def assert_equal_decoders(model, embeddings, prompts, index):
+def assert_equal_decoders(model, embeddings, prompts, index, decode=fast_decoder.decode):
     plain, expected = answers_and_gradients(decoder.decode, model, embeddings, prompts, index)
-    fast, gradients = answers_and_gradients(fast_decoder.decode, model, embeddings, prompts, index)
+    fast, gradients = answers_and_gradients(decode, model, embeddings, prompts, index)
     for name in ("masks", "iou_scores", "object_score_logits"):
         torch.testing.assert_close(getattr(fast, name), getattr(plain, name), atol=1e-5, rtol=1e-5)
     scale = max(float(gradient.norm()) for gradient in expected.values())
@@ -79,6 +80,32 @@ def test_any_mixture_of_prompts_and_images(learning, kinds, seed):
     prompts = PromptBatch.cat([random_prompt(kind, clicks, masked, generator) for kind, clicks, masked, _ in kinds])
     index = torch.tensor([image for *_, image in kinds])
     assert_equal_decoders(learning, embeddings, prompts, index)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(st.lists(st.lists(prompt_kinds, max_size=4), min_size=1, max_size=3), st.booleans(), st.integers(0, 2**31))
+def test_a_grid_of_prompts_and_padding(learning, images, masked, seed):
+    """The grid's answers to real prompts, and their gradients, are those of the prompts by themselves."""
+    generator = torch.Generator().manual_seed(seed)
+    each = max(1, *map(len, images))
+    padding = PromptBatch(torch.zeros(1, 1, 2), torch.full((1, 1), PADDING))
+    if masked:
+        padding = padding.with_masks(torch.zeros(1, 1, TINY_SIZE // 4, TINY_SIZE // 4))
+    rows = []
+    for kinds in images:
+        rows += [random_prompt(kind, clicks, masked, generator) for kind, clicks, *_ in kinds]
+        rows += [padding] * (each - len(kinds))
+    grid = PromptBatch.cat(rows)
+    real = torch.tensor([place < len(kinds) for kinds in images for place in range(each)])
+    index = torch.arange(len(images)).repeat_interleave(each)
+
+    def on_the_grid(model, embeddings, prompts, index):
+        output = fast_decoder.decode_grid(model, embeddings, grid)
+        return DecoderOutput(*(getattr(output, name)[real] for name in DecoderOutput.__dataclass_fields__))
+
+    if real.any():
+        embeddings = random_embeddings(len(images), generator)
+        assert_equal_decoders(learning, embeddings, grid.select(real), index[real], on_the_grid)
 
 
 def test_both_ways_through_attention_are_taken(learning):

@@ -269,8 +269,7 @@ def predictor(model: Path | str, *, device: str = "auto") -> Predictor:
     """A model ready to answer prompts; see `inference.predictor`."""
     from samtune.inference.predictor import Predictor
     from samtune.model.load import load_model
-    from samtune.model.precision import choose_device
-    from samtune.model.process import settle
+    from samtune.model.precision import choose_device, settle
 
     chosen = choose_device(device)
     settle(chosen)

@@ -122,6 +122,11 @@ class LossConfig(Config):
     bce: float = Field(
         default=0.0, ge=0.0, description="Weight of a balanced cross-entropy on masks, for training from scratch."
     )
+    area_bce: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="Weight of a cross-entropy on masks that is divided by the mask's area; for small objects.",
+    )
 
 
 class OptimizerConfig(Config):
@@ -317,6 +322,9 @@ class PretrainConfig(Config):
         default=None, description="A model to start from, such as nano, instead of random weights."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute.")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto", description="Arithmetic; auto takes bf16 where the hardware has units for it."
+    )
     scenes: int = Field(default=4000, ge=1, description="Scenes to draw before training.")
     scene_size: int = Field(default=512, ge=64, description="Side of the drawn scenes, in pixels.")
     held_out: int = Field(default=40, ge=1, description="Further scenes that only measure.")

@@ -264,12 +264,12 @@ def _collection(rng: np.random.Generator, canvas: Canvas) -> None:
             shape = _pick(rng, _CONVEX)(rng).placed((x, y), radius, *_turn(rng))
             canvas.paint(rng, shape, style, canvas.add("shape"))
         else:
-            maker = (_plain, _with_parts, _plant)[rng.integers(3)]
+            maker = (_plain, _with_parts, _plant, _framed, _potted)[rng.integers(5)]
             maker(rng, canvas, (x, y), radius, style)
 
 
 _LAYOUTS = (_still_life, _scattering, _packing, _dead_leaves, _collection)
-_LAYOUT_WEIGHTS = (0.3, 0.2, 0.1, 0.15, 0.25)
+_LAYOUT_WEIGHTS = (0.22, 0.2, 0.13, 0.05, 0.4)
 
 
 # Objects: a shape or several, with parts.
@@ -340,8 +340,15 @@ def _framed(rng: np.random.Generator, canvas: Canvas, center: tuple[float, float
         canvas.paint(rng, ring.placed(place, radius, angle, aspect), style, frame)
 
 
-_MAKERS: tuple[Maker, ...] = (_plain, _with_parts, _plant, _framed)
-_MAKER_WEIGHTS = (0.46, 0.2, 0.2, 0.14)
+def _potted(rng: np.random.Generator, canvas: Canvas, center: tuple[float, float], radius: float, style: Style) -> None:
+    """A branched object on a compact one, as a plant on its pot: two objects, neither a part of the other."""
+    pot = _pick(rng, _CONVEX)(rng).placed(center, radius * rng.uniform(0.5, 1.0), *_turn(rng, flat=0.6))
+    canvas.paint(rng, pot, style, canvas.add("pot"))
+    _plant(rng, canvas, center, radius * rng.uniform(0.6, 1.3), _random_style(rng, canvas))
+
+
+_MAKERS: tuple[Maker, ...] = (_plain, _with_parts, _plant, _framed, _potted)
+_MAKER_WEIGHTS = (0.5, 0.16, 0.14, 0.14, 0.06)
 
 
 def _pick_maker(rng: np.random.Generator) -> Maker:
@@ -478,9 +485,10 @@ def _hollow(rng: np.random.Generator) -> Outline:
 
 _CONVEX: tuple[Shape, ...] = (_ellipse, _superellipse, _polygon, _blob)
 _SHAPES: tuple[Shape, ...] = (
-    *(_ellipse, _superellipse, _superellipse, _polygon, _polygon, _blob, _blob, _blob),
-    *(_star, _leaf, _leaf, _tube, _tube, _crescent, _cluster, _cluster, _hollow),
+    *((_ellipse, _superellipse, _polygon, _blob) * 4),
+    *(_star, _leaf, _leaf, _tube, _crescent, _cluster, _hollow),
 )
+"""What people annotate is compact more often than not; a model that has seen it otherwise leaves too much of a box."""
 
 
 def _pick(rng: np.random.Generator, shapes: Sequence[Shape]) -> Shape:
@@ -544,7 +552,20 @@ def _rasterise(outline: Outline, size: int) -> tuple[ByteArray, int, int] | None
 
 def _new_canvas(rng: np.random.Generator, size: int) -> Canvas:
     textures = [_texture(rng, size) for _ in range(_TEXTURES)]
-    return Canvas(_background(rng, size, textures), textures)
+    canvas = Canvas(_background(rng, size, textures), textures)
+    if rng.random() < 0.25:
+        _clutter(rng, canvas)
+    return canvas
+
+
+def _clutter(rng: np.random.Generator, canvas: Canvas) -> None:
+    """A background full of things out of focus, which nobody annotates."""
+    largest = canvas.size * rng.uniform(0.06, 0.4)
+    for _ in range(rng.integers(5, 60)):
+        shape = _pick(rng, _SHAPES)(rng).placed(_somewhere(rng, canvas), largest * rng.uniform(0.2, 1), *_turn(rng))
+        canvas.paint(rng, shape, _random_style(rng, canvas), None)
+    sigma = canvas.size * _log_uniform(rng, 0.006, 0.04)
+    canvas.image = cv2.GaussianBlur(canvas.image, (0, 0), sigma).astype(np.float32)
 
 
 def _random_style(

@@ -27,15 +27,11 @@ from samtune.model.cache import CachedView, EmbeddingCache, parse_size, resident
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.model.encoder import encode
 from samtune.model.load import LoadedModel, load_model
-from samtune.model.precision import arithmetic, autocast, choose_device
+from samtune.model.precision import arithmetic, autocast, choose_device, settle
 from samtune.model.preprocess import to_model_input
-from samtune.model.process import settle
 from samtune.model.reading import ReadAhead
 
-_AT_ONCE_ON_A_GPU = 8
-"""Images that go through the encoder together on a GPU. A CPU takes one: more do not fit its caches."""
-_READ_AHEAD_ON_A_CPU = 1
-"""Images that are read while the encoder works on a CPU; on a GPU twice a batch, by half of the processors."""
+_BATCH_ON_A_GPU = 8
 _LOOK_AHEAD = 64
 """How many of the images to come are looked at for some that must be computed."""
 
@@ -62,6 +58,7 @@ class DatasetEmbeddings:
         cache: where embeddings are kept, or None: the encoder then runs every time, and gradients flow if it learns.
         device: where the encoder runs and the embeddings go.
         precision: what the encoder computes in, `no` (fp32) or `bf16`.
+        batch: images that go through the encoder together; 0 means 8 on a GPU, else one, since more do not fit caches.
     """
 
     dataset: Dataset
@@ -69,6 +66,7 @@ class DatasetEmbeddings:
     cache: EmbeddingCache | None
     device: torch.device
     precision: str
+    batch: int = 0
 
     @staticmethod
     def open(
@@ -98,10 +96,11 @@ class DatasetEmbeddings:
         if not now:
             return self._from_cache(views)
         later = [view for view in self.missing(list(dict.fromkeys(islice(then, _LOOK_AHEAD)))) if view not in now]
-        self._pixels.ahead([*list(now)[1:], *later])
-        if self.cache is None:
-            return self._encode(torch.stack([self._pixels(view) for view in views]))
-        together = later[: max(0, self._at_once - len(now))]
+        self._pixels.ahead([*now, *later])
+        if self.cache is None:  # as many at once as for the cache: then the numbers are the same, not only nearly
+            parts = [views[start : start + self.at_once] for start in range(0, len(views), self.at_once)]
+            return ImageEmbeddings.cat([self._encode(torch.stack([self._pixels(view) for view in p])) for p in parts])
+        together = later[: max(0, self.at_once - len(now))]
         return self._from_cache([*views, *together])[: len(views)]
 
     def _from_cache(self, views: Sequence[View]) -> ImageEmbeddings:
@@ -115,7 +114,7 @@ class DatasetEmbeddings:
             self._encode,
             device=self.device,
             dtype=torch.bfloat16 if self.precision == "bf16" else torch.float32,
-            batch=self._at_once,
+            batch=self.at_once,
         )
 
     def missing(self, views: Sequence[View]) -> list[View]:
@@ -133,14 +132,15 @@ class DatasetEmbeddings:
             return encode(self.loaded.model, pixels.to(self.device))
 
     @property
-    def _at_once(self) -> int:
-        return 1 if self.device.type == "cpu" else _AT_ONCE_ON_A_GPU
+    def at_once(self) -> int:
+        """How many images go through the encoder together."""
+        return self.batch or (1 if self.device.type == "cpu" else _BATCH_ON_A_GPU)
 
     @cached_property
     def _pixels(self) -> ReadAhead[View]:
-        if self.device.type == "cpu":
-            return ReadAhead(self._read, threads=1, most=_READ_AHEAD_ON_A_CPU)
-        return ReadAhead(self._read, threads=max(1, (os.cpu_count() or 1) // 2), most=2 * _AT_ONCE_ON_A_GPU)
+        """On a CPU one thread reads, since the encoder needs the others; for a GPU half of the processors do."""
+        threads = 1 if self.device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2)
+        return ReadAhead(self._read, threads=threads, most=2 * self.at_once)
 
     def _read(self, view: View) -> Tensor:
         image = self.dataset.read_image(view.image)
@@ -220,15 +220,16 @@ def _open(dataset: Dataset, config: EmbedConfig) -> DatasetEmbeddings:
     settle(device)
     loaded = load_model(config.model, device=device)
     loaded.model.requires_grad_(False)
-    return DatasetEmbeddings.open(dataset, loaded, config, device, arithmetic(config.precision, device))
+    precision = arithmetic(config.precision, device, loaded.image_size)
+    return DatasetEmbeddings.open(dataset, loaded, config, device, precision)
 
 
 def _in_batches(source: DatasetEmbeddings, views: Sequence[View]) -> Iterator[int]:
     """Make the embeddings in this process; yields how many are done, batch by batch."""
-    size = 1 if source.device.type == "cpu" else _AT_ONCE_ON_A_GPU
+    size = source.at_once
     for start in range(0, len(views), size):
         some = views[start : start + size]
-        source(some, then=views[start + size :])
+        source(some, then=views[start + size : start + size + _LOOK_AHEAD])
         yield len(some)
 
 

@@ -32,7 +32,7 @@ from transformers.models.sam2.modeling_sam2 import (
 
 from samtune.model import embeddings
 from samtune.model.embeddings import ImageEmbeddings
-from samtune.model.process import products_by_onednn
+from samtune.model.products import products_by_onednn
 
 STRIP = 8192
 """Pixels of a strip, about: few enough for a processor's cache, enough for efficient matrix products."""

@@ -1,6 +1,6 @@
 """Pictures read, decoded and resized in threads, ahead of the encoder that wants them.
 
-What comes out is what reading at once would give; only the waiting is gone. See docs/decisions/0054.
+What comes out is what reading at once would give; only the waiting is gone. See docs/decisions/0055.
 """
 
 from __future__ import annotations

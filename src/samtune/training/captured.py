@@ -6,7 +6,7 @@ batch (`Batch.draws`); the optimizer stays outside. Recorded are prompts, decode
 rounds: everything in `learn_from`, which reads no value back.
 
 Source of the rules: PyTorch's notes on CUDA graphs ("Whole-network capture", "Graph memory management"). See
-docs/decisions/0053.
+docs/decisions/0054.
 """
 
 from __future__ import annotations
@@ -74,19 +74,22 @@ class RecordedSteps:
     def __call__(self, batch: Batch) -> Figures:
         """Set the gradients of one batch, and return its figures."""
         grid = gridded(self._run, batch)
-        if not self.is_recording:
-            return learn_on_grid(self._run, grid)
+        embeddings = self._run.embed_step(grid)
         shape = (len(grid.views), len(grid))
-        if shape not in self._recordings:
-            try:
-                inputs = StaticInputs(self._run.embed_step(grid), grid)
-                self._recordings[shape] = _Recording(self._run, inputs, self._stream, self._pool)
-            except RuntimeError as error:
-                _log.warning("steps are not recorded as CUDA graphs, and run slower: %s", error)
-                self.is_recording = False
-                self._run.optimizer.zero_grad(set_to_none=True)
-                return learn_on_grid(self._run, grid)
-        return self._recordings[shape].replay(self._run.embed_step(grid), grid)
+        if self.is_recording and shape not in self._recordings:
+            self._record(shape, StaticInputs(embeddings, grid))
+        if not self.is_recording:
+            return learn_from(self._run, embeddings, grid)
+        return self._recordings[shape].replay(embeddings, grid)
+
+    def _record(self, shape: tuple[int, int], inputs: StaticInputs) -> None:
+        try:
+            self._recordings[shape] = _Recording(self._run, inputs, self._stream, self._pool)
+        except RuntimeError as error:  # no memory for it, or a driver that cannot
+            _log.warning("steps are not recorded as CUDA graphs, and run slower: %s", error)
+            self.is_recording = False
+            self._recordings.clear()
+            self._run.optimizer.zero_grad(set_to_none=True)
 
 
 class StaticInputs:

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 from samtune.config import LossConfig
 from samtune.model.decoder import SINGLE_TOKEN, DecoderOutput
 
+_SMALLEST_AREA = 8.0
+"""In low-res pixels; smaller objects weigh less where the cross-entropy is divided by the area."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loss:
@@ -77,6 +80,10 @@ def tuning_loss(
         bce = balanced_cross_entropy(logits, target)
         mask_loss = mask_loss + config.bce * bce
         parts["bce"] = bce
+    if config.area_bce > 0:
+        area_bce = area_cross_entropy(logits, target)
+        mask_loss = mask_loss + config.area_bce * area_bce
+        parts["area_bce"] = area_bce
     best = mask_loss[:, SINGLE_TOKEN + 1 :].detach().argmin(1, keepdim=True) + SINGLE_TOKEN + 1
 
     def supervised(per_mask: Tensor) -> Tensor:
@@ -143,6 +150,18 @@ def balanced_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return (loss * inside).sum(2) / inside.sum(2).clamp(min=1) / 2 + (loss * outside).sum(2) / (
         outside.sum(2).clamp(min=1)
     ) / 2
+
+
+def area_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy summed over the picture and divided by an area: `[N, M]` from `[N, M, h, w]`.
+
+    A pixel on either side of the edge weighs the same, so that masks come out neither too small nor too large, and a
+    small object weighs as much as a large one. The area is the object's or the predicted mask's, whichever is larger:
+    divided by the object's alone, a few masks that are far too large would outshout all others.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, targets.expand_as(logits), reduction="none")
+    predicted = logits.detach().sigmoid().flatten(2).sum(2)
+    return loss.flatten(2).sum(2) / torch.maximum(predicted, targets.flatten(2).sum(2)).clamp(min=_SMALLEST_AREA)
 
 
 def hard_iou(predicted: Tensor, masks: Tensor) -> Tensor:

@@ -32,11 +32,14 @@ from transformers import Sam2Model
 from samtune.config import LossConfig, PretrainConfig, PretrainStage, PromptPolicy
 from samtune.data.scenes import random_scene
 from samtune.files import new_file, new_folder
-from samtune.model.decoder import DecoderOutput, decode, select_masks
+from samtune.model.allocator import keep_freed_memory
+from samtune.model.decoder import DecoderOutput, select_masks
 from samtune.model.embeddings import ImageEmbeddings, encode
+from samtune.model.fast_decoder import decode
 from samtune.model.layout import input_size
 from samtune.model.load import load_model
 from samtune.model.nano_config import untrained_nano
+from samtune.model.precision import arithmetic, autocast, choose_device
 from samtune.model.preprocess import MEAN, STD, upscale_masks
 from samtune.prompts import PromptBatch, background_prompts, correction_clicks, simulate_prompts
 from samtune.training.losses import Loss, binary, hard_iou, tuning_loss
@@ -50,8 +53,10 @@ BACKGROUND_CLICKS = 4
 
 _TIGHT = PromptPolicy.model_validate({"box": 0.6, "point": 0.4, "box_jitter": 0.0})
 _LOOSE = PromptPolicy.model_validate({"box": 0.6, "point": 0.4, "box_jitter": 0.1})
+_LOOSE_SHARE = 0.2
+"""Views with jittered boxes. More would teach that a box's edges cannot be trusted."""
 _HELD_OUT_SEED = 1_000_003
-_SMALLEST = 144
+_SMALLEST = 100
 """Smallest target, in visible input pixels."""
 
 
@@ -92,7 +97,9 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
         StorageError: the disk refused.
     """
     bank = draw_scenes(config)
-    device = torch.device(config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(config.device)
+    precision = arithmetic(config.precision, device)
+    keep_freed_memory(device)
     model = load_model(config.start).model if config.start else untrained_nano(config.seed)
     nn.Module.to(model, device).train().requires_grad_(True)
     parameters = dict(model.named_parameters())
@@ -105,7 +112,8 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
     for step, stage, progress in _schedule(config, done):
         set_input_size(model, stage.size)
         batch_loss = prompt_step if stage.subject == "prompts" else scene_step
-        loss, measured = batch_loss(model, bank, stage, _generator(config.seed, step))
+        with autocast(device, precision):
+            loss, measured = batch_loss(model, bank, stage, _generator(config.seed, step))
         optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -126,7 +134,11 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
 
 
 def set_input_size(model: Sam2Model, size: int) -> None:
-    """Let the model take pictures of another size: a multiple of 64 px. No weight changes."""
+    """Let the model take pictures of another size, a multiple of 64 px, and say so in its config. No weight changes."""
+    vision = model.config.vision_config
+    vision.backbone_config.image_size = [size, size]
+    vision.backbone_feature_sizes = [[size // stride] * 2 for stride in (4, 8, 16)]
+    model.config.prompt_encoder_config.image_size = size
     encoder = model.prompt_encoder
     encoder.image_embedding_size = (size // 16, size // 16)
     encoder.mask_input_size = (size // 4, size // 4)
@@ -203,7 +215,7 @@ def _second_round(
     rows = torch.nonzero(batch.targets.flatten(1).amax(1) > 0).squeeze(1)
     targets = batch.targets[rows]
     chosen = output.iou_scores[rows].argmax(1)
-    masks = output.masks[rows, chosen].detach()
+    masks = output.masks[rows, chosen].detach().float()
     points, labels = correction_clicks((masks > 0).cpu(), binary(targets).cpu(), _LOOSE, generator)
     points = points * LOW_RES + (LOW_RES - 1) / 2
     prompts = batch.prompts.select(rows).with_clicks(points.to(masks.device), labels.to(masks.device))
@@ -365,7 +377,7 @@ def _with_prompts(views: list[tuple[Tensor, Tensor, Tensor]], generator: torch.G
     targets: list[Tensor] = []
     index: list[Tensor] = []
     for number, (_, masks, occupied) in enumerate(views):
-        policy = _TIGHT if torch.rand(1, generator=generator) < 0.5 else _LOOSE
+        policy = _LOOSE if torch.rand(1, generator=generator) < _LOOSE_SHARE else _TIGHT
         found = [simulate_prompts(masks, _tight_boxes(masks), policy, generator)]
         beside = background_prompts(occupied, BACKGROUND_CLICKS, policy, generator)
         found += [beside] if beside is not None else []
@@ -402,12 +414,11 @@ def _generator(seed: int, step: int) -> torch.Generator:
 
 @torch.no_grad()
 def measure(model: Sam2Model, bank: SceneBank, held_out: int) -> dict[str, float]:
-    """Mean IoU on whole held-out scenes at the model's own input size, for tight boxes and clicks at the deepest pixel.
+    """Mean IoU on whole held-out scenes at the input size of the stage, for tight boxes and clicks at the deepest pixel.
 
     The masks are those a user gets: one for a box, the best by predicted IoU of three for a click.
     """
     size, device = input_size(model), model.device
-    set_input_size(model, size)
     policy = _TIGHT.model_copy(update={"point_at": "center"})
     ious: dict[str, list[Tensor]] = {"held_out_box": [], "held_out_click": []}
     for number in range(held_out):

@@ -1,46 +1,13 @@
-"""What a process that computes on a CPU sets for itself: the C library's allocator, and the library that multiplies."""
+"""Which library multiplies fp32 matrices on a CPU."""
 
 from __future__ import annotations
 
-import ctypes
-import platform
-
 import torch
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
-"""Numbers of `mallopt`'s parameters, from glibc's malloc.h."""
-_NEVER = 2**31 - 1
-_STEP = 64 * 2**20
 _EXACT, _BY_ONEDNN = "highest", "medium"
 """Values of torch's `float32_matmul_precision`."""
 _ROUNDING = 1e-5
 """Error allowed to a product of fp32 matrices, relative to its largest value; bf16 factors make a hundredfold."""
-
-
-def settle(device: torch.device) -> None:
-    """Make this process ready to compute on `device`. It may be called again, for another device too."""
-    keep_freed_memory(device)
-    multiply_by_onednn(device)
-
-
-def keep_freed_memory(device: torch.device) -> bool:
-    """Let this process keep the memory it frees for its next allocations, instead of returning it to the system.
-
-    glibc maps large blocks afresh each time and hands them back when freed. The decoder allocates some hundred blocks
-    of megabytes per step, and the system then clears every page of them again: see docs/decisions/0051. The process
-    holds on to its peak in return.
-
-    Args:
-        device: where this process computes; on a GPU, whose memory PyTorch manages itself, nothing is done.
-
-    Returns:
-        Whether it was done; only glibc has the setting.
-    """
-    if device.type != "cpu" or platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
-        return False
-    library = ctypes.CDLL(None)
-    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _STEP))
-    return sum(library.mallopt(name, value) for name, value in settings) == len(settings)
 
 
 def multiply_by_onednn(device: torch.device) -> bool:
