@@ -23,12 +23,11 @@ from torch import Tensor
 from samtune.config import CacheConfig, EmbedConfig
 from samtune.data.table import Dataset, ImageEntry
 from samtune.data.workers import lost_workers
-from samtune.model.allocator import keep_freed_memory
 from samtune.model.cache import CachedView, EmbeddingCache, parse_size, resident_budget
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.model.encoder import encode
 from samtune.model.load import LoadedModel, load_model
-from samtune.model.precision import arithmetic, autocast, choose_device
+from samtune.model.precision import arithmetic, autocast, choose_device, settle
 from samtune.model.preprocess import to_model_input
 from samtune.model.reading import ReadAhead
 
@@ -98,8 +97,9 @@ class DatasetEmbeddings:
             return self._from_cache(views)
         later = [view for view in self.missing(list(dict.fromkeys(islice(then, _LOOK_AHEAD)))) if view not in now]
         self._pixels.ahead([*now, *later])
-        if self.cache is None:
-            return self._encode(torch.stack([self._pixels(view) for view in views]))
+        if self.cache is None:  # as many at once as for the cache: then the numbers are the same, not only nearly
+            parts = [views[start : start + self.at_once] for start in range(0, len(views), self.at_once)]
+            return ImageEmbeddings.cat([self._encode(torch.stack([self._pixels(view) for view in p])) for p in parts])
         together = later[: max(0, self.at_once - len(now))]
         return self._from_cache([*views, *together])[: len(views)]
 
@@ -109,7 +109,12 @@ class DatasetEmbeddings:
         entries = [self._entry(view) for view in views]
         view_of = dict(zip(entries, views, strict=True))
         return self.cache.get_or_encode(
-            entries, lambda entry: self._pixels(view_of[entry]), self._encode, device=self.device, batch=self.at_once
+            entries,
+            lambda entry: self._pixels(view_of[entry]),
+            self._encode,
+            device=self.device,
+            dtype=torch.bfloat16 if self.precision == "bf16" else torch.float32,
+            batch=self.at_once,
         )
 
     def missing(self, views: Sequence[View]) -> list[View]:
@@ -212,10 +217,11 @@ def _views(dataset: Dataset, config: EmbedConfig) -> list[View]:
 
 def _open(dataset: Dataset, config: EmbedConfig) -> DatasetEmbeddings:
     device = choose_device(config.device)
-    keep_freed_memory(device)
+    settle(device)
     loaded = load_model(config.model, device=device)
     loaded.model.requires_grad_(False)
-    return DatasetEmbeddings.open(dataset, loaded, config, device, arithmetic(config.precision, device))
+    precision = arithmetic(config.precision, device, loaded.image_size)
+    return DatasetEmbeddings.open(dataset, loaded, config, device, precision)
 
 
 def _in_batches(source: DatasetEmbeddings, views: Sequence[View]) -> Iterator[int]:

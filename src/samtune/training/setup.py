@@ -24,13 +24,12 @@ from samtune.data.table import Dataset, ImageEntry
 from samtune.errors import ModelError
 from samtune.files import write_json
 from samtune.inference.predictor import EmbeddedImage, Predictor
-from samtune.model.allocator import keep_freed_memory
 from samtune.model.dataset_embeddings import DatasetEmbeddings, View
 from samtune.model.decoder import DecoderOutput
 from samtune.model.decoders import DECODERS
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.model.load import LoadedModel, load_model, save_model
-from samtune.model.precision import arithmetic, autocast, choose_device
+from samtune.model.precision import arithmetic, autocast, choose_device, settle
 from samtune.model.trainable import Trainable, merged, parameter_groups, save_adapter, select_trainable
 from samtune.prompts import PromptBatch
 from samtune.training.batches import Batch, Sampling, TrainingBatches
@@ -205,10 +204,10 @@ def resumed(path: Path) -> Run:
 def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
     dataset = Dataset.open(path)
     device = choose_device(config.device)
-    precision = arithmetic(config.precision, device)
     accelerator = _processes(device)
-    keep_freed_memory(device)
+    settle(device)
     loaded = load_model(config.model, device=device)
+    precision = arithmetic(config.precision, device, loaded.image_size)
     trainable = select_trainable(loaded.model, config.trainable, freeze_high_res_convs=config.cache, seed=config.seed)
     sampling = Sampling(
         mask_size=loaded.mask_size,
