@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: demo test install lint types layers check notebooks proofs fuzz parity bench bench-prepare real-sets lock clean
+.PHONY: demo test test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare real-sets lock clean
 
 demo: $(READY)  ## Make a dataset, tune the built-in model on it, judge it, write a report
 	$(BIN)/samtune demo --out demo
@@ -34,6 +34,9 @@ layers: $(READY)
 
 check: lint types layers test  ## All that must hold before a change lands
 
+test-gpu: $(READY)  ## The tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
 notebooks: $(READY)  ## Run both notebooks from start to end, in place
 	$(BIN)/python notebooks/run.py
 
@@ -46,8 +49,8 @@ fuzz: $(READY)  ## 10,000 damaged COCO files, new ones each time
 # The official package wants a torchvision that torch's CPU build does not have: hence --no-deps, and stand-ins.
 BENCH := build/bench/.ready
 
-bench: $(BENCH)  ## samtune beside its peers, in turns, on this machine; about ten minutes on two quiet cores
-	build/bench/bin/python benchmarks/peers.py --out build/bench/peers.json
+bench: $(BENCH)  ## samtune beside its peers, in turns; ten minutes on two quiet cores (BENCH_OPTIONS="--device cuda")
+	build/bench/bin/python benchmarks/peers.py --out build/bench/peers.json $(BENCH_OPTIONS)
 
 $(BENCH): requirements.lock pyproject.toml tests/parity/requirements.txt
 	$(PYTHON) -m venv build/bench

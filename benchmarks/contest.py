@@ -19,6 +19,8 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 HERE = Path(__file__).resolve().parent
+DEVICE = os.environ.get("SAMTUNE_BENCH_DEVICE", "cpu")
+"""Where a contestant computes, `cpu` or `cuda`: set by who started it."""
 
 
 class Contestant:
@@ -29,12 +31,13 @@ class Contestant:
         arguments: for it.
         log: file that takes what it prints.
         threads: it may use; 0 leaves the choice to PyTorch.
+        device: where it computes, `cpu` or `cuda`.
     """
 
-    def __init__(self, script: str, *arguments: object, log: Path, threads: int = 0) -> None:
+    def __init__(self, script: str, *arguments: object, log: Path, threads: int = 0, device: str = "cpu") -> None:
         self.name = " ".join([script, *map(str, arguments)])
         self._log = log
-        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "SAMTUNE_BENCH_DEVICE": device}
         if threads:
             environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         with log.open("a") as errors:
@@ -103,8 +106,17 @@ def timed(work: Callable[[], object], count: int) -> list[float]:
     for _ in range(count):
         started = time.perf_counter()
         work()
+        wait()
         found.append(time.perf_counter() - started)
     return found
+
+
+def wait() -> None:
+    """Until a GPU has done what it was told."""
+    if DEVICE == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
 
 
 def flops(work: Callable[[], object]) -> float:
@@ -117,11 +129,18 @@ def flops(work: Callable[[], object]) -> float:
 
 
 def memory_peak(work: Callable[[], object]) -> dict[str, int]:
-    """Resident memory of this process in bytes: before some work, and at its highest while it runs.
+    """Resident memory of this process in bytes: before some work, and at its highest while it runs; the GPU's, on one.
 
     On Linux the high-water mark is set back before the work, so that an earlier, higher one (of loading, or inherited
     from the process that started this one) does not count. Elsewhere it is `ru_maxrss`, which cannot be set back.
     """
+    if DEVICE == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return {"before": before, "peak": torch.cuda.max_memory_allocated()}
     status = Path("/proc/self/status")
     if not status.exists():
         unit = 1 if sys.platform == "darwin" else 1024

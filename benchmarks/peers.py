@@ -1,13 +1,15 @@
 """samtune beside its peers: the same work, in the same run, in turns. `make bench` runs it.
 
     python benchmarks/peers.py --out build/bench/peers.json [--quick] [--rounds 5] [--pictures 12] [--threads 0]
+                               [--device cpu]
 
-SAM 2.1 tiny with random weights, drawn JPEG pictures of 1024 x 1024 pixels, on the CPU. The contestants:
+SAM 2.1 tiny with random weights, drawn JPEG pictures of 1024 x 1024 pixels, on the CPU or a GPU. The contestants:
 
     script    the widely used short training script, on the official `sam2` package (side_sam2.py)
     recipe    transformers, the encoder run in each step (side_transformers.py)
     cached    the same with `image_embeddings=` passed in, kept in memory
-    samtune   real runs: `training.loop` with its defaults, the cache on disk, once filled from the pictures
+    samtune   real runs: `training.loop` with its defaults, the cache on disk, once filled from the pictures;
+              where it chooses bf16 by itself, steps in fp32 beside it (`samtune, fp32`)
 
 In each round every contestant makes a few steps; medians over the rounds count, so that other work on the machine
 falls on all alike. Ratios stand beside the targets they were set; nothing is asserted.
@@ -35,6 +37,7 @@ from samtune.bench.report import duration, run_time, seconds, table
 STEPS, PICTURES, EVALUATED = 3000, 200, 10_000
 """The run, and the evaluation, that are extrapolated."""
 MEMORY_OBJECTS = 16
+IN_FP32 = "samtune, fp32"
 TARGETS = {
     "first run": (15.0, "at least"),
     "second run": (40.0, "at least"),
@@ -55,6 +58,7 @@ class Plan:
         turns: turns of ten steps samtune makes in a round with one object a step.
         evaluated: pictures whose objects are asked for.
         threads: of each contestant; 0 leaves the choice to PyTorch.
+        device: `cpu` or `cuda`.
     """
 
     rounds: int
@@ -62,14 +66,20 @@ class Plan:
     turns: int
     evaluated: int
     threads: int
+    device: str = "cpu"
 
 
 @dataclass
 class Measured:
-    """Everything measured, in seconds, 1e9 operations and bytes."""
+    """Everything measured, in seconds, 1e9 operations and bytes.
+
+    `precision` is what samtune chose, `fp32` or `bf16`; `encode_fp32` is empty where it chose fp32.
+    """
 
     machine: dict[str, Any] = field(default_factory=dict)
+    precision: str = "fp32"
     encode: list[float] = field(default_factory=list)
+    encode_fp32: list[float] = field(default_factory=list)
     look: list[float] = field(default_factory=list)
     steps: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     gflop: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -122,6 +132,7 @@ class Contest:
             _wait_for(ours, script)
             say("the machine's matrix products")
             machine = ours.ask("machine")
+            self.found.precision = ours.ask("precision")
             script.ask("steps", count=1)
             script_steps: list[float] = []
             say("encoding")
@@ -136,18 +147,23 @@ class Contest:
     def _setting(self, setting: str, shares: dict[str, int]) -> None:
         """Rounds of one setting; the first steps of each contestant warm up and count operations."""
         images, objects = map(int, setting.split(" x "))
+        if self.found.precision != "fp32":
+            shares |= {IN_FP32: shares["samtune"]}
         with ExitStack() as stack:
             contestants = {who: stack.enter_context(self._start(who, images, objects)) for who in shares}
             _wait_for(*contestants.values())
             if setting == "1 x 8":
                 self.found.look = contestants["samtune"].ask("look")
+            if setting == "1 x 1" and IN_FP32 in contestants:
+                say("encoding in fp32")
+                self.found.encode_fp32 = contestants[IN_FP32].ask("look")
             say(f"{setting}: counting operations")
             self.found.gflop[setting] = {who: one.ask("flops") / 1e9 for who, one in contestants.items()}
             times: dict[str, list[float]] = {who: [] for who in contestants}
             for turn in range(self.plan.rounds):
                 say(f"{setting}: round {turn + 1} of {self.plan.rounds}")
                 for who, one in contestants.items():
-                    share = {"turns" if who == "samtune" else "count": shares[who]}
+                    share = {"turns" if who.startswith("samtune") else "count": shares[who]}
                     times[who] += one.ask("steps", **share)
         self.found.steps[setting] = times
 
@@ -177,17 +193,19 @@ class Contest:
             self.found.memory["samtune"] = ours.ask("memory", turns=1)
 
     def _start(self, who: str, images: int, objects: int) -> Contestant:
-        if who == "samtune":
-            return self._samtune(images, objects)
+        if who.startswith("samtune"):
+            return self._samtune(images, objects, "fp32" if who == IN_FP32 else "auto")
         if who == "script":
             return self._contestant("side_sam2.py", objects)
         return self._contestant("side_transformers.py", who, images, objects)
 
-    def _samtune(self, images: int, objects: int) -> Contestant:
-        return self._contestant("side_samtune.py", "tune", images, objects)
+    def _samtune(self, images: int, objects: int, precision: str = "auto") -> Contestant:
+        return self._contestant("side_samtune.py", "tune", images, objects, precision)
 
     def _contestant(self, script: str, *arguments: object) -> Contestant:
-        return Contestant(script, self.work, *arguments, log=self.log, threads=self.plan.threads)
+        return Contestant(
+            script, self.work, *arguments, log=self.log, threads=self.plan.threads, device=self.plan.device
+        )
 
 
 def _wait_for(*contestants: Contestant) -> None:
@@ -231,7 +249,6 @@ def verdicts(found: Measured) -> list[Verdict]:
     )
     script = STEPS * found.step("1 x 1", "script")
     evaluated = {who: evaluation_time(answers) for who, answers in found.evaluation.items()}
-    floor = found.gflop["4 x 4"]["samtune"] / rate(found.machine, "fp32", found.machine["threads"])
     step = found.step("4 x 4", "samtune")
     above = {who: memory["peak"] - memory["before"] for who, memory in found.memory.items()}
     return [
@@ -258,7 +275,7 @@ def verdicts(found: Measured) -> list[Verdict]:
             evaluated["samtune, encoding"],
             evaluated["samtune, cached"],
         ),
-        Verdict("4 x 4 step over the compute bound (fp32, all threads)", floor, step, step / floor, _target("bound")),
+        *(_over_bound(found, who) for who in found.steps["4 x 4"] if who.startswith("samtune")),
         Verdict(
             "memory of a 1 x 16 step above the loaded model, against transformers, cached",
             above["cached"],
@@ -275,9 +292,25 @@ def evaluation_time(answers: Sequence[dict[str, float]]) -> float:
     return EVALUATED / objects * (median(answer["embed"] for answer in answers) + median(a["ask"] for a in answers))
 
 
-def rate(machine: dict[str, Any], dtype: str, threads: int) -> float:
-    """1e9 operations a second."""
-    return next(one["gflops"] for one in machine["rates"] if (one["dtype"], one["threads"]) == (dtype, threads))
+def bounding_rate(found: Measured, who: str) -> dict[str, Any]:
+    """The rate that a contestant's steps are held to: of its own arithmetic with all threads, on a GPU always bf16."""
+    machine = found.machine
+    is_cpu = machine.get("device", "cpu") == "cpu"
+    dtype = found.precision if is_cpu and who == "samtune" else "fp32" if is_cpu else "bf16"
+    wanted = (dtype, machine["threads"] if is_cpu else 0)
+    return next(one for one in machine["rates"] if (one["dtype"], one["threads"]) == wanted)
+
+
+def _over_bound(found: Measured, who: str) -> Verdict:
+    rate = bounding_rate(found, who)
+    floor, step = found.gflop["4 x 4"][who] / rate["gflops"], found.step("4 x 4", who)
+    return Verdict(f"4 x 4 step over the compute bound ({_said(rate)})", floor, step, step / floor, _target("bound"))
+
+
+def _said(rate: dict[str, Any]) -> str:
+    """What a rate is of: `fp32, 2 threads`, or `bf16` on a GPU."""
+    threads = rate["threads"]
+    return f"{rate['dtype']}, {threads} thread{'s' * (threads > 1)}" if threads else rate["dtype"]
 
 
 def _faster(what: str, theirs: float, ours: float, target: str = "") -> Verdict:
@@ -292,25 +325,22 @@ def _target(name: str) -> str:
 def report(found: Measured, plan: Plan) -> list[str]:
     """Everything measured, in words."""
     machine = found.machine
-    counts = sorted({1, machine["threads"]})
-    rates = "; ".join(
-        f"{dtype} {rate(machine, dtype, count):.3g} with {count} thread{'s' * (count > 1)}"
-        for dtype in ("fp32", "bf16")
-        for count in counts
-    )
+    rates = "; ".join(f"{one['gflops']:.3g} ({_said(one)})" for one in machine["rates"])
     return [
         f"machine    {machine['name']}, {machine['threads']} of {machine['cores']} cores, load {machine['load']:.2f}",
         f"GFLOP/s    {rates} (matrix products, the best measured)",
-        "work       SAM 2.1 tiny, random weights, fp32 unless samtune chooses otherwise; pictures of 1024 x 1024",
+        "work       SAM 2.1 tiny, random weights, pictures of 1024 x 1024; "
+        f"peers in fp32, samtune in {found.precision}",
         "",
         *table(
             ("images x objects", "contestant", "a step", "per prompt", "GFLOP", "over bound", "n"), _step_rows(found)
         ),
-        "over bound: a step's time over the time its own matrix products take at the fp32 rate of all threads;",
+        "over bound: a step's time over its own matrix products' at the rate of their arithmetic, above;",
         "medians of n figures, each of a step (samtune: of ten steps), taken in turns",
         "",
         f"encoding and storing a picture {seconds(median(found.encode[1:]))}, finding it again "
-        f"{seconds(median(found.look))} (medians of {len(found.encode) - 1} and {len(found.look)})",
+        f"{seconds(median(found.look))} (medians of {len(found.encode) - 1} and {len(found.look)})"
+        + (f"; encoding it in fp32 {seconds(median(found.encode_fp32[1:]))}" if found.encode_fp32 else ""),
         "",
         *table(("comparison", "theirs", "samtune", "ratio", "target"), [_verdict_row(one) for one in verdicts(found)]),
         f"runs: extrapolated from {len(found.encode)} pictures really encoded and {10 * _turns(found)} real steps of "
@@ -331,14 +361,13 @@ def _turns(found: Measured) -> int:
 
 
 def _step_rows(found: Measured) -> list[tuple[str, ...]]:
-    gflops = rate(found.machine, "fp32", found.machine["threads"])
     rows: list[tuple[str, ...]] = []
     for setting, contestants in found.steps.items():
         images, objects = map(int, setting.split(" x "))
         for who, times in contestants.items():
             step, gflop = median(times), found.gflop[setting][who]
             per_prompt = seconds(step / images / objects)
-            bound = f"{step * gflops / gflop:.2f} x"
+            bound = f"{step * bounding_rate(found, who)['gflops'] / gflop:.2f} x"
             rows.append((setting, who, seconds(step), per_prompt, f"{gflop:.1f}", bound, str(len(times))))
     return rows
 
@@ -375,6 +404,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant in each setting")
     parser.add_argument("--pictures", type=int, default=12, help="pictures to train on, at least 4")
     parser.add_argument("--threads", type=int, default=0, help="threads of each contestant; 0: PyTorch's choice")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where everybody computes")
     parser.add_argument("--quick", action="store_true", help="one round, few pictures: does it run at all?")
     arguments = parser.parse_args()
     plan = Plan(
@@ -383,6 +413,7 @@ def main() -> None:
         turns=1 if arguments.quick else max(2, -(-10 // arguments.rounds)),
         evaluated=1 if arguments.quick else 3,
         threads=arguments.threads,
+        device=arguments.device,
     )
     if plan.rounds < 1 or plan.pictures < 4:
         parser.error("--rounds must be at least 1 and --pictures at least 4")

@@ -1,7 +1,7 @@
 """samtune's side: real runs with their real settings, dataset, cache and loop.
 
     python side_samtune.py WORK draw PICTURES
-    python side_samtune.py WORK tune IMAGES OBJECTS
+    python side_samtune.py WORK tune IMAGES OBJECTS PRECISION
 
 `draw` makes what all contestants work on: pictures, masks, random weights of SAM 2.1 tiny in both layouts.
 """
@@ -15,12 +15,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from transformers import Sam2Model
 
-from contest import memory_peak, serve
+from contest import DEVICE, memory_peak, serve, wait
 from samtune.bench.machine import look_at
 from samtune.bench.measure import embed_all, set_up
 from samtune.bench.turns import Turns
@@ -35,6 +35,8 @@ from samtune.model.dataset_embeddings import View
 from samtune.model.layout import image_config
 from samtune.model.load import load_model, save_model
 from samtune.model.nano_config import reset_layers
+
+Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
 
 
 def draw(work: Path, pictures: int) -> None:
@@ -66,8 +68,8 @@ def _random_model() -> Sam2Model:
 class Tuning:
     """A run with a few real steps at a time."""
 
-    def __init__(self, work: Path, images: int, objects: int) -> None:
-        self.config = BenchConfig(model=str(work / "model"), device="cpu")
+    def __init__(self, work: Path, images: int, objects: int, precision: Precision = "auto") -> None:
+        self.config = BenchConfig(model=str(work / "model"), device=DEVICE, precision=precision)
         self.out = Path(tempfile.mkdtemp(dir=work, prefix="run-"))
         self.run = set_up(Dataset.open(work / "dataset"), self.config, self.out / "run", images=images, objects=objects)
         self.turns = Turns(self.run)
@@ -75,7 +77,11 @@ class Tuning:
 
     def machine(self) -> dict[str, Any]:
         """What the machine's matrix products reach."""
-        return look_at().to_json()
+        return look_at(DEVICE).to_json()
+
+    def precision(self) -> str:
+        """What the run computes in, `fp32` or `bf16`."""
+        return "bf16" if self.run.precision == "bf16" else "fp32"
 
     def encode(self, count: int) -> list[float]:
         """Seconds of some images from the file through the encoder into the cache; fewer where no more are left."""
@@ -83,11 +89,12 @@ class Tuning:
         for image in itertools.islice(self.cold, count):
             started = time.perf_counter()
             self.run.embed([View(image)])
+            wait()
             found.append(time.perf_counter() - started)
         return found
 
     def look(self) -> list[float]:
-        """Seconds of each image from the cache, seen for the first time by this process."""
+        """Seconds of each image seen for the first time by this process: found in the cache, or encoded."""
         return embed_all(self.run)
 
     def steps(self, turns: int) -> list[float]:
@@ -96,7 +103,7 @@ class Tuning:
 
     def step_flops(self) -> float:
         """Operations of a step."""
-        return self.turns.count_flops()
+        return self.turns.count().flops
 
     def memory(self, turns: int) -> dict[str, int]:
         """Memory of the run once it is set up, and at its highest during some turns of ten steps."""
@@ -128,10 +135,11 @@ if __name__ == "__main__":
         draw(work, int(sys.argv[3]))
         serve({})
     else:
-        tuning = Tuning(work, int(sys.argv[3]), int(sys.argv[4]))
+        tuning = Tuning(work, int(sys.argv[3]), int(sys.argv[4]), cast(Precision, sys.argv[5]))
         serve(
             {
                 "machine": tuning.machine,
+                "precision": tuning.precision,
                 "encode": tuning.encode,
                 "look": tuning.look,
                 "steps": tuning.steps,

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Sam2Model
 
-from contest import memory_peak, serve, step_orders, timed
+from contest import DEVICE, memory_peak, serve, step_orders, timed
 
 SIZE, MASK_SIZE = 1024, 256
 EMBEDDED = 4
@@ -34,7 +34,7 @@ class Recipe:
     """The recipe's model, optimizer and step."""
 
     def __init__(self, work: Path, images: int, objects: int, embeddings: list[list[Tensor]] | None) -> None:
-        self.model = Sam2Model.from_pretrained(work / "model")
+        self.model = Sam2Model.from_pretrained(work / "model").to(DEVICE)
         for name, parameter in self.model.named_parameters():
             if name.startswith(("vision_encoder", "prompt_encoder")):
                 parameter.requires_grad_(False)
@@ -49,10 +49,11 @@ class Recipe:
     def step(self) -> None:
         """One step, from the files to the new weights."""
         chosen = [next(self.next) for _ in range(self.images)]
-        boxes = torch.tensor([entry["boxes"][: self.objects] for _, entry in chosen], dtype=torch.float32)
-        truth = torch.stack([_targets(entry["masks"][: self.objects]) for _, entry in chosen])
+        boxes = torch.tensor([entry["boxes"][: self.objects] for _, entry in chosen], dtype=torch.float32).to(DEVICE)
+        truth = torch.stack([_targets(entry["masks"][: self.objects]) for _, entry in chosen]).to(DEVICE)
         if self.embeddings is None:
-            given: dict[str, Any] = {"pixel_values": torch.stack([_pixels(entry["image"]) for _, entry in chosen])}
+            pixels = torch.stack([_pixels(entry["image"]) for _, entry in chosen])
+            given: dict[str, Any] = {"pixel_values": pixels.to(DEVICE)}
         else:
             kept = [self.embeddings[number] for number, _ in chosen]
             given = {"image_embeddings": [torch.cat(level) for level in zip(*kept, strict=True)]}
@@ -69,18 +70,21 @@ class Recipe:
 
 def embed(work: Path) -> None:
     """Write the embeddings of the first pictures."""
-    model = Sam2Model.from_pretrained(work / "model").eval()
+    model = Sam2Model.from_pretrained(work / "model").to(DEVICE).eval()
     found: dict[str, Tensor] = {}
     for number, entry in enumerate(json.loads((work / "pictures.json").read_text())[:EMBEDDED]):
-        levels = model.get_image_embeddings(_pixels(entry["image"])[None])
-        found |= {f"{number}.{level}": tensor.contiguous() for level, tensor in enumerate(levels)}
+        levels = model.get_image_embeddings(_pixels(entry["image"])[None].to(DEVICE))
+        found |= {f"{number}.{level}": tensor.cpu().contiguous() for level, tensor in enumerate(levels)}
     save_file(found, work / "embeddings.safetensors")
 
 
 def _kept(work: Path, images: int) -> list[list[Tensor]]:
     """Embeddings of as many pictures as are there, three levels each; of one where a step has one object set."""
     tensors = load_file(work / "embeddings.safetensors")
-    return [[tensors[f"{number}.{level}"].clone() for level in range(3)] for number in range(max(images, EMBEDDED))]
+    return [
+        [tensors[f"{number}.{level}"].clone().to(DEVICE) for level in range(3)]
+        for number in range(max(images, EMBEDDED))
+    ]
 
 
 def _dice_and_cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:

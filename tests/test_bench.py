@@ -14,6 +14,7 @@ import torch
 from samtune.bench.machine import Machine, MatmulRate, matmul_rate
 from samtune.bench.measure import IMAGES, embed_all, set_up
 from samtune.bench.report import BenchReport, StepTime, duration, run_time, seconds, table
+from samtune.bench.traffic import Traffic
 from samtune.bench.turns import STEPS, Turns
 from samtune.bench.work import OBJECTS, SIDE, write_work
 from samtune.cli import main
@@ -21,7 +22,7 @@ from samtune.config import BenchConfig
 from samtune.data.table import Dataset
 
 RATES = tuple(MatmulRate(dtype, threads, 50.0 * threads, 1024) for dtype in ("fp32", "bf16") for threads in (1, 2))
-MACHINE = Machine("a processor", "cpu", 2, 2, 0.5, RATES, {"python": "3.11", "torch": "2.13"})
+MACHINE = Machine("a processor", "cpu", 2, 2, 0.5, RATES, 40.0, {"python": "3.11", "torch": "2.13"})
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,8 @@ def run(*tokens) -> int:
 
 def report(**changes) -> BenchReport:
     steps = (
-        StepTime(1, 1, "fast", (0.02, 0.01, 0.03), 1.0),
-        StepTime(1, 1, "plain", (0.04, 0.05, 0.06), 1.5),
+        StepTime(1, 1, "fast", (0.02, 0.01, 0.03), 1.0, 0.4),
+        StepTime(1, 1, "plain", (0.04, 0.05, 0.06), 1.5, 0.8),
     )
     values = {"config": BenchConfig(steps=1000, images=10), "machine": MACHINE, "image_size": 256, "precision": "fp32"}
     return BenchReport(**(values | {"encode": (1.0, 3.0, 2.0), "look": (0.1,), "steps": steps} | changes))
@@ -65,7 +66,14 @@ def test_the_report_foretells_from_medians():
     said = "\n".join(found.lines())
     assert "40 s the first time, 21 s later, with 1 x 1 a step" in said
     row = next(line for line in said.splitlines() if line.startswith("1 x 1"))
-    assert row.split() == ["1", "x", "1", "20", "ms", "50", "ms", "2.50", "1.0", "2.0", "x"]
+    assert row.split() == ["1", "x", "1", "20", "ms", "50", "ms", "2.50", "1.0", "2.0", "x", "0.40", "2.0", "x"]
+
+
+def test_traffic_counts_each_tensor_of_an_operation_once_and_no_view():
+    a, b = torch.ones(10, 10), torch.ones(1, 10).expand(10, 10)
+    with Traffic() as traffic:
+        (a.t() + b).t()
+    assert traffic.bytes == 400 + 40 + 400
 
 
 def test_the_rate_is_that_of_the_arithmetic_and_of_all_threads():
@@ -114,7 +122,9 @@ def test_turns_are_real_steps_and_leave_no_checkpoint(work, model, tmp_path):
     assert len(embed_all(started)) == 3
     turns = Turns(started)
     weights = [_copies(started)]
-    assert turns.count_flops() > 1e6
+    work = turns.count()
+    assert work.flops > 1e6
+    assert work.bytes > 1e6
     weights.append(_copies(started))
     assert turns.advance() > 0
     weights.append(_copies(started))

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from samtune.config import EmbedConfig, OptimizerConfig, TrainConfig
+from samtune.config import CacheConfig, EmbedConfig, OptimizerConfig, TrainConfig
 from samtune.errors import DataError
 from samtune.model.cache import cache_info
-from samtune.model.dataset_embeddings import View, embed_dataset
+from samtune.model.dataset_embeddings import DatasetEmbeddings, View, embed_dataset
+from samtune.model.load import load_model
+from samtune.model.reading import ReadAhead
 from samtune.training.loop import train
 from samtune.training.setup import new
 from tests.small import make_dataset
@@ -59,6 +61,39 @@ def test_only_what_is_missing_is_computed(dataset, model):
     assert embed(dataset, model).encoded == 0
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_images_made_with_those_before_them_are_the_same(dataset, model, tmp_path, batch):
+    """Read ahead in a thread, and several at once through the encoder, as on a GPU."""
+    views = [View(image, flipped) for image in dataset.images for flipped in (False, True)]
+    loaded = load_model(model)
+    loaded.model.requires_grad_(False)
+    found = []
+    for name, size in (("one by one", 1), ("ahead", batch)):
+        config = CacheConfig(cache_dir=tmp_path / name, cache_dtype="fp32")
+        source = replace(DatasetEmbeddings.open(dataset, loaded, config, torch.device("cpu"), "no"), batch=size)
+        then = (lambda at: views[at + 1 :]) if name == "ahead" else (lambda at: ())
+        found.append([source([view], then(at)) for at, view in enumerate(views)])
+        assert source.cache is not None
+        assert source.cache.counts.encoded == len(views)
+    for ours, theirs in zip(*found, strict=True):
+        for mine, other in zip(ours.tensors, theirs.tensors, strict=True):
+            torch.testing.assert_close(mine, other, atol=0 if batch == 1 else 1e-5, rtol=0)
+
+
+def test_what_reading_ahead_raises_is_raised_where_it_is_asked_for():
+    def read(key):
+        if key == "broken":
+            raise DataError("no such picture")
+        return torch.full((1,), len(key))
+
+    pixels = ReadAhead(read, threads=1, most=2)
+    pixels.ahead(["broken", "a", "bb"])
+    pixels.ahead(["broken", "bb"])  # nobody wants "a" any more, so there is room
+    assert [int(pixels(key)) for key in ("bb", "a", "ccc")] == [2, 1, 3]
+    with pytest.raises(DataError, match="no such picture"):
+        pixels("broken")
+
+
 def test_processes_of_a_launcher_share_the_images(dataset, model, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     counts = []
@@ -93,6 +128,7 @@ def test_cached_and_uncached_training_give_the_same_weights(dataset, model, tmp_
             eval_every=200,
             images_per_step=2,
             device="cpu",
+            precision="fp32",
             cache_dtype="fp32",
             optimizer=OptimizerConfig(lr=1e-3, clip=1.0),
         )

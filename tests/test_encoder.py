@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Sam2Model
 
-from samtune.model import embeddings, encoder
+from samtune.model import embeddings, encoder, products
 from samtune.model.nano_config import reset_layers
 from tests.tiny import TINY_SIZE, tiny_config, tiny_sam2
 
@@ -91,3 +91,33 @@ def test_bf16_arithmetic_is_as_good_as_the_plain_encoders():
             plain, ours = embeddings.encode(model, pixels), encoder.encode(model, pixels)
     for good, reference, truth in zip(ours.tensors, plain.tensors, exact.tensors, strict=True):
         assert (good.float() - truth).norm() < 1.5 * (reference.float() - truth).norm()
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_bf16_is_as_near_as_the_plain_encoder_in_bf16(images):
+    model = tiny_sam2(0)
+    pixels = torch.randn(images, 3, TINY_SIZE, TINY_SIZE, generator=torch.Generator().manual_seed(1))
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    exact = encoder.encode(model, pixels)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found, plain = encoder.encode(model, pixels), embeddings.encode(model, pixels)
+    for ours, theirs, true in zip(found.tensors, plain.tensors, exact.tensors, strict=True):
+        error, theirs_error = ((value.float() - true).norm() / true.norm() for value in (ours, theirs))
+        assert 0 < error < 1.5 * theirs_error + 1e-3
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_both_kinds_of_attention_give_the_same(precision):
+    """Fused, where MKL multiplies; as two products, where oneDNN does."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        if not products._is_exact():
+            pytest.skip("this processor rounds factors to bf16")
+        assert products.products_by_onednn() == (precision == "medium")
+        pixels = torch.randn(2, 3, TINY_SIZE, TINY_SIZE, generator=torch.Generator().manual_seed(1))
+        assert_same(tiny_sam2(0), pixels)
+        assert_same(tiny_sam2(0), pixels[:1])
+    finally:
+        torch.set_float32_matmul_precision(before)

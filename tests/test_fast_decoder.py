@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samtune.model import decoder, fast_decoder
+from samtune.model import decoder, fast_decoder, products
+from samtune.model.decoder import DecoderOutput
 from samtune.model.embeddings import ImageEmbeddings
-from samtune.prompts import PromptBatch
+from samtune.prompts import PADDING, PromptBatch
 from tests.tiny import TINY_SIZE, tiny_config, tiny_sam2
 
 CHANNELS = tiny_config().mask_decoder_config.hidden_size
@@ -47,9 +48,9 @@ def answers_and_gradients(decode, model, embeddings, prompts, index):
     return output, gradients
 
 
-def assert_equal_decoders(model, embeddings, prompts, index):
+def assert_equal_decoders(model, embeddings, prompts, index, decode=fast_decoder.decode):
     plain, expected = answers_and_gradients(decoder.decode, model, embeddings, prompts, index)
-    fast, gradients = answers_and_gradients(fast_decoder.decode, model, embeddings, prompts, index)
+    fast, gradients = answers_and_gradients(decode, model, embeddings, prompts, index)
     for name in ("masks", "iou_scores", "object_score_logits"):
         torch.testing.assert_close(getattr(fast, name), getattr(plain, name), atol=1e-5, rtol=1e-5)
     scale = max(float(gradient.norm()) for gradient in expected.values())
@@ -81,6 +82,32 @@ def test_any_mixture_of_prompts_and_images(learning, kinds, seed):
     assert_equal_decoders(learning, embeddings, prompts, index)
 
 
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(st.lists(st.lists(prompt_kinds, max_size=4), min_size=1, max_size=3), st.booleans(), st.integers(0, 2**31))
+def test_a_grid_of_prompts_and_padding(learning, images, masked, seed):
+    """The grid's answers to real prompts, and their gradients, are those of the prompts by themselves."""
+    generator = torch.Generator().manual_seed(seed)
+    each = max(1, *map(len, images))
+    padding = PromptBatch(torch.zeros(1, 1, 2), torch.full((1, 1), PADDING))
+    if masked:
+        padding = padding.with_masks(torch.zeros(1, 1, TINY_SIZE // 4, TINY_SIZE // 4))
+    rows = []
+    for kinds in images:
+        rows += [random_prompt(kind, clicks, masked, generator) for kind, clicks, *_ in kinds]
+        rows += [padding] * (each - len(kinds))
+    grid = PromptBatch.cat(rows)
+    real = torch.tensor([place < len(kinds) for kinds in images for place in range(each)])
+    index = torch.arange(len(images)).repeat_interleave(each)
+
+    def on_the_grid(model, embeddings, prompts, index):
+        output = fast_decoder.decode_grid(model, embeddings, grid)
+        return DecoderOutput(*(getattr(output, name)[real] for name in DecoderOutput.__dataclass_fields__))
+
+    if real.any():
+        embeddings = random_embeddings(len(images), generator)
+        assert_equal_decoders(learning, embeddings, grid.select(real), index[real], on_the_grid)
+
+
 def test_both_ways_through_attention_are_taken(learning):
     """One prompt projects its tokens, many prompts and long prompts project the pixels: the choice is exercised."""
     attention = learning.mask_decoder.transformer.layers[0].cross_attn_token_to_image
@@ -89,7 +116,7 @@ def test_both_ways_through_attention_are_taken(learning):
         generator = torch.Generator().manual_seed(count)
         embeddings = random_embeddings(1, generator)
         positions = torch.zeros((TINY_SIZE // 16) ** 2, CHANNELS)
-        image = fast_decoder._Image(embeddings, positions, count)
+        image = fast_decoder._Images(embeddings, positions, count)
         chosen.add(fast_decoder._Pixels(image.rows, image.placed, torch.zeros(CHANNELS), image).projects(attention, 3))
         prompts = PromptBatch.cat([random_prompt("clicks", 1, False, generator) for _ in range(count)])
         assert_equal_decoders(learning, embeddings, prompts, torch.zeros(count, dtype=torch.int64))
@@ -134,3 +161,74 @@ def test_memory_order_of_the_embeddings_does_not_matter(tiny_model):
     with torch.no_grad():
         a, b = (fast_decoder.decode(tiny_model, value, prompts) for value in (embeddings, rows))
     torch.testing.assert_close(a.masks, b.masks, atol=1e-6, rtol=1e-6)
+
+
+def relative(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found.detach().float() - exact.detach()).norm() / exact.detach().norm())
+
+
+@pytest.mark.parametrize("upstream", [False, True])
+def test_bf16_is_nearer_to_fp32_than_the_plain_decoder_in_bf16(learning, upstream):
+    """Under autocast everything that has pixels is bf16, whatever the embeddings are, and tokens are fp32 on a CPU."""
+    generator = torch.Generator().manual_seed(7)
+    exact = random_embeddings(2, generator)
+    kinds = [("box", 1, False), ("clicks", 3, True), ("box", 2, False)] * 2
+    prompts = PromptBatch.cat([random_prompt(*kind, generator) for kind in kinds])
+    index = torch.tensor([0, 0, 1, 1, 0, 1])
+    given = exact if upstream else exact.to(dtype=torch.bfloat16)
+    for tensor in given.tensors:
+        tensor.requires_grad_(upstream)
+
+    def in_bf16(decode):
+        def run(*arguments):
+            with torch.autocast("cpu", torch.bfloat16):
+                return decode(*arguments)
+
+        return answers_and_gradients(run, learning, given, prompts, index)
+
+    expected, gradients = answers_and_gradients(fast_decoder.decode, learning, exact, prompts, index)
+    (fast, fast_gradients), (plain, plain_gradients) = in_bf16(fast_decoder.decode), in_bf16(decoder.decode)
+    assert fast.masks.dtype == torch.bfloat16
+    assert fast.iou_scores.dtype == fast.object_score_logits.dtype == torch.float32
+    for name in ("masks", "iou_scores", "object_score_logits"):
+        exactly = getattr(expected, name)
+        assert 0 < relative(getattr(fast, name), exactly) < relative(getattr(plain, name), exactly)
+    names = [name for name in gradients if upstream or "." in name]
+    far, near, true = (
+        torch.cat([part[name].flatten() for name in names]) for part in (plain_gradients, fast_gradients, gradients)
+    )
+    assert 0 < relative(near, true) < relative(far, true)
+
+
+def test_the_library_that_multiplies_makes_no_difference(learning):
+    before = torch.get_float32_matmul_precision()
+    try:
+        products.multiply_by_onednn(torch.device("cpu"))
+        generator = torch.Generator().manual_seed(8)
+        prompts = PromptBatch.cat([random_prompt(kind, 2, False, generator) for kind in ("box", "clicks", "box")])
+        assert_equal_decoders(learning, random_embeddings(2, generator), prompts, torch.tensor([0, 1, 1]))
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_gradients_at_pixels_are_those_of_the_plain_formulas():
+    """`_Read` and `_BeRead` against autograd, for prompts that share an image's pixels and for those that do not."""
+    generator = torch.Generator().manual_seed(9)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    positions = drawn(5, 3).detach()
+    for images in (1, 2, 4):
+        rows, keys, said, offset = drawn(images, 5, 3), drawn(4, 6, 3), drawn(4, 6, 3), drawn(4, 6, 1)
+
+        def be_read(rows, keys, offset, said):
+            return fast_decoder._BeRead.apply(keys, offset, said, rows, rows.detach() + positions, 2)
+
+        def read(rows, keys):
+            together = keys.reshape(len(rows), -1, 3)
+            return torch.cat(fast_decoder._Read.apply(together, rows, rows.detach() + positions), dim=1)
+
+        # positions are constants, so that the gradient at `placed` is the one at `rows`, which gradcheck demands
+        assert torch.autograd.gradcheck(be_read, (rows, keys, offset, said), check_undefined_grad=False)
+        assert torch.autograd.gradcheck(read, (rows, keys), check_undefined_grad=False)

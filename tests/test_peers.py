@@ -65,6 +65,29 @@ def test_ratios_follow_from_medians(found):
     ]
 
 
+def test_each_arithmetic_is_held_to_its_own_rate(found):
+    found.precision = "bf16"
+    found.encode_fp32 = [9.0, 2.0, 2.0]
+    found.steps["4 x 4"]["samtune, fp32"] = [0.6]
+    found.gflop["4 x 4"]["samtune, fp32"] = 30.0
+    bounds = {one.what: one.ratio for one in verdicts(found) if "bound" in one.what}
+    assert bounds == {
+        "4 x 4 step over the compute bound (bf16, 2 threads)": pytest.approx(0.4 / (20 / 2)),
+        "4 x 4 step over the compute bound (fp32, 2 threads)": pytest.approx(0.6 / (30 / 100)),
+    }
+    said = "\n".join(report(found, PLAN))
+    assert "peers in fp32, samtune in bf16" in said
+    assert "encoding it in fp32 2 s" in said
+
+
+def test_a_gpu_is_held_to_its_own_rate(found):
+    rates = [{"dtype": "fp32", "threads": 0, "gflops": 50}, {"dtype": "bf16", "threads": 0, "gflops": 400}]
+    found.machine = {"name": "a GPU", "device": "cuda", "threads": 2, "cores": 2, "load": 0.1, "rates": rates}
+    compared = next(one for one in verdicts(found) if "compute bound (bf16)" in one.what)
+    assert compared.ratio == pytest.approx(0.4 / (20 / 400))
+    assert "400 (bf16)" in "\n".join(report(found, PLAN))
+
+
 def test_an_evaluation_is_extrapolated_by_pictures():
     answers = [{"embed": 1.0, "ask": 0.5, "objects": 10}, {"embed": 3.0, "ask": 1.5, "objects": 30}]
     assert evaluation_time(answers) == pytest.approx(10_000 / 20 * (2.0 + 1.0))
@@ -73,7 +96,7 @@ def test_an_evaluation_is_extrapolated_by_pictures():
 def test_the_report_says_what_is_extrapolated_and_how_memory_is_measured(found):
     said = "\n".join(report(found, PLAN))
     for expected in (
-        "fp32 50 with 1 thread; fp32 100 with 2 threads",
+        "50 (fp32, 1 thread); 100 (fp32, 2 threads)",
         "extrapolated from 4 pictures really encoded and 100 real steps",
         "extrapolated from 2 pictures",
         "high-water mark",

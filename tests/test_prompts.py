@@ -12,7 +12,9 @@ from samtune.prompts import (
     BOX_LOWER_RIGHT,
     BOX_UPPER_LEFT,
     PADDING,
+    Draws,
     PromptBatch,
+    _deepest_by_minima,
     background_prompts,
     correction_clicks,
     jitter_boxes,
@@ -60,6 +62,35 @@ def test_the_deepest_point_is_the_centre_of_a_disc():
     y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
     disc = ((x - 10) ** 2 + (y - 12) ** 2 < 49)[None]
     assert pick_points(disc, PromptPolicy(point_at="center"), seeded(0)).tolist() == [[10.0, 12.0]]
+
+
+@given(masks())
+def test_a_gpu_finds_a_point_as_deep_as_exact_distances_say(found):
+    """Held to brute force over all pairs of pixels."""
+    edge = np.pad(np.zeros((SIZE, SIZE), bool), 1, constant_values=True)
+    rows, columns = np.mgrid[: SIZE + 2, : SIZE + 2].reshape(2, -1)
+    squared = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
+    for region, (x, y) in zip(found.numpy(), _deepest_by_minima(found).long().tolist(), strict=True):
+        outside = edge | ~np.pad(region, 1)
+        depth = squared[:, outside.ravel()].min(1).reshape(SIZE + 2, SIZE + 2)[1:-1, 1:-1]
+        assert depth[y, x] == depth.max()
+
+
+def test_numbers_drawn_beforehand_serve_as_a_generator_does():
+    found = torch.rand(5, SIZE, SIZE, generator=seeded(3)) < 0.3
+    policy = PromptPolicy(box=0.5, point=0.5, correction_clicks=1)
+    numbers = torch.rand(5, Draws.needed(policy), generator=seeded(4))
+    boxes = torch.tensor([[2.0, 2.0, 20.0, 20.0]]).expand(5, 4)
+
+    def made(rows):
+        draws = Draws(numbers[rows])
+        first = simulate_prompts(found[rows], boxes[rows], policy, draws)
+        return first.points, first.labels, *correction_clicks(found[rows], ~found[rows], policy, draws)
+
+    together = made(slice(0, 5))
+    apart = [torch.cat(parts) for parts in zip(made(slice(0, 2)), made(slice(2, 5)), strict=True)]
+    for whole, parts in zip(together, apart, strict=True):
+        assert torch.equal(whole, parts)
 
 
 @given(masks(), masks(), st.integers(0, 100))

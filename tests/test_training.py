@@ -14,9 +14,10 @@ from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainableC
 from samtune.data.table import Dataset
 from samtune.errors import DataError, ModelError
 from samtune.model.load import load_model
-from samtune.training.batches import Sampling, TrainingBatches, loader
+from samtune.training.batches import Sampling, TrainingBatches, loader, low_res_targets
 from samtune.training.events import StepDone, Validated
-from samtune.training.loop import _learn, train
+from samtune.training.learning import learn
+from samtune.training.loop import train
 from samtune.training.optimizer import lr_factor
 from samtune.training.setup import new, resumed
 from tests.small import make_dataset
@@ -43,6 +44,7 @@ def config(model, tmp_path):
         eval_every=4,
         images_per_step=2,
         device="cpu",
+        precision="fp32",
         cache=False,
         optimizer=OptimizerConfig(lr=1e-3, clip=1.0),
     )
@@ -148,7 +150,7 @@ def test_chunks_hand_the_encoder_the_gradient_of_the_whole(dataset, config, tmp_
     for chunk, out in ((32, "together"), (1, "apart")):
         update = {"trainable": learns_all, "chunk": chunk, "out": tmp_path / out}
         run = new(dataset.root, config.model_copy(update=update))
-        _learn(run, run.batches[0])
+        learn(run, run.batches[0])
         runs.append(run)
     checked = 0
     for name, parameter in runs[0].parameters.items():
@@ -174,9 +176,9 @@ def test_workers_load_the_same_batches(dataset):
     helped = list(loader(batches, 2, 6, workers=2))
     for ours, theirs in zip(alone, helped, strict=True):
         assert ours.views == theirs.views
-        for name in ("image_index", "targets"):
-            assert torch.equal(getattr(ours, name), getattr(theirs, name))
-        assert torch.equal(ours.prompts.points, theirs.prompts.points)
+        assert torch.equal(ours.image_index, theirs.image_index)
+        for mine, other in zip(ours.tensors, theirs.tensors, strict=True):
+            assert torch.equal(mine, other)
 
 
 def test_every_image_comes_once_per_pass(dataset):
@@ -186,20 +188,20 @@ def test_every_image_comes_once_per_pass(dataset):
     assert seen[:5] != seen[5:]
 
 
-def test_a_mirrored_view_has_mirrored_targets_and_prompts(dataset):
-    def drawn(flip):
-        sampling = Sampling(16, 1, 8, flip, 1, PromptPolicy(box_jitter=0.0))
-        return TrainingBatches(dataset.split("train"), sampling)
-
-    flipped = next(batch for step in range(20) if (batch := drawn(True)[step]).views[0].flipped)
+def test_a_mirrored_view_has_mirrored_targets_and_boxes(dataset):
+    batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, True, 1, PromptPolicy(box_jitter=0.0)))
+    flipped = next(batch for step in range(20) if (batch := batches[step]).views[0].flipped)
     image = flipped.views[0].image
-    straight = TrainingBatches(dataset.split("train"), drawn(False).sampling)
-    prompts, targets = straight._prompts(image, image.objects, False, torch.Generator())
-    widths = sorted((prompts.points[:, 1] - prompts.points[:, 0])[:, 0].tolist())
-    assert sorted((flipped.prompts.points[:, 1] - flipped.prompts.points[:, 0])[:, 0].tolist()) == pytest.approx(widths)
-    assert torch.equal(flipped.targets.flip(-1).sum(0), targets.sum(0))
-    inside = flipped.targets.amax((0,))[(flipped.prompts.points[:, :, 1].mean(1) / 4).long(), :]
-    assert inside.amax() > 0
+    found = sorted((box[2] - box[0]) * image.width / 16 for box in flipped.boxes.tolist())
+    assert found == pytest.approx(sorted(one.box[2] - one.box[0] for one in image.objects))
+    straight = [dataset.read_mask(one) for one in image.objects]
+    together = torch.from_numpy(low_res_targets(straight, 16)).int().sum(0)
+    assert torch.equal(flipped.covered.int().sum(0).flip(-1), together)
+    for box, target in zip(flipped.boxes, flipped.targets, strict=True):
+        rows, columns = torch.nonzero(target).unbind(1)
+        assert columns.min() >= box[0].floor()
+        assert columns.max() < box[2].ceil()
+        assert rows.min() >= box[1].floor()
 
 
 def test_images_without_objects_teach_the_object_score(dataset):

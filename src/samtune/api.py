@@ -268,10 +268,9 @@ def download_roboflow(
 def predictor(model: Path | str, *, device: str = "auto") -> Predictor:
     """A model ready to answer prompts; see `inference.predictor`."""
     from samtune.inference.predictor import Predictor
-    from samtune.model.allocator import keep_freed_memory
     from samtune.model.load import load_model
-    from samtune.model.precision import choose_device
+    from samtune.model.precision import choose_device, settle
 
     chosen = choose_device(device)
-    keep_freed_memory(chosen)
+    settle(chosen)
     return Predictor(load_model(model, device=chosen))

@@ -264,6 +264,9 @@ class TrainConfig(CacheConfig):
         default="auto", description="Arithmetic; auto picks what is fast and safe here."
     )
     decoder: Literal["fast", "plain"] = Field(default="fast", description="Decoder path; both give the same numbers.")
+    cuda_graphs: bool = Field(
+        default=True, description="On a GPU, record steps as CUDA graphs while the encoder is frozen."
+    )
     cache: bool = Field(default=True, description="Keep image embeddings on disk while the encoder is frozen.")
     prompts: PromptPolicy = PromptPolicy()
     loss: LossConfig = LossConfig()

@@ -1,4 +1,4 @@
-"""What the machine can do at best: how many operations a second its matrix products reach."""
+"""What the machine can do at best: the operations a second of its matrix products, the bytes a second of its memory."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ SIZES_ACCELERATOR = (1024, 2048, 4096, 8192)
 """The same on a GPU."""
 LONGEST_PRODUCT = 0.4
 """Seconds; larger products are not tried: without units for bf16, its products are a hundred times slower than fp32."""
+COPIED = 512 * 2**20
+"""Bytes of the array that is copied: more than any cache holds."""
 REPEATS = 4
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -51,6 +53,7 @@ class Machine:
         load: other work before measuring, as the system's mean number of running processes over a minute; None where
             the system does not say.
         rates: of matrix products.
+        bandwidth: of memory, 1e9 bytes a second, those read and those written: the best of several copies.
         versions: of Python and PyTorch.
     """
 
@@ -60,6 +63,7 @@ class Machine:
     threads: int
     load: float | None
     rates: tuple[MatmulRate, ...]
+    bandwidth: float
     versions: dict[str, str]
 
     def rate(self, dtype: str, threads: int | None = None) -> MatmulRate:
@@ -75,7 +79,7 @@ class Machine:
         """In words."""
         if self.device != "cpu":
             speeds = ", ".join(f"{rate.gflops / 1000:.1f} TFLOP/s in {rate.dtype}" for rate in self.rates)
-            return f"{self.name} ({self.device}); matrix products: {speeds}"
+            return f"{self.name} ({self.device}); matrix products: {speeds}; memory: {self.bandwidth:.3g} GB/s"
         speeds = ", ".join(
             f"{self.rate(dtype).gflops:.3g} GFLOP/s in {dtype} ({self.rate(dtype, 1).gflops:.3g} with one thread)"
             for dtype in _DTYPES
@@ -99,6 +103,7 @@ def look_at(device: str = "cpu") -> Machine:
         threads=threads,
         load=load,
         rates=tuple(matmul_rate(dtype, count, device) for dtype in _DTYPES for count in counts),
+        bandwidth=bandwidth(device),
         versions={"python": platform.python_version(), "torch": torch.__version__},
     )
 
@@ -127,13 +132,27 @@ def matmul_rate(dtype: str, threads: int, device: str = "cpu") -> MatmulRate:
         torch.set_num_threads(before)
 
 
-def _timed(work: Callable[[], object], device: str) -> float:
-    started = time.perf_counter()
-    work()
+def bandwidth(device: str = "cpu") -> float:
+    """How fast memory is copied, 1e9 bytes a second, those read and those written."""
+    source = torch.ones(COPIED // 4, device=device)
+    target = torch.empty_like(source)
+    _timed(lambda: target.copy_(source), device)  # the first touches the pages
+    return 2 * COPIED / min(_timed(lambda: target.copy_(source), device) for _ in range(REPEATS)) / 1e9
+
+
+def wait_for(device: str) -> None:
+    """Until a device has done what it was told; a CPU has, always."""
     if device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":
         torch.mps.synchronize()
+
+
+def _timed(work: Callable[[], object], device: str) -> float:
+    wait_for(device)
+    started = time.perf_counter()
+    work()
+    wait_for(device)
     return time.perf_counter() - started
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, TypeAlias
 
-from samtune.bench.machine import look_at
+from samtune.bench.machine import look_at, wait_for
 from samtune.bench.report import BenchReport, StepTime
-from samtune.bench.turns import Turns
+from samtune.bench.turns import StepWork, Turns
 from samtune.bench.work import write_work
 from samtune.config import BenchConfig, TrainConfig
 from samtune.data.table import Dataset
@@ -59,7 +59,7 @@ def bench(
         config=config,
         machine=machine,
         image_size=image_size,
-        precision="bf16" if run.accelerator.mixed_precision == "bf16" else "fp32",
+        precision="bf16" if run.precision == "bf16" else "fp32",
         encode=tuple(encode[1:]),  # the first one also warms up
         look=tuple(look[1:]),
         steps=tuple(steps),
@@ -100,6 +100,7 @@ def embed_all(run: Run, advance: Callable[[int, int], None] = lambda done, total
     for image in images:
         started = time.perf_counter()
         run.embed([View(image)])
+        wait_for(run.device.type)
         found.append(time.perf_counter() - started)
         advance(len(found), len(images))
     return found
@@ -119,15 +120,16 @@ def _take_turns(
         decoder: Turns(set_up(dataset, config, out / decoder, images=images, objects=objects, decoder=decoder))
         for decoder in DECODERS
     }
-    operations: dict[str, float] = {}
+    work: dict[str, StepWork] = {}
     times: dict[str, list[float]] = {decoder: [] for decoder in runs}
     for done, (decoder, run) in enumerate(runs.items()):
         progress(what, done, total)
-        operations[decoder] = run.count_flops()
+        work[decoder] = run.count()
     for turn in range(1, config.rounds + 1):
         for place, (decoder, run) in enumerate(runs.items()):
             progress(what, turn * len(runs) + place, total)
             times[decoder].append(run.advance())
     return [
-        StepTime(images, objects, decoder, tuple(times[decoder]), operations[decoder] / 1e9) for decoder in DECODERS
+        StepTime(images, objects, decoder, tuple(times[decoder]), work[decoder].flops / 1e9, work[decoder].bytes / 1e9)
+        for decoder in DECODERS
     ]

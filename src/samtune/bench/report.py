@@ -10,7 +10,7 @@ from typing import Any
 from samtune.bench.machine import Machine
 from samtune.config import BenchConfig
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the JSON changes its shape."""
 
 
@@ -23,6 +23,7 @@ class StepTime:
         decoder: `fast` or `plain`.
         seconds: of one step, one figure per turn of ten steps.
         gflop: 1e9 floating point operations of a step.
+        gbytes: 1e9 bytes that its operations read and write.
     """
 
     images: int
@@ -30,6 +31,7 @@ class StepTime:
     decoder: str
     seconds: tuple[float, ...]
     gflop: float
+    gbytes: float
 
     @property
     def median(self) -> float:
@@ -39,6 +41,13 @@ class StepTime:
     def over_bound(self, gflops: float) -> float:
         """How many times as long a step takes as its operations would at `gflops` (1e9 a second): 1 is the floor."""
         return self.median * gflops / self.gflop
+
+    def over_memory_bound(self, bandwidth: float) -> float:
+        """How many times as long a step takes as moving its bytes would at `bandwidth` (1e9 a second).
+
+        Below 1 where caches keep what operations hand on, as a CPU's do.
+        """
+        return self.median * bandwidth / self.gbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,7 @@ class BenchReport:
             "steps": [
                 asdict(step)
                 | {"seconds": list(step.seconds), "median": step.median, "over_bound": step.over_bound(gflops)}
+                | {"over_memory_bound": step.over_memory_bound(self.machine.bandwidth)}
                 | {"run": asdict(self.run_time(step))}
                 for step in self.steps
             ],
@@ -129,10 +139,20 @@ class BenchReport:
             f"(medians of {len(self.encode)})",
             "",
             *table(
-                ("images x objects", "fast decoder", "plain decoder", "ratio", "GFLOP a step", "over the bound"),
+                (
+                    "images x objects",
+                    "fast decoder",
+                    "plain decoder",
+                    "ratio",
+                    "GFLOP a step",
+                    "over the bound",
+                    "GB a step",
+                    "over memory's",
+                ),
                 [self._row(step, rate.gflops) for step in fast],
             ),
-            f"medians of {len(fast[0].seconds)} turns of ten steps; bound: a step's matrix products at the rate above",
+            f"medians of {len(fast[0].seconds)} turns of ten steps; bound: a step's matrix products at the rate above;",
+            f"memory's: what its operations read and write at {self.machine.bandwidth:.3g} GB/s, caches aside",
             "",
             f"a run of {self.config.steps} steps on {self.config.images} images will take about",
             *(self._prospect(step) for step in fast),
@@ -152,6 +172,8 @@ class BenchReport:
             f"{plain.median / step.median:.2f}",
             f"{step.gflop:.1f}",
             f"{step.over_bound(gflops):.1f} x",
+            f"{step.gbytes:.2f}",
+            f"{step.over_memory_bound(self.machine.bandwidth):.1f} x",
         )
 
     def _prospect(self, step: StepTime) -> str:

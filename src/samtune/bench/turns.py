@@ -6,8 +6,11 @@ each contestant a few steps.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch.utils.flop_counter import FlopCounterMode
 
+from samtune.bench.traffic import Traffic
 from samtune.training.events import Event, StepDone
 from samtune.training.loop import STEPS_BETWEEN_READINGS, train
 from samtune.training.setup import Run
@@ -15,6 +18,20 @@ from samtune.training.state import Progress
 
 STEPS = STEPS_BETWEEN_READINGS
 """Steps of one turn: what the loop reports together."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepWork:
+    """What one step has to do.
+
+    Attributes:
+        flops: floating point operations of matrix products and convolutions, forward and backward, a multiply-add as
+            two.
+        bytes: moved through memory, see `Traffic`.
+    """
+
+    flops: float
+    bytes: float
 
 
 class _Enough(Exception):  # noqa: N818
@@ -55,11 +72,16 @@ class Turns:
             return found[0]
         raise KeyboardInterrupt
 
-    def count_flops(self) -> float:
-        """Make ten steps, which take longer than usual; returns the floating point operations of one.
+    def count(self) -> StepWork:
+        """Make ten steps, which take longer than usual; returns the work of one.
 
-        Counted are matrix products and convolutions, forward and backward, a multiply-add as two.
+        They are not recorded as CUDA graphs: nobody can see into a replay.
         """
-        with FlopCounterMode(display=False) as counter:
-            self.advance()
-        return counter.get_total_flops() / STEPS
+        config = self._run.config
+        self._run.config = config.model_copy(update={"cuda_graphs": False})
+        try:
+            with FlopCounterMode(display=False) as flops, Traffic() as traffic:
+                self.advance()
+        finally:
+            self._run.config = config
+        return StepWork(flops.get_total_flops() / STEPS, traffic.bytes / STEPS)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +23,17 @@ from torch import Tensor
 from samtune.config import CacheConfig, EmbedConfig
 from samtune.data.table import Dataset, ImageEntry
 from samtune.data.workers import lost_workers
-from samtune.model.allocator import keep_freed_memory
 from samtune.model.cache import CachedView, EmbeddingCache, parse_size, resident_budget
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.model.encoder import encode
 from samtune.model.load import LoadedModel, load_model
-from samtune.model.precision import arithmetic, autocast, choose_device
+from samtune.model.precision import arithmetic, autocast, choose_device, settle
 from samtune.model.preprocess import to_model_input
+from samtune.model.reading import ReadAhead
 
-_AT_ONCE_ON_A_GPU = 8
+_BATCH_ON_A_GPU = 8
+_LOOK_AHEAD = 64
+"""How many of the images to come are looked at for some that must be computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,10 @@ class View:
 
     image: ImageEntry
     flipped: bool = False
+
+    def __hash__(self) -> int:
+        """Without the image's objects, of which there may be hundreds."""
+        return hash((self.image.image_path, self.flipped))
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class DatasetEmbeddings:
         cache: where embeddings are kept, or None: the encoder then runs every time, and gradients flow if it learns.
         device: where the encoder runs and the embeddings go.
         precision: what the encoder computes in, `no` (fp32) or `bf16`.
+        batch: images that go through the encoder together; 0 means 8 on a GPU, else one, since more do not fit caches.
     """
 
     dataset: Dataset
@@ -57,6 +66,7 @@ class DatasetEmbeddings:
     cache: EmbeddingCache | None
     device: torch.device
     precision: str
+    batch: int = 0
 
     @staticmethod
     def open(
@@ -74,18 +84,41 @@ class DatasetEmbeddings:
         )
         return DatasetEmbeddings(dataset, loaded, cache, device, precision)
 
-    def __call__(self, views: Sequence[View], *, batch: int = 1) -> ImageEmbeddings:
-        """Embeddings of B = `len(views)` images; at most `batch` of them go through the encoder at once."""
-        if self.cache is None:
-            return self._encode(torch.stack([self._pixels(view) for view in views]))
+    def __call__(self, views: Sequence[View], then: Iterable[View] = ()) -> ImageEmbeddings:
+        """Embeddings of B = `len(views)` images.
+
+        Args:
+            views: the images.
+            then: those that will be asked for next. While some of `views` are computed, these are read; on a GPU the
+                nearest ones are computed with them, because it takes several images in little more time than one.
+        """
+        now = dict.fromkeys(self.missing(views))
+        if not now:
+            return self._from_cache(views)
+        later = [view for view in self.missing(list(dict.fromkeys(islice(then, _LOOK_AHEAD)))) if view not in now]
+        self._pixels.ahead([*now, *later])
+        if self.cache is None:  # as many at once as for the cache: then the numbers are the same, not only nearly
+            parts = [views[start : start + self.at_once] for start in range(0, len(views), self.at_once)]
+            return ImageEmbeddings.cat([self._encode(torch.stack([self._pixels(view) for view in p])) for p in parts])
+        together = later[: max(0, self.at_once - len(now))]
+        return self._from_cache([*views, *together])[: len(views)]
+
+    def _from_cache(self, views: Sequence[View]) -> ImageEmbeddings:
+        """Embeddings of some images, computed as far as the cache lacks them."""
+        assert self.cache is not None
         entries = [self._entry(view) for view in views]
         view_of = dict(zip(entries, views, strict=True))
         return self.cache.get_or_encode(
-            entries, lambda entry: self._pixels(view_of[entry]), self._encode, device=self.device, batch=batch
+            entries,
+            lambda entry: self._pixels(view_of[entry]),
+            self._encode,
+            device=self.device,
+            dtype=torch.bfloat16 if self.precision == "bf16" else torch.float32,
+            batch=self.at_once,
         )
 
     def missing(self, views: Sequence[View]) -> list[View]:
-        """Those views whose embeddings the cache does not have."""
+        """Those views whose embeddings must be computed, because the cache does not have them."""
         if self.cache is None:
             return list(views)
         lacking = set(self.cache.missing([self._entry(view) for view in views]))
@@ -98,7 +131,18 @@ class DatasetEmbeddings:
         with autocast(self.device, self.precision):
             return encode(self.loaded.model, pixels.to(self.device))
 
-    def _pixels(self, view: View) -> Tensor:
+    @property
+    def at_once(self) -> int:
+        """How many images go through the encoder together."""
+        return self.batch or (1 if self.device.type == "cpu" else _BATCH_ON_A_GPU)
+
+    @cached_property
+    def _pixels(self) -> ReadAhead[View]:
+        """On a CPU one thread reads, since the encoder needs the others; for a GPU half of the processors do."""
+        threads = 1 if self.device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2)
+        return ReadAhead(self._read, threads=threads, most=2 * self.at_once)
+
+    def _read(self, view: View) -> Tensor:
         image = self.dataset.read_image(view.image)
         if view.flipped:
             image = np.ascontiguousarray(image[:, ::-1])
@@ -173,18 +217,19 @@ def _views(dataset: Dataset, config: EmbedConfig) -> list[View]:
 
 def _open(dataset: Dataset, config: EmbedConfig) -> DatasetEmbeddings:
     device = choose_device(config.device)
-    keep_freed_memory(device)
+    settle(device)
     loaded = load_model(config.model, device=device)
     loaded.model.requires_grad_(False)
-    return DatasetEmbeddings.open(dataset, loaded, config, device, arithmetic(config.precision, device))
+    precision = arithmetic(config.precision, device, loaded.image_size)
+    return DatasetEmbeddings.open(dataset, loaded, config, device, precision)
 
 
 def _in_batches(source: DatasetEmbeddings, views: Sequence[View]) -> Iterator[int]:
     """Make the embeddings in this process; yields how many are done, batch by batch."""
-    size = 1 if source.device.type == "cpu" else _AT_ONCE_ON_A_GPU
+    size = source.at_once
     for start in range(0, len(views), size):
         some = views[start : start + size]
-        source(some, batch=size)
+        source(some, then=views[start + size : start + size + _LOOK_AHEAD])
         yield len(some)
 
 

@@ -92,7 +92,7 @@ def _stability(logits: Tensor, delta: float) -> Tensor:
     """IoU of the masks at thresholds `delta` and `-delta`, `[N]`; 1 where both are empty."""
     inner = (logits > delta).flatten(1).sum(1).float()
     outer = (logits > -delta).flatten(1).sum(1).float()
-    return torch.where(outer > 0, inner / outer, 1.0)
+    return (inner / outer.clamp(min=1)).masked_fill(outer == 0, 1.0)
 
 
 def _equal_groups(prompts: PromptBatch) -> list[Tensor]:

@@ -54,7 +54,8 @@ class ImageEmbeddings:
     def __getitem__(self, images: int | slice | Sequence[int] | Tensor) -> ImageEmbeddings:
         """Some of the images, still as a batch: `embeddings[2]` has B = 1."""
         if isinstance(images, int):
-            images = [range(len(self))[images]]
+            place = range(len(self))[images]
+            images = slice(place, place + 1)  # a view, not a copy
         if not isinstance(images, (slice, Tensor)):
             images = torch.tensor(list(images), dtype=torch.long, device=self.device)
         image, *features = (tensor[images] for tensor in self.tensors)

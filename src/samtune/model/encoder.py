@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import Sam2Model
 from transformers.models.sam2.modeling_sam2 import (
@@ -31,9 +32,11 @@ from transformers.models.sam2.modeling_sam2 import (
 
 from samtune.model import embeddings
 from samtune.model.embeddings import ImageEmbeddings
+from samtune.model.products import products_by_onednn
 
-STRIP = 2048
+STRIP = 8192
 """Pixels of a strip, about: few enough for a processor's cache, enough for efficient matrix products."""
+_UPSTREAM = ("vision_encoder.", "mask_decoder.conv_s")
 
 
 def encode(model: Sam2Model, pixel_values: Tensor) -> ImageEmbeddings:
@@ -49,7 +52,7 @@ def encode(model: Sam2Model, pixel_values: Tensor) -> ImageEmbeddings:
         return embeddings.encode(model, pixel_values)
     with torch.no_grad():
         if pixel_values.device.type == "cpu" and _is_mergeable(model.vision_encoder.neck):
-            return _in_strips(model, pixel_values)
+            return functional_call(_Strips(model), _in_working_precision(model), (pixel_values,))
         return embeddings.encode(model, pixel_values)
 
 
@@ -59,6 +62,33 @@ def is_frozen(model: Sam2Model) -> bool:
     upstream = [*model.vision_encoder.parameters(), model.no_memory_embedding]
     upstream += [*decoder.conv_s0.parameters(), *decoder.conv_s1.parameters()]
     return not any(parameter.requires_grad for parameter in upstream)
+
+
+class _Strips(nn.Module):
+    """`_in_strips` as a module, so that it can be called with other weights than the model's."""
+
+    def __init__(self, model: Sam2Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> ImageEmbeddings:
+        return _in_strips(self.model, pixel_values)
+
+
+def _in_working_precision(model: Sam2Model) -> dict[str, Tensor]:
+    """The weights of the products in autocast's type, by their name in `_Strips`; nothing outside of autocast.
+
+    Left to autocast, every strip would cast them again.
+    """
+    if not torch.is_autocast_enabled("cpu"):
+        return {}
+    dtype = torch.get_autocast_dtype("cpu")
+    return {
+        f"model.{name}.{own}": parameter.to(dtype)
+        for name, module in model.named_modules()
+        if name.startswith(_UPSTREAM) and isinstance(module, (nn.Linear, nn.Conv2d))
+        for own, parameter in module.named_parameters(recurse=False)
+    }
 
 
 def _in_strips(model: Sam2Model, pixel_values: Tensor) -> ImageEmbeddings:
@@ -139,8 +169,23 @@ def _attention(attention: Sam2MultiScaleAttention, pixels: Tensor, step: int) ->
     def by_head(rows: Tensor) -> Tensor:
         return rows.flatten(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2)
 
-    said = F.scaled_dot_product_attention(by_head(query), by_head(key), by_head(value), scale=attention.scale)
+    said = _attended(by_head(query), by_head(key), by_head(value), attention.scale)
     return attention.proj(said.transpose(1, 2).reshape(n, height // step, width // step, -1))
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Attention, `[n, H, q, d]`, `[n, H, k, d]`, `[n, H, k, e]` to `[n, H, q, e]`.
+
+    Two products and a softmax where they go through oneDNN, because torch's fused attention (2.13) multiplies by MKL;
+    one head after the other, so that the largest table of weights is a fourth or eighth of all.
+    """
+    if query.dtype == torch.float32 and not products_by_onednn():
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    query, key = query * scale, key.transpose(2, 3)
+    if len(query) > 1:
+        return (query @ key).softmax(-1) @ value
+    heads = zip(query[0].unbind(), key[0].unbind(), value[0].unbind(), strict=True)
+    return torch.stack([(q @ k).softmax(-1) @ v for q, k, v in heads])[None]
 
 
 def _halved(pixels: Tensor, step: int) -> Tensor:

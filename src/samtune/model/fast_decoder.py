@@ -18,6 +18,13 @@ spends most of its time projecting X, which has 4096 rows, to keys, queries and 
    pixels are kept in the order they arise in, `[y, x, dy, dx]`, the high-resolution features are brought into that
    order once per image, and only the finished masks are put straight.
 5. *Keep scores as `[tokens, L]`* in both directions, so that every softmax runs along or across long rows.
+6. *Meet in one product.* X is used several times in each layer, and its gradients there are products with few inner
+   rows. `_Read` and `_BeRead` make one wide product of each one's, on top of the gradient that comes from further on:
+   nothing as large as X is written only to be added.
+
+There are two ways in. `decode` takes any prompts in any order and goes image by image, which wastes nothing and suits
+a CPU. `decode_grid` takes equally many prompts of each image and does all of them at once, without looking at a value:
+what a GPU wants, and what a CUDA graph can record.
 
 Nothing is approximated; what differs is rounding. `tests/test_fast_decoder.py` holds logits and every gradient to
 `decoder.py`'s and transformers' own.
@@ -25,11 +32,15 @@ Nothing is approximated; what differs is rounding. `tests/test_fast_decoder.py` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import Sam2Model
 from transformers.models.sam2.modeling_sam2 import Sam2Attention, Sam2MaskDecoder, Sam2TwoWayAttentionBlock
@@ -62,19 +73,60 @@ def decode(
     """
     image_index = torch.zeros(len(prompts), dtype=torch.int64) if image_index is None else image_index.cpu()
     has_mask = torch.zeros(len(prompts), dtype=torch.bool) if prompts.has_mask is None else prompts.has_mask.cpu()
-    positions = model.get_image_wide_positional_embeddings()[0].flatten(1).t().contiguous()
     chunk = CHUNK if embeddings.device.type == "cpu" else CHUNK_ACCELERATOR
     rows: list[Tensor] = []
     parts: list[DecoderOutput] = []
-    for number in image_index.unique().tolist():
-        image = _Image(embeddings[number], positions, int((image_index == number).sum()))
-        for masked in (False, True):
-            members = torch.nonzero((image_index == number) & (has_mask == masked)).squeeze(1)
-            for some in members.split(chunk) if len(members) else ():
-                rows.append(some)
-                some_prompts = prompts if len(some) == len(prompts) else prompts.select(some.to(prompts.points.device))
-                parts.append(_decode_some(model, image, some_prompts, masked))
+    with _precision_of_pixels(embeddings) as dtype:
+        positions = _positions(model).to(dtype)
+        for number in image_index.unique().tolist():
+            image = _Images(embeddings[number].to(dtype=dtype), positions, int((image_index == number).sum()))
+            for masked in (False, True):
+                members = torch.nonzero((image_index == number) & (has_mask == masked)).squeeze(1)
+                for some in members.split(chunk) if len(members) else ():
+                    rows.append(some)
+                    is_all = len(some) == len(prompts)
+                    some_prompts = prompts if is_all else prompts.select(some.to(prompts.points.device))
+                    parts.append(_decode_some(model, image, some_prompts, masked))
     return _in_order(parts, torch.cat(rows))
+
+
+def decode_grid(model: Sam2Model, embeddings: ImageEmbeddings, prompts: PromptBatch) -> DecoderOutput:
+    """Run prompt encoder and mask decoder on equally many prompts of each image, in one go.
+
+    Nothing depends on values, so that the device is never waited for.
+
+    Args:
+        model: supplies the weights, as for `decode`.
+        embeddings: of B images.
+        prompts: N prompts, B divides N: first all of the first image, then all of the second and so on. All have a
+            mask or none has; prompts of padding alone (label -10) fill up an image that has fewer.
+
+    Returns:
+        The answers, in the order of the prompts; those to mere padding mean nothing.
+    """
+    each, left = divmod(len(prompts), len(embeddings))
+    assert left == 0, f"{len(prompts)} prompts are no grid over {len(embeddings)} images"
+    with _precision_of_pixels(embeddings) as dtype:
+        images = _Images(embeddings.to(dtype=dtype), _positions(model).to(dtype), each)
+        return _decode_some(model, images, prompts, masked=prompts.masks is not None)
+
+
+@contextmanager
+def _precision_of_pixels(embeddings: ImageEmbeddings) -> Iterator[torch.dtype]:
+    """What everything that has a pixel's dimension is computed in: autocast's type, or that of the embeddings.
+
+    Tokens follow autocast on a GPU. On a CPU they stay in fp32: they are few, and to cast four million weights for
+    them, twice a step, takes longer than the products do.
+    """
+    device = embeddings.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeddings.dtype
+    with torch.autocast(device, enabled=False) if device == "cpu" else nullcontext():
+        yield dtype
+
+
+def _positions(model: Sam2Model) -> Tensor:
+    """The position encoding of every pixel, `[L, C]`."""
+    return model.get_image_wide_positional_embeddings()[0].flatten(1).t().contiguous()
 
 
 def _in_order(parts: list[DecoderOutput], rows: Tensor) -> DecoderOutput:
@@ -88,13 +140,13 @@ def _in_order(parts: list[DecoderOutput], rows: Tensor) -> DecoderOutput:
     return DecoderOutput(*joined)
 
 
-class _Image:
-    """One image as rows, and what its prompts share; everything is computed when first asked for.
+class _Images:
+    """B images as rows, and what the prompts of each share; everything is computed when first asked for.
 
     Attributes:
-        rows: `[1, L, C]`, the image embedding.
+        rows: `[B, L, C]`, the image embeddings.
         placed: `rows` with the position encoding added.
-        prompts: how many prompts ask about this image.
+        prompts: how many prompts ask about each image.
     """
 
     def __init__(self, embeddings: ImageEmbeddings, positions: Tensor, prompts: int) -> None:
@@ -111,33 +163,33 @@ class _Image:
 
     @cached_property
     def fine(self) -> Tensor:
-        """The features after `conv_s1`, `[1, L, 4, C/4]`: remark 4's order."""
+        """The features after `conv_s1`, `[B, L, 4, C/4]`: remark 4's order."""
         return self._nested(self._fine, 1)
 
     @cached_property
     def finer(self) -> Tensor:
-        """The features after `conv_s0`, `[1, L, 4, 4, C/8]`."""
+        """The features after `conv_s0`, `[B, L, 4, 4, C/8]`."""
         return self._nested(self._finer, 2)
 
     def projected(self, rows: Tensor, projection: nn.Linear) -> Tensor:
         """`rows` (`self.rows` or `self.placed`) through a projection without its bias, once for all prompts."""
         if projection not in self._projected:
-            self._projected[projection] = F.linear(rows, projection.weight)
+            self._projected[projection] = F.linear(rows, projection.weight.to(rows.dtype))
         return self._projected[projection]
 
     def _nested(self, features: Tensor, levels: int) -> Tensor:
-        """`[1, c, 2^k h, 2^k w]` to `[1, h * w, 4, ..., 4, c]`, k fours, for k = 1 or 2 levels."""
-        height, width = self.size
+        """`[B, c, 2^k h, 2^k w]` to `[B, h * w, 4, ..., 4, c]`, k fours, for k = 1 or 2 levels."""
+        B, (height, width) = len(features), self.size
         pixels = features.permute(0, 2, 3, 1)
         if levels == 1:
             return (
                 pixels.unflatten(1, (height, 2))
                 .unflatten(3, (width, 2))
                 .transpose(2, 3)
-                .reshape(1, -1, 4, pixels.shape[-1])
+                .reshape(B, -1, 4, pixels.shape[-1])
             )
         split = pixels.unflatten(1, (height, 2, 2)).unflatten(4, (width, 2, 2))
-        return split.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(1, height * width, 4, 4, pixels.shape[-1])
+        return split.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(B, height * width, 4, 4, pixels.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -145,16 +197,16 @@ class _Pixels:
     """The image side of the conversation for n prompts.
 
     Attributes:
-        rows: `[n, L, C]`, or `[1, L, C]` while the prompts share it.
+        rows: `[n, L, C]`, or `[B, L, C]` while the prompts of each of B images, n / B one after the other, share it.
         placed: the same with the position encoding added.
         constant: `[C]`, to be added to every row; kept apart because it costs nothing there (remark 3).
-        shared: the image, while `rows` and `placed` are its own.
+        shared: the images, while `rows` and `placed` are their own.
     """
 
     rows: Tensor
     placed: Tensor
     constant: Tensor
-    shared: _Image | None = None
+    shared: _Images | None = None
 
     def projects(self, attention: Sam2Attention, tokens: int) -> bool:
         """Whether projecting the rows is cheaper than projecting the tokens (remarks 1 and 2); in products per row."""
@@ -165,30 +217,39 @@ class _Pixels:
         return project_rows < project_tokens
 
     def projected(self, rows: Tensor, projection: nn.Linear) -> Tensor:
-        """`rows` through a projection without its bias, `[n or 1, L, d]`."""
-        return F.linear(rows, projection.weight) if self.shared is None else self.shared.projected(rows, projection)
+        """`rows` through a projection without its bias, `[n or B, L, d]`."""
+        return (
+            F.linear(rows, projection.weight.to(rows.dtype))
+            if self.shared is None
+            else self.shared.projected(rows, projection)
+        )
 
 
-def _decode_some(model: Sam2Model, image: _Image, prompts: PromptBatch, masked: bool) -> DecoderOutput:
-    """Decode n prompts about one image, all of them with a mask or all without."""
+def _decode_some(model: Sam2Model, images: _Images, prompts: PromptBatch, masked: bool) -> DecoderOutput:
+    """Decode n prompts, equally many about each image and in their order, all of them with a mask or all without."""
     decoder = model.mask_decoder
     tokens, absent = _tokens(model, prompts)
     if masked:
         assert prompts.masks is not None
         dense = model.prompt_encoder.mask_embed(prompts.masks).flatten(2).transpose(1, 2)
-        rows = image.rows + dense
-        pixels = _Pixels(rows, rows + image.positions, rows.new_zeros(rows.shape[-1]))
+        rows = _for_each(images.rows, len(prompts)) + dense.to(images.rows.dtype)
+        pixels = _Pixels(rows, rows + images.positions, tokens.new_zeros(rows.shape[-1]))
     else:
         constant = model.prompt_encoder.no_mask_embed.weight[0]
-        pixels = _Pixels(image.rows, image.placed, constant, shared=image)
+        pixels = _Pixels(images.rows, images.placed, constant, shared=images)
     start = tokens
     for layer in decoder.transformer.layers:
         assert isinstance(layer, Sam2TwoWayAttentionBlock)
-        tokens, pixels = _layer(layer, tokens, start, absent, pixels, image.positions)
+        tokens, pixels = _layer(layer, tokens, start, absent, pixels, images.positions)
     transformer = decoder.transformer
-    read = _read(transformer.final_attn_token_to_image, tokens + start, pixels)
+    read, pixels = _read(transformer.final_attn_token_to_image, tokens + start, pixels)
     tokens = transformer.layer_norm_final_attn(tokens + read)
-    return _answers(decoder, image, tokens, pixels.rows)
+    return _answers(decoder, images, tokens, pixels.rows)
+
+
+def _for_each(rows: Tensor, n: int) -> Tensor:
+    """What B images have, `[B, ...]`, once for each of their n prompts, `[n, ...]`; a view where B is 1 or n."""
+    return rows.unsqueeze(1).expand(-1, n // len(rows), *rows.shape[1:]).flatten(0, 1)
 
 
 def _tokens(model: Sam2Model, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
@@ -210,11 +271,12 @@ def _layer(
     else:
         tokens = tokens + _among(layer.self_attn, tokens + start, tokens, absent)
     tokens = layer.layer_norm1(tokens)
-    tokens = layer.layer_norm2(tokens + _read(layer.cross_attn_token_to_image, tokens + start, pixels))
+    read, pixels = _read(layer.cross_attn_token_to_image, tokens + start, pixels)
+    tokens = layer.layer_norm2(tokens + read)
     tokens = layer.layer_norm3(tokens + layer.mlp(tokens))
     rows = _be_read(layer.cross_attn_image_to_token, tokens + start, tokens, absent, pixels)
     rows = layer.layer_norm4(rows)
-    return tokens, _Pixels(rows, rows + positions, rows.new_zeros(rows.shape[-1]))
+    return tokens, _Pixels(rows, rows + positions, tokens.new_zeros(rows.shape[-1]))
 
 
 def _among(attention: Sam2Attention, tokens: Tensor, values: Tensor, absent: Tensor) -> Tensor:
@@ -227,57 +289,127 @@ def _among(attention: Sam2Attention, tokens: Tensor, values: Tensor, absent: Ten
     return attention.o_proj((weights @ value).transpose(1, 2).flatten(2))
 
 
-def _read(attention: Sam2Attention, tokens: Tensor, pixels: _Pixels) -> Tensor:
-    """Tokens read pixels: queries `[n, T, C]` to answers `[n, T, C]`."""
+def _read(attention: Sam2Attention, tokens: Tensor, pixels: _Pixels) -> tuple[Tensor, _Pixels]:
+    """Tokens read pixels: queries `[n, T, C]` to answers `[n, T, C]`, and the pixels to go on with."""
     query = _heads(attention, attention.q_proj(tokens)) * attention.scaling
-    weights = _scores(attention, query, pixels, attention.k_proj).softmax(-1)
-    n, _, T, _ = weights.shape
-    value = attention.v_proj
+    key, value = attention.k_proj, attention.v_proj
+    n, heads, T, _ = query.shape
     if pixels.projects(attention, T):
-        rows = pixels.projected(pixels.rows, value).unflatten(-1, (attention.num_attention_heads, -1))
-        read = _per_head(weights, rows.permute(0, 2, 1, 3))
+        weights = _scores(query, pixels, key).softmax(-1)
+        rows = pixels.projected(pixels.rows, value).unflatten(-1, (heads, -1))
+        read = _per_head(weights, rows.permute(0, 2, 1, 3)).to(tokens.dtype)
     else:
-        sums = weights.reshape(len(pixels.rows), -1, weights.shape[-1]) @ pixels.rows
-        read = sums.view(n, attention.num_attention_heads, T, -1) @ _by_head(attention, value.weight).transpose(1, 2)
+        large = (query @ _by_head(attention, key.weight)).to(pixels.rows.dtype)
+        sums, rows = _Read.apply(large.view(len(pixels.rows), -1, large.shape[-1]), pixels.rows, pixels.placed)
+        if pixels.rows.requires_grad:
+            pixels = replace(pixels, rows=rows)
+        sums = sums.view(n, heads, T, -1).to(tokens.dtype)
+        read = sums @ _by_head(attention, value.weight).transpose(1, 2)
     bias = value.bias + value.weight @ pixels.constant
-    return attention.o_proj(read.transpose(1, 2).flatten(2) + bias)
+    return attention.o_proj(read.transpose(1, 2).flatten(2) + bias), pixels
 
 
 def _be_read(attention: Sam2Attention, tokens: Tensor, values: Tensor, absent: Tensor, pixels: _Pixels) -> Tensor:
     """Pixels read tokens: the pixels `[n, L, C]` with what they read added. Padding is not read."""
     key = _heads(attention, attention.k_proj(tokens)) * attention.scaling
-    query = attention.q_proj
+    query, output, dtype = attention.q_proj, attention.o_proj, pixels.rows.dtype
+    n, heads, T, _ = key.shape
     bias = query.bias + query.weight @ pixels.constant
-    offset = (key * bias.view(attention.num_attention_heads, 1, -1)).sum(-1, keepdim=True)
-    offset = offset.masked_fill(absent[:, None, :, None], -torch.inf)
-    weights = (_scores(attention, key, pixels, query) + offset).softmax(2)
-    n, heads, T, L = weights.shape
+    offset = (key * bias.view(heads, 1, -1)).sum(-1, keepdim=True)
+    offset = offset.masked_fill(absent[:, None, :, None], -torch.inf).to(dtype)
     value = _heads(attention, attention.v_proj(values))
-    output = attention.o_proj
-    constant = (output.bias + pixels.constant) / heads
-    said = value @ _by_head(attention, output.weight.t()) + constant
-    return torch.baddbmm(
-        pixels.rows.expand(n, -1, -1), weights.view(n, heads * T, L).transpose(1, 2), said.view(n, heads * T, -1)
-    )
-
-
-def _scores(attention: Sam2Attention, small: Tensor, pixels: _Pixels, projection: nn.Linear) -> Tensor:
-    """Products of the tokens' vectors `[n, H, T, d/H]` with all projected pixels: `[n, H, T, L]`, without the bias."""
-    n, heads, T, _ = small.shape
+    said = value @ _by_head(attention, output.weight.t()) + (output.bias + pixels.constant) / heads
+    said = said.to(dtype).flatten(1, 2)
     if pixels.projects(attention, T):
-        rows = pixels.projected(pixels.placed, projection).unflatten(-1, (heads, -1))
-        return _per_head(small, rows.permute(0, 2, 3, 1))
-    large = small @ _by_head(attention, projection.weight)
-    return (large.view(len(pixels.placed), -1, large.shape[-1]) @ pixels.placed.transpose(1, 2)).view(n, heads, T, -1)
+        weights = (_scores(key, pixels, query) + offset).softmax(2).flatten(1, 2)
+        return _product(weights.transpose(1, 2), said, onto=_for_each(pixels.rows, n))
+    large = (key @ _by_head(attention, query.weight)).to(dtype).flatten(1, 2)
+    return _BeRead.apply(large, offset.flatten(1, 2), said, pixels.rows, pixels.placed, heads)
+
+
+class _Read(torch.autograd.Function):
+    """`softmax(K (X + E)') X`, and X itself to go on with, so that gradients at X meet in one product (remark 6)."""
+
+    @staticmethod
+    def forward(ctx: Any, keys: Tensor, rows: Tensor, placed: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, K, C]`, `[B, L, C]`, and `rows` plus a constant, to `[B, K, C]` and `rows`."""
+        weights = _product(keys, placed.transpose(1, 2)).softmax(-1)
+        ctx.save_for_backward(keys, rows, placed, weights)
+        ctx.set_materialize_grads(False)
+        return _product(weights, rows), rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_sums: Tensor, by_rows: Tensor | None) -> tuple[Tensor | None, ...]:
+        keys, rows, placed, weights = ctx.saved_tensors
+        by_scores = _through_softmax(_product(by_sums, rows.transpose(1, 2)), weights, -1)
+        if ctx.needs_input_grad[1]:
+            left, right = torch.cat([by_scores, weights], dim=1), torch.cat([keys, by_sums], dim=1)
+            by_rows = _product(left.transpose(1, 2), right, onto=by_rows)
+        return _product(by_scores, placed), by_rows, None
+
+
+class _BeRead(torch.autograd.Function):
+    """`X + softmax(K (X + E)' + o)' S`, the softmax running over the tokens of a head."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, keys: Tensor, offset: Tensor, said: Tensor, rows: Tensor, placed: Tensor, heads: int
+    ) -> Tensor:
+        """`[n, H * T, C]`, `[n, H * T, 1]`, `[n, H * T, C]`, and `[B, L, C]` twice to `[n, L, C]`."""
+        n, B = len(keys), len(rows)
+        scores = _product(keys.reshape(B, -1, keys.shape[-1]), placed.transpose(1, 2)).view(n, -1, placed.shape[1])
+        weights = scores.add_(offset).unflatten(1, (heads, -1)).softmax(2).flatten(1, 2)
+        ctx.save_for_backward(keys, said, placed, weights)
+        ctx.heads = heads
+        return _product(weights.transpose(1, 2), said, onto=_for_each(rows, n))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_rows: Tensor) -> tuple[Tensor | None, ...]:
+        keys, said, placed, weights = ctx.saved_tensors
+        n, B = len(keys), len(placed)
+        by_weights = _product(said, by_rows.transpose(1, 2)).unflatten(1, (ctx.heads, -1))
+        by_scores = _through_softmax(by_weights, weights.view_as(by_weights), 2).flatten(1, 2)
+        by_keys = _product(by_scores.view(B, -1, placed.shape[1]), placed).view_as(keys)
+        by_said = _product(weights, by_rows)
+        by_rows = _product(by_scores.transpose(1, 2), keys, onto=by_rows) if ctx.needs_input_grad[3] else None
+        if by_rows is not None and n != B:
+            by_rows = by_rows.unflatten(0, (B, -1)).sum(1)
+        return by_keys, by_scores.sum(-1, keepdim=True), by_said, by_rows, None, None
+
+
+def _product(left: Tensor, right: Tensor, onto: Tensor | None = None) -> Tensor:
+    """`left @ right` of `[B, a, b]` and `[B, b, c]`, added `onto` `[B, a, c]`.
+
+    A batch of one is multiplied as matrices: on a CPU torch copies transposed operands of batched products then, which
+    takes three times as long as multiplying them.
+    """
+    if len(left) == 1:
+        left, right = left[0], right[0]
+        return (left @ right if onto is None else torch.addmm(onto[0], left, right))[None]
+    return torch.bmm(left, right) if onto is None else torch.baddbmm(onto, left, right)
+
+
+def _through_softmax(gradient: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """The gradient at a softmax's arguments from that at its result `weights`."""
+    return torch._softmax_backward_data(gradient, weights, dim, weights.dtype)
+
+
+def _scores(small: Tensor, pixels: _Pixels, projection: nn.Linear) -> Tensor:
+    """Products of the tokens' vectors `[n, H, T, d/H]` with all projected pixels: `[n, H, T, L]`, without the bias."""
+    rows = pixels.projected(pixels.placed, projection).unflatten(-1, (small.shape[1], -1))
+    return _per_head(small.to(rows.dtype), rows.permute(0, 2, 3, 1))
 
 
 def _per_head(tokens: Tensor, pixels: Tensor) -> Tensor:
-    """`[n, H, T, a] @ [n or 1, H, a, b]`, without copying pixels that are shared."""
+    """`[n, H, T, a] @ [n or B, H, a, b]`, without copying pixels that are shared."""
     n, heads, T, _ = tokens.shape
-    if len(pixels) == n:
+    B = len(pixels)
+    if n == B:
         return tokens @ pixels
-    together = tokens.transpose(0, 1).reshape(heads, n * T, -1) @ pixels[0]
-    return together.view(heads, n, T, -1).transpose(0, 1)
+    together = tokens.unflatten(0, (B, n // B)).transpose(1, 2).reshape(B, heads, n // B * T, -1) @ pixels
+    return together.view(B, heads, n // B, T, -1).transpose(1, 2).flatten(0, 1)
 
 
 def _heads(attention: Sam2Attention, vectors: Tensor) -> Tensor:
@@ -290,26 +422,26 @@ def _by_head(attention: Sam2Attention, weight: Tensor) -> Tensor:
     return weight.unflatten(0, (attention.num_attention_heads, -1))
 
 
-def _answers(decoder: Sam2MaskDecoder, image: _Image, tokens: Tensor, rows: Tensor) -> DecoderOutput:
+def _answers(decoder: Sam2MaskDecoder, images: _Images, tokens: Tensor, rows: Tensor) -> DecoderOutput:
     """Masks, predicted IoUs and object scores from the last tokens `[n, T, C]` and pixels `[n, L, C]`."""
     mask_tokens = tokens[:, 2 : 2 + decoder.num_mask_tokens]
     heads = [head(mask_tokens[:, i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)]
     return DecoderOutput(
-        masks=_masks(decoder, image, torch.stack(heads, dim=1), rows),
+        masks=_masks(decoder, images, torch.stack(heads, dim=1), rows),
         iou_scores=decoder.iou_prediction_head(tokens[:, 1]),
         object_score_logits=decoder.pred_obj_score_head(tokens[:, 0]).squeeze(-1),
     )
 
 
-def _masks(decoder: Sam2MaskDecoder, image: _Image, heads: Tensor, rows: Tensor) -> Tensor:
+def _masks(decoder: Sam2MaskDecoder, images: _Images, heads: Tensor, rows: Tensor) -> Tensor:
     """Upscale the pixels four times and multiply with the mask tokens' vectors `[n, M, C/8]`: `[n, M, 4h, 4w]`."""
     n, M, _ = heads.shape
-    height, width = image.size
+    height, width = images.size
     norm = decoder.upscale_layer_norm
-    twice = _upscaled(rows, decoder.upscale_conv1) + image.fine
+    twice = _upscaled(rows, decoder.upscale_conv1) + _for_each(images.fine, n)
     twice = F.gelu(F.layer_norm(twice, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-    four_times = F.gelu(_upscaled(twice, decoder.upscale_conv2) + image.finer)
-    masks = four_times.view(n, -1, heads.shape[-1]) @ heads.transpose(1, 2)
+    four_times = F.gelu(_upscaled(twice, decoder.upscale_conv2) + _for_each(images.finer, n))
+    masks = _product(four_times.view(n, -1, heads.shape[-1]), heads.to(rows.dtype).transpose(1, 2))
     nested = masks.view(n, height, width, 2, 2, 2, 2, M)
     return nested.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(n, M, 4 * height, 4 * width)
 
@@ -320,6 +452,6 @@ def _upscaled(rows: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:
     The bias is part of the product, because its gradient then is one sum along the rows of a matrix.
     """
     assert convolution.bias is not None
-    matrix = convolution.weight.permute(0, 2, 3, 1).flatten(1)
-    product = torch.addmm(convolution.bias.repeat(4), rows.flatten(0, -2), matrix)
+    matrix = convolution.weight.to(rows.dtype).permute(0, 2, 3, 1).flatten(1)
+    product = torch.addmm(convolution.bias.to(rows.dtype).repeat(4), rows.flatten(0, -2), matrix)
     return product.view(*rows.shape[:-1], 4, -1)

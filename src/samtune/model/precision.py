@@ -8,6 +8,12 @@ from typing import Any
 
 import torch
 
+from samtune.model.allocator import keep_freed_memory
+from samtune.model.products import multiply_by_onednn
+
+SMALLEST_FOR_BF16 = 512
+"""Side of the model's input in pixels from which bf16 pays on a CPU, see docs/decisions/0053."""
+
 
 def choose_device(wanted: str) -> torch.device:
     """The device meant by `auto`, `cpu`, `cuda` or `mps`; `auto` is this process's GPU where there is one."""
@@ -18,19 +24,28 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cpu")
 
 
-def arithmetic(wanted: str, device: torch.device) -> str:
+def settle(device: torch.device) -> None:
+    """Make this process ready to compute on `device`. It may be called again, for another device too."""
+    keep_freed_memory(device)
+    multiply_by_onednn(device)
+
+
+def arithmetic(wanted: str, device: torch.device, image_size: int | None = None) -> str:
     """`no` (fp32) or `bf16`, in accelerate's words.
 
     Args:
         wanted: `fp32`, `bf16`, or `auto`: bf16 on GPUs that have it, and on CPUs with units for it (AVX512-BF16, AMX);
             without them its matrix products are slower by two orders of magnitude.
         device: where to compute.
+        image_size: side of the model's input in pixels, where its encoder is frozen; below `SMALLEST_FOR_BF16`, auto
+            means fp32 on a CPU, which is as fast there and gives the same numbers everywhere.
     """
     if wanted != "auto":
         return {"fp32": "no", "bf16": "bf16"}[wanted]
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "no"
+    is_small = image_size is not None and image_size < SMALLEST_FOR_BF16
+    return "bf16" if device.type == "cpu" and _cpu_has_bf16() and not is_small else "no"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

@@ -15,11 +15,9 @@ from types import FrameType
 import torch
 from torch import Tensor
 
-from samtune.model.decoder import DecoderOutput, select_masks
-from samtune.prompts import PromptBatch, correction_clicks
-from samtune.training.batches import Batch, loader, step_generator
+from samtune.training.batches import loader
+from samtune.training.captured import learner
 from samtune.training.events import Listener, RunFinished, RunStarted, StepDone, Validated
-from samtune.training.losses import Counts, binary, hard_iou, tuning_loss
 from samtune.training.optimizer import lr_factor, set_learning_rate
 from samtune.training.setup import Run
 from samtune.training.state import Progress, save_last
@@ -51,16 +49,18 @@ def train(run: Run, listeners: Sequence[Listener] = ()) -> RunFinished:
         if progress.step == 0:
             progress = _validate(run, progress, tell)
         readings = _Readings(tell)
-        for batch in loader(run.batches, progress.step, config.steps, config.workers):
+        learn, pin = learner(run), run.device.type == "cuda"
+        for batch in loader(run.batches, progress.step, config.steps, config.workers, pin=pin):
             lr = set_learning_rate(run.optimizer, lr_factor(batch.step, config.steps, config.optimizer))
-            loss, parts, train_iou = _learn(run, batch.to(run.device))
+            figures = learn(batch)
             norm = _step(run, batch.step)
             progress = replace(progress, step=batch.step + 1)
-            readings.add(progress.step, lr, {"loss": loss, **parts, "train_iou": train_iou, "grad_norm": norm})
+            readings.add(progress.step, lr, figures | {"grad_norm": norm})
 
             due = progress.step % run.validate_every == 0 or progress.step == config.steps
-            stopping = stop.is_requested(run)
-            if due or stopping or progress.step % STEPS_BETWEEN_READINGS == 0:
+            reading = due or progress.step % STEPS_BETWEEN_READINGS == 0
+            stopping = stop.is_requested(run, reading)
+            if reading or stopping:
                 readings.read()
             if due:
                 progress = _validate(run, progress, tell)
@@ -73,38 +73,6 @@ def train(run: Run, listeners: Sequence[Listener] = ()) -> RunFinished:
     return finished
 
 
-def _learn(run: Run, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """Add the gradients of one batch: returns its loss, the loss's parts, and the IoU of its first predictions.
-
-    Prompts go through the decoder in chunks and the gradients at the image embeddings are collected, so that memory
-    does not grow with the number of objects and the encoder, where it learns, is run backward once.
-    """
-    embeddings = run.embed(batch.views)
-    collected = embeddings.as_leaves()
-    counts = Counts.of(batch.targets)
-    rounds = 1 + run.config.prompts.correction_clicks
-    total = torch.zeros((), device=run.device)
-    iou = torch.zeros((), device=run.device)
-    parts: dict[str, Tensor] = {}
-    for chunk in torch.arange(len(batch.prompts), device=run.device).split(run.chunk):
-        prompts, targets, index = batch.prompts.select(chunk), batch.targets[chunk], batch.image_index[chunk]
-        generator = step_generator(run.config.seed, batch.step, run.batches.rank, purpose=1 + int(chunk[0]))
-        for turn in range(rounds):
-            with run.arithmetic():
-                output = run.decode(collected, prompts, index)
-                loss = tuning_loss(output, targets, run.config.loss, counts)
-            (loss.total / rounds).backward()
-            total += loss.total.detach() / rounds
-            for name, value in loss.parts.items():
-                parts[name] = parts.get(name, 0) + value / rounds
-            if turn == 0:
-                iou += _handed_iou_sum(run, output, targets) / max(counts.objects, 1)
-            if turn + 1 < rounds:
-                prompts = _corrected(run, prompts, output, targets, generator)
-    embeddings.backward(collected)
-    return total, parts, iou
-
-
 def _step(run: Run, step: int) -> Tensor:
     """Average gradients over processes, clip, step, follow with the moving average; returns the unclipped norm."""
     run.average_gradients()
@@ -114,24 +82,6 @@ def _step(run: Run, step: int) -> Tensor:
     if run.average is not None:
         run.average.update(step)
     return norm
-
-
-@torch.no_grad()
-def _handed_iou_sum(run: Run, output: DecoderOutput, targets: Tensor) -> Tensor:
-    """Summed IoU, on the low-res grid, of the masks a user would be handed for these prompts."""
-    masks, _ = select_masks(run.model, output, multimask_output=False)
-    present = targets.flatten(1).amax(1) > 0
-    return (hard_iou(masks > 0, binary(targets)[:, None]).squeeze(1) * present).sum()
-
-
-@torch.no_grad()
-def _corrected(
-    run: Run, prompts: PromptBatch, output: DecoderOutput, targets: Tensor, generator: torch.Generator
-) -> PromptBatch:
-    """The prompts with one correction click and the mask they led to, as an annotator would go on."""
-    masks, _ = select_masks(run.model, output, multimask_output=False)
-    points, labels = correction_clicks(masks[:, 0] > 0, binary(targets), run.config.prompts, generator)
-    return prompts.with_clicks(points.to(prompts.points) * 4, labels).with_masks(masks.float())
 
 
 def _validate(run: Run, progress: Progress, tell: Callable[[Validated], None]) -> Progress:
@@ -186,9 +136,9 @@ class _Stop:
 
     signal: int | None = None
 
-    def is_requested(self, run: Run) -> bool:
-        """True on every process as soon as one of them was asked."""
-        return run.any_process(self.signal is not None)
+    def is_requested(self, run: Run, waits: bool) -> bool:
+        """True on every process when one of them was asked; several ask each other only where a step `waits` anyway."""
+        return (waits or run.is_alone) and run.any_process(self.signal is not None)
 
 
 @contextmanager

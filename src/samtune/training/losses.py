@@ -30,18 +30,28 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many prompts a step has, and how many of them are about an object: what its loss is an average over."""
+    """How many prompts a step has, and how many of them are about an object: what its loss is an average over.
 
-    prompts: int
-    objects: int
+    They are tensors, each of one number and at least 1, because on a GPU a number would have to be waited for.
+    """
+
+    prompts: Tensor
+    objects: Tensor
 
     @classmethod
-    def of(cls, targets: Tensor) -> Counts:
-        """The counts of `targets` `[N, h, w]`; an empty target is a background prompt."""
-        return cls(len(targets), int(_present(targets).sum()))
+    def of(cls, targets: Tensor, counted: Tensor | None = None) -> Counts:
+        """The counts of `targets` `[N, h, w]` (an empty one is a background prompt's), of the `counted` ones alone."""
+        counted = targets.new_ones(len(targets), dtype=torch.bool) if counted is None else counted
+        return cls(counted.sum().clamp(min=1), (_present(targets) & counted).sum().clamp(min=1))
 
 
-def tuning_loss(output: DecoderOutput, targets: Tensor, config: LossConfig, counts: Counts | None = None) -> Loss:
+def tuning_loss(
+    output: DecoderOutput,
+    targets: Tensor,
+    config: LossConfig,
+    counts: Counts | None = None,
+    counted: Tensor | None = None,
+) -> Loss:
     """The loss of N prompts.
 
     Per prompt, the mask loss is the mean of the single token's and the best of the three others' (best by focal + dice,
@@ -53,13 +63,13 @@ def tuning_loss(output: DecoderOutput, targets: Tensor, config: LossConfig, coun
         targets: `[N, h, w]`, the share of each low-res pixel the object covers, 0 to 1; all zero means "no object".
         config: the weights.
         counts: of the whole step, when these prompts are a part of it; the losses of the parts add up to the step's.
+        counted: bool `[N]`, false for prompts that are there to fill up a grid; their targets are all zero.
 
     Returns:
         The loss: an average over prompts for the object score, over objects for the rest.
     """
-    counts = counts or Counts.of(targets)
+    counts = counts or Counts.of(targets, counted)
     present = _present(targets).float()
-    objects = max(counts.objects, 1)
     logits, target = output.masks.float(), targets.float()[:, None]
 
     focal = focal_loss(logits, target, config.focal_alpha, config.focal_gamma)
@@ -78,13 +88,14 @@ def tuning_loss(output: DecoderOutput, targets: Tensor, config: LossConfig, coun
 
     def supervised(per_mask: Tensor) -> Tensor:
         chosen = (per_mask[:, SINGLE_TOKEN] + per_mask.gather(1, best).squeeze(1)) / 2
-        return (chosen * present).sum() / objects
+        return (chosen * present).sum() / counts.objects
 
     with torch.no_grad():
         reached = hard_iou(logits > 0, binary(targets)[:, None])
-    iou = ((output.iou_scores.float() - reached).abs().mean(1) * present).sum() / objects
+    iou = ((output.iou_scores.float() - reached).abs().mean(1) * present).sum() / counts.objects
     score_logits = output.object_score_logits.float()
-    score = F.binary_cross_entropy_with_logits(score_logits, present, reduction="sum") / counts.prompts
+    weight = None if counted is None else counted.float()
+    score = F.binary_cross_entropy_with_logits(score_logits, present, weight, reduction="sum") / counts.prompts
     total = supervised(mask_loss) + config.iou * iou + config.object_score * score
     named = {name: supervised(per_mask) for name, per_mask in parts.items()} | {"iou": iou, "object_score": score}
     return Loss(total, {name: value.detach() for name, value in named.items()})
@@ -157,4 +168,4 @@ def hard_iou(predicted: Tensor, masks: Tensor) -> Tensor:
     """IoU of boolean masks `[N, M, h, w]` and `[N, 1, h, w]`: float `[N, M]`; two empty masks agree, IoU 1."""
     intersection = (predicted & masks).flatten(2).sum(2).float()
     union = (predicted | masks).flatten(2).sum(2).float()
-    return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
+    return (intersection / union.clamp(min=1)).masked_fill(union == 0, 1.0)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from samtune.config import OptimizerConfig
 
@@ -47,9 +48,8 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after `step` steps."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in self.parameters.items():
-            self.values[name].lerp_(parameter, 1 - decay)
+        follow = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+        follow(list(self.values.values()), list(self.parameters.values()), None)
 
     @torch.no_grad()
     def swap(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -22,16 +24,15 @@ from samtune.data.table import Dataset, ImageEntry
 from samtune.errors import ModelError
 from samtune.files import write_json
 from samtune.inference.predictor import EmbeddedImage, Predictor
-from samtune.model.allocator import keep_freed_memory
 from samtune.model.dataset_embeddings import DatasetEmbeddings, View
 from samtune.model.decoder import DecoderOutput
 from samtune.model.decoders import DECODERS
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.model.load import LoadedModel, load_model, save_model
-from samtune.model.precision import arithmetic, choose_device
+from samtune.model.precision import arithmetic, autocast, choose_device, settle
 from samtune.model.trainable import Trainable, merged, parameter_groups, save_adapter, select_trainable
 from samtune.prompts import PromptBatch
-from samtune.training.batches import Sampling, TrainingBatches
+from samtune.training.batches import Batch, Sampling, TrainingBatches
 from samtune.training.optimizer import MovingAverage, make_optimizer
 from samtune.training.state import Progress, RunFolder, forget_after, load_last, new_run
 from samtune.training.validation import Validation
@@ -50,7 +51,9 @@ class Run:
         trainable: what learns.
         average: moving average of what learns, or None.
         embeddings: of the dataset's images; from a cache on disk, unless what it would keep is learning.
-        accelerator: device, precision, and the other processes.
+        device: where this process computes.
+        precision: of the arithmetic, `no` (fp32) or `bf16`.
+        accelerator: the other processes.
         notes: what the user should know.
     """
 
@@ -65,6 +68,8 @@ class Run:
     batches: TrainingBatches
     validation: Validation
     embeddings: DatasetEmbeddings
+    device: torch.device
+    precision: str
     accelerator: Accelerator
     notes: tuple[str, ...]
 
@@ -79,14 +84,14 @@ class Run:
         return self.trainable.parameters
 
     @property
-    def device(self) -> torch.device:
-        """Where this process computes."""
-        return self.accelerator.device
-
-    @property
     def is_main(self) -> bool:
         """Whether this process is the one that writes and tells."""
         return self.accelerator.is_main_process
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other process trains with this one."""
+        return self.accelerator.num_processes == 1
 
     @property
     def validate_every(self) -> int:
@@ -100,11 +105,15 @@ class Run:
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """The precision of the forward pass."""
-        return self.accelerator.autocast()
+        return autocast(self.device, self.precision)
 
-    def embed(self, views: Sequence[View]) -> ImageEmbeddings:
-        """Embeddings of some images, B = `len(views)`; gradients flow where the encoder learns."""
-        return self.embeddings(views)
+    def embed(self, views: Sequence[View], then: Iterable[View] = ()) -> ImageEmbeddings:
+        """Embeddings of B = `len(views)` images, of others `then`; gradients flow where the encoder learns."""
+        return self.embeddings(views, then)
+
+    def embed_step(self, batch: Batch) -> ImageEmbeddings:
+        """Embeddings of a step's images, before those of the steps that follow."""
+        return self.embed(batch.views, self.batches.upcoming(batch.step, self.config.steps))
 
     def decode(self, embeddings: ImageEmbeddings, prompts: PromptBatch, image_index: Tensor) -> DecoderOutput:
         """Answers to prompts, by the decoder path of the settings."""
@@ -112,9 +121,12 @@ class Run:
 
     def measure(self) -> dict[str, float]:
         """Mean IoU on the fixed prompts, by `split/kind`."""
+        images = deque(View(image) for image in self.validation.images)
 
         def embed(image: ImageEntry) -> EmbeddedImage:
-            return EmbeddedImage(self.embed([View(image)]), (image.height, image.width))
+            view = images.popleft()
+            assert view.image == image
+            return EmbeddedImage(self.embed([view], images), (image.height, image.width))
 
         with torch.no_grad(), self.arithmetic():
             return self.validation.measure(Predictor(self.loaded, self.config.decoder), embed)
@@ -139,7 +151,7 @@ class Run:
 
     def average_gradients(self) -> None:
         """Give every process the mean of all processes' gradients; see docs/decisions/0004."""
-        if self.accelerator.num_processes == 1:
+        if self.is_alone:
             return
         flat = torch.cat([_gradient(parameter).flatten() for parameter in self.parameters.values()])
         mean = self._reduced(flat, "mean")
@@ -149,7 +161,7 @@ class Run:
 
     def any_process(self, flag: bool) -> bool:
         """Whether `flag` is true in any process."""
-        if self.accelerator.num_processes == 1:
+        if self.is_alone:
             return flag
         return bool(self._reduced(torch.tensor(float(flag), device=self.device), "sum") > 0)
 
@@ -191,10 +203,11 @@ def resumed(path: Path) -> Run:
 
 def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
     dataset = Dataset.open(path)
-    precision = arithmetic(config.precision, choose_device(config.device))
-    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
-    keep_freed_memory(accelerator.device)
-    loaded = load_model(config.model, device=accelerator.device)
+    device = choose_device(config.device)
+    accelerator = _processes(device)
+    settle(device)
+    loaded = load_model(config.model, device=device)
+    precision = arithmetic(config.precision, device, loaded.image_size)
     trainable = select_trainable(loaded.model, config.trainable, freeze_high_res_convs=config.cache, seed=config.seed)
     sampling = Sampling(
         mask_size=loaded.mask_size,
@@ -211,23 +224,35 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
         progress=Progress(),
         loaded=loaded,
         trainable=trainable,
-        optimizer=make_optimizer(parameter_groups(trainable, config.optimizer), accelerator.device),
+        optimizer=make_optimizer(parameter_groups(trainable, config.optimizer), device),
         average=MovingAverage(trainable.parameters, config.optimizer.ema) if config.optimizer.ema else None,
         batches=TrainingBatches(
             dataset.split("train"), sampling, rank=accelerator.process_index, world=accelerator.num_processes
         ),
         validation=Validation(dataset, config.prompts, config.eval_objects),
-        embeddings=_embeddings(dataset, config, loaded, trainable, accelerator),
+        embeddings=_embeddings(dataset, config, loaded, trainable, device, precision),
+        device=device,
+        precision=precision,
         accelerator=accelerator,
         notes=(trainable.note, *_cache_note(config, trainable)),
     )
 
 
+def _processes(device: torch.device) -> Accelerator:
+    """The processes that train together. Device and precision are ours: accelerate settles them once for a process."""
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return Accelerator(cpu=distributed and device.type == "cpu")
+
+
 def _embeddings(
-    dataset: Dataset, config: TrainConfig, loaded: LoadedModel, trainable: Trainable, accelerator: Accelerator
+    dataset: Dataset,
+    config: TrainConfig,
+    loaded: LoadedModel,
+    trainable: Trainable,
+    device: torch.device,
+    precision: str,
 ) -> DatasetEmbeddings:
     """With a cache, where one is wanted and nothing learns that its entries contain."""
-    device, precision = accelerator.device, accelerator.mixed_precision
     if not config.cache or not trainable.upstream_frozen:
         return DatasetEmbeddings(dataset, loaded, None, device, precision)
     return DatasetEmbeddings.open(dataset, loaded, config, device, precision)

@@ -154,10 +154,11 @@ def load_last(
             where=str(folder.last),
             do="resume with the settings the run was started with",
         )
+    fused = bool(optimizer.defaults.get("fused"))
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"weights/{name}"])
-            optimizer.state[parameter] = _optimizer_state(tensors, name, parameter.device)
+            optimizer.state[parameter] = _optimizer_state(tensors, name, parameter.device, fused)
             if average is not None:
                 average.values[name].copy_(tensors[f"average/{name}"])
     return progress
@@ -182,10 +183,11 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def _optimizer_state(tensors: Mapping[str, Tensor], name: str, device: torch.device) -> dict[str, Tensor]:
+def _optimizer_state(tensors: Mapping[str, Tensor], name: str, device: torch.device, fused: bool) -> dict[str, Tensor]:
+    """One parameter's part of the saved state. Its step count is on the device only where the optimizer is fused."""
     prefix = f"optimizer/{name}/"
     found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    return {key: value.to(device) if key != "step" else value for key, value in found.items()}
+    return {key: value.to(device) if key != "step" or fused else value for key, value in found.items()}
 
 
 def _numbered(path: Path) -> Path:

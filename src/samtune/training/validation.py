@@ -31,6 +31,11 @@ class Validation:
         self.chosen = {split: images for split, images in chosen.items() if images}
         self.objects = {split: sum(len(found) for _, found in images) for split, images in self.chosen.items()}
 
+    @property
+    def images(self) -> list[ImageEntry]:
+        """The images that are measured on, in order."""
+        return [image for images in self.chosen.values() for image, _ in images]
+
     def criterion(self, metrics: Mapping[str, float]) -> float | None:
         """The figure that decides which weights are best: mean IoU on the validation split over the trained kinds.
 
