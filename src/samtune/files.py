@@ -17,6 +17,9 @@ from typing import Any
 
 from samtune.errors import StorageError
 
+LFS_POINTER = b"version https://git-lfs"
+"""First bytes of a file that Git LFS has put a pointer in place of."""
+
 
 @contextmanager
 def storage_errors(where: Path) -> Iterator[None]:
@@ -24,7 +27,7 @@ def storage_errors(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _storage_error(error, where) from error
+        raise storage_error(error, where) from error
 
 
 @contextmanager
@@ -93,6 +96,23 @@ def write_json(target: Path, value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def is_full(error: OSError) -> bool:
+    """Whether a disk without space, or a quota, is the reason."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def storage_error(error: OSError, where: Path) -> StorageError:
+    """The error for users about what the system said of `where`."""
+    return StorageError.of(
+        expected="to be able to write",
+        found=(error.strerror or str(error)).lower(),
+        where=str(where),
+        do="free some space, or choose another folder"
+        if is_full(error)
+        else "check the folder's permissions, or choose another",
+    )
+
+
 def _aside(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
 
@@ -111,13 +131,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _storage_error(error: OSError, where: Path) -> StorageError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return StorageError.of(
-        expected="to be able to write",
-        found=(error.strerror or str(error)).lower(),
-        where=str(where),
-        do="free some space, or choose another folder" if full else "check the folder's permissions, or choose another",
-    )

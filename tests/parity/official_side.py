@@ -164,5 +164,4 @@ def keys(out, *configs):
 COMMANDS = {f.__name__: f for f in (weights, predict, video, transform, fixture, keys)}
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     COMMANDS[sys.argv[1]](*sys.argv[2:])

@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Sam2Model
 
 from samtune.errors import ModelError, StorageError
-from samtune.files import new_folder, recover_folder
+from samtune.files import LFS_POINTER, is_full, new_folder, recover_folder, storage_error
 from samtune.model.catalogue import BACKBONES, NANO, NANO_FOLDER, Backbone, hub_name, suggest
 from samtune.model.layout import (
     IMAGE,
@@ -42,6 +44,12 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 """The two files that make a folder one in Hugging Face layout."""
 _INDEX = "model.safetensors.index.json"
 _SHARDS = "model-*-of-*.safetensors"
+_PICKLE = "pytorch_model.bin"
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_FILES = {".pt", ".pth", ".bin", ".ckpt", ".safetensors"}
+_HUB_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError, ImportError)
+"""What the hub's client raises: its own errors, those of its HTTP library (which one, depends on its version), and
+ImportError where a proxy needs a package."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ def load_model(
     hub = hub_name(text)
     if hub is None and _exists(path):
         return _from_path(path, text, device, dtype)
-    if hub is None and not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", text):
+    if hub is None and (not _REPOSITORY.fullmatch(text) or path.suffix.lower() in _FILES):
         raise ModelError.of(
             expected="the name of a model, or a file or folder with one",
             found=f"no file, folder or known name {text!r}",
@@ -179,14 +187,16 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted is None:
+            raise _damaged(path, error) from error
         raise ModelError.of(
             expected="a checkpoint that holds tensors and nothing else",
-            found=f"a pickle that asks for {wanted[1]}" if wanted else "a file that is no checkpoint, or a damaged one",
+            found=f"a pickle that asks for {wanted[1]}",
             where=str(path),
             do="nothing in it was executed; get the checkpoint from a source you trust",
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise _unreadable(path, error) from error
+        raise _damaged(path, error) from error
     config = content.get(CONFIG_KEY) if isinstance(content, dict) else None
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
@@ -254,11 +264,14 @@ def _from_folder(folder: Path, name: str, source: str, device: str | torch.devic
         for shard in sorted(folder.glob(_SHARDS)):
             tensors |= _read_safetensors(shard)
     else:
+        pickled = (folder / _PICKLE).is_file()
         raise ModelError.of(
             expected=f"a folder with {WEIGHTS}",
-            found="none in it",
+            found=f"{_PICKLE}, a pickle" if pickled else _content(folder),
             where=str(folder),
-            do="convert pytorch_model.bin with transformers' save_pretrained, or give the official .pt file itself",
+            do="load it with transformers and save it again with save_pretrained"
+            if pickled
+            else f"put {WEIGHTS} there, or give the official .pt file itself",
         )
     return _assemble(config, complete_matrix(tensors), name, source, device, dtype)
 
@@ -324,10 +337,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        found = sorted(entry.name for entry in folder.iterdir())[:8]
         raise ModelError.of(
             expected=f"a folder with {CONFIG} and {WEIGHTS}, or a samtune run",
-            found=f"a folder with {', '.join(found) or 'nothing'}",
+            found=_content(folder),
             where=str(folder),
             do="give the folder that holds both files, or the official .pt file itself",
         ) from error
@@ -342,7 +354,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise _unreadable(path, error) from error
+        raise _damaged(path, error) from error
+
+
+def _content(folder: Path) -> str:
+    names = sorted(entry.name for entry in folder.iterdir())[:8]
+    return f"a folder with {', '.join(names) or 'nothing'}"
 
 
 def _exists(path: Path) -> bool:
@@ -356,41 +373,72 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _unreadable(path: Path, error: Exception) -> ModelError:
-    reason = str(getattr(error, "strerror", None) or error).strip().splitlines()
+def _unreadable(path: Path, reason: object) -> ModelError:
+    said = str(getattr(reason, "strerror", None) or reason).strip().splitlines()
     return ModelError.of(
         expected="a readable, whole checkpoint",
-        found=(reason[0] if reason else type(error).__name__)[:300],
+        found=said[0] if said else type(reason).__name__,
         where=str(path),
         do="check permissions and that the download or copy was complete",
     )
 
 
+def _damaged(path: Path, error: Exception) -> ModelError:
+    """About a weight file that its library gave up on, in words that say more than the library's."""
+    if isinstance(error, OSError) and error.strerror:
+        return _unreadable(path, error)
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(LFS_POINTER):
+        return ModelError.of(
+            expected="a checkpoint",
+            found="a Git LFS pointer, not the file itself",
+            where=str(path),
+            do="run `git lfs pull` where it was cloned",
+        )
+    if not head:
+        return _unreadable(path, "an empty file")
+    if head.lstrip().startswith(b"<"):
+        return _unreadable(path, "a web page, as a download that failed leaves behind")
+    if path.suffix == ".safetensors" or head.startswith(b"PK"):
+        # Of torch's story only the first sentence is about this file.
+        return _unreadable(path, f"a file that is cut off or damaged: {str(error).split('. ')[0]}")
+    return ModelError.of(
+        expected="a checkpoint",
+        found="a file of another kind, or a damaged one; nothing in it was executed",
+        where=str(path),
+        do="give an official .pt file, or a folder in Hugging Face layout",
+    )
+
+
 def _download(repository: str, name: str) -> Path:
     """The repository's files in the local hub cache, fetched where they are not there yet."""
-    import httpx
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
     try:
         return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, _INDEX, _SHARDS]))
-    except (
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        httpx.HTTPError,
-        OSError,
-        ValueError,
-    ) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+    except _HUB_ERRORS as error:
+        if isinstance(error, OSError) and is_full(error):
+            raise storage_error(error, Path(constants.HF_HUB_CACHE)) from error
+        known = hub_name(name) is not None
         raise ModelError.of(
-            expected=f"{repository} from the Hugging Face hub or its local cache",
-            found=reason[0][:300],
+            expected=f"{'' if known else 'a file, a folder, or '}{repository} from the Hugging Face hub or its cache",
+            found=("" if known else "no such file or folder, and ") + _hub_said(error),
             where=name,
-            do=(f"{suggest(name)} " if hub_name(name) is None and suggest(name) else "")
+            do=(f"{suggest(name)} " if not known and suggest(name) else "")
             + "without a network: --model nano, a folder in Hugging Face layout, an official .pt file, or a cache that "
             "holds the model (HF_HOME) with HF_HUB_OFFLINE=1; a private model needs HF_TOKEN",
         ) from error
+
+
+def _hub_said(error: BaseException) -> str:
+    """Why the hub gave nothing; its client tells of the cache first and of the cause behind it."""
+    cause = error.__cause__ or error
+    if isinstance(cause, OfflineModeIsEnabled):
+        return "nothing in the cache, while HF_HUB_OFFLINE forbids to ask the hub"
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if status in (401, 403, 404):
+        return f"a hub that has no such model, or does not show it without a token ({status})"
+    reason = str(cause).strip().splitlines() or [type(cause).__name__]
+    return f"a hub that cannot be reached ({reason[0]})"
 
 
 def _dtype_name(tensors: Mapping[str, Tensor]) -> str:
