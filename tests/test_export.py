@@ -13,11 +13,12 @@ from peft import PeftModel
 from transformers import Sam2Model
 
 from samtune.config import TrainableConfig
-from samtune.errors import ModelError, SamtuneError
-from samtune.export.export import export
+from samtune.errors import ModelError, SamtuneError, StorageError
+from samtune.export.export import Format, export
 from samtune.export.verify import Difference, answers, check, difference
 from samtune.model.load import LoadedModel, load_model, save_model
 from samtune.model.trainable import Trainable, merged, save_adapter, select_trainable
+from tests.system import full_disk
 from tests.tiny_official import tiny_official
 
 
@@ -159,3 +160,13 @@ def test_an_export_never_replaces_anything(decoder_run: Path, tmp_path: Path) ->
             export(decoder_run, out, "official")
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
     assert not (tmp_path / "mine.pt").exists()
+
+
+@pytest.mark.parametrize(("format", "out"), [("official", "out.pt"), ("official", "out"), ("hf", "out")])
+def test_an_export_without_space_is_said_and_leaves_nothing(
+    decoder_run: Path, tmp_path: Path, format: Format, out: str
+) -> None:
+    with full_disk(100_000), pytest.raises(StorageError) as caught:
+        export(decoder_run, tmp_path / out, format)
+    assert f"in       {tmp_path / out}\n" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import resource
 import shutil
-import signal
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -24,6 +23,7 @@ from samtune.model.layout import MATRIX, MATRIX_TWIN
 from samtune.model.load import LoadedModel, load_model, save_model
 from samtune.model.official import CONFIG_KEY, to_official
 from tests.hub import Hub, running
+from tests.system import full_disk, without_rights
 from tests.tiny_official import TINY_OFFICIAL, tiny_official
 
 
@@ -137,6 +137,12 @@ def test_dtype_and_name_are_as_asked(folder: Path) -> None:
     assert {tensor.dtype for tensor in loaded.model.state_dict().values()} == {torch.bfloat16}
     assert loaded.name == str(folder)
     assert loaded.fingerprint() != load_model(folder).fingerprint()
+
+
+def test_a_saved_model_may_be_read_by_whoever_may_read_its_folder(folder: Path) -> None:
+    modes = {file.stat().st_mode & 0o777 for file in folder.iterdir()}
+    assert len(modes) == 1
+    assert modes != {0o600}
 
 
 def test_the_fingerprint_changes_with_one_bit(folder: Path) -> None:
@@ -336,11 +342,20 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert "dangling.pt" in refused(tmp_path / "dangling.pt")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable to root")
-def test_a_file_without_permission_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    shutil.copy(checkpoint, tmp_path / "model.pt")
-    (tmp_path / "model.pt").chmod(0)
-    assert "ermission" in refused(tmp_path / "model.pt")
+@pytest.mark.parametrize("locked", ["model.pt", "model.safetensors", "hf", "hf/config.json", "hf/model.safetensors"])
+def test_what_may_not_be_read_is_refused_by_name(checkpoint: Path, folder: Path, locked: str) -> None:
+    with TemporaryDirectory() as name:  # pytest's own folders are closed to everybody else
+        root = Path(name)
+        root.chmod(0o755)
+        shutil.copy(checkpoint, root / "model.pt")
+        shutil.copy(folder / "model.safetensors", root / "model.safetensors")
+        shutil.copytree(folder, root / "hf")
+        (root / locked).chmod(0)
+        with without_rights():
+            message = refused(root / locked.split("/")[0])
+        assert "Permission denied" in message
+        assert str(root / locked) in message
+        (root / locked).chmod(0o755)
 
 
 def test_names_that_are_almost_right_are_understood(tmp_path: Path) -> None:
@@ -433,15 +448,8 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(folder: Path, tmp_path: P
     shutil.copytree(folder, target)
     loaded = load_model(folder)
     before = {file.name: file.read_bytes() for file in target.iterdir()}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(StorageError) as caught:
-            save_model(loaded, target)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
+    with full_disk(100_000), pytest.raises(StorageError) as caught:
+        save_model(loaded, target)
     assert str(target) in str(caught.value)
     assert {file.name: file.read_bytes() for file in target.iterdir()} == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]

@@ -42,7 +42,7 @@ def new_file(target: Path) -> Iterator[Path]:
         with storage_errors(target):
             yield temporary
             _sync(temporary)
-            temporary.chmod(0o666 & ~_umask())
+            share(temporary)
             temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -94,6 +94,11 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any) -> None:
     """Write a whole JSON file, indented; NaN and infinity are bugs."""
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def share(file: Path) -> None:
+    """Give a file the permissions of any new file; tempfile and safetensors make files for their owner alone."""
+    file.chmod(0o666 & ~_umask())
 
 
 def is_full(error: OSError) -> bool:

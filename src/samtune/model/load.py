@@ -21,11 +21,11 @@ import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Sam2Model
 
-from samtune.errors import ModelError, StorageError
+from samtune.errors import ModelError
 from samtune.files import LFS_POINTER, is_full, new_folder, recover_folder, storage_error
 from samtune.model.catalogue import BACKBONES, NANO, NANO_FOLDER, Backbone, hub_name, suggest
 from samtune.model.layout import (
@@ -39,6 +39,7 @@ from samtune.model.layout import (
 )
 from samtune.model.official import CONFIG_KEY, to_transformers
 from samtune.model.preprocess import processor_config
+from samtune.model.weights import save_tensors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 """The two files that make a folder one in Hugging Face layout."""
@@ -118,27 +119,10 @@ def load_model(
         ModelError: no such model, a file that cannot be read or is another model's, tensors missing or left over, or a
             hub that cannot be reached.
     """
-    text = str(name)
-    if text == NANO:
-        if not (NANO_FOLDER / CONFIG).is_file():
-            raise ModelError.of(
-                expected="the small model inside the package",
-                found="a package without it",
-                where=str(NANO_FOLDER),
-                do="reinstall samtune, or give another --model",
-            )
-        return _from_folder(NANO_FOLDER, text, "samtune/nano", device, dtype)
-    path = Path(name).expanduser()
-    hub = hub_name(text)
-    if hub is None and _exists(path):
-        return _from_path(path, text, device, dtype)
-    if hub is None and (not _REPOSITORY.fullmatch(text) or path.suffix.lower() in _FILES):
-        raise ModelError.of(
-            expected="the name of a model, or a file or folder with one",
-            found=f"no file, folder or known name {text!r}",
-            do=suggest(text) or "`samtune models` lists the known names",
-        )
-    return _from_folder(_download(hub or text, text), text, f"hub:{hub or text}", device, dtype)
+    try:
+        return _load(str(name), device, dtype)
+    except OSError as error:  # whatever the system refuses on the way, such as a folder without permission
+        raise _unreadable(Path(error.filename or name), error) from error
 
 
 def save_model(model: LoadedModel | Sam2Model, folder: Path, *, family: str = "custom", base: str = "") -> None:
@@ -156,23 +140,31 @@ def save_model(model: LoadedModel | Sam2Model, folder: Path, *, family: str = "c
     Raises:
         StorageError: it cannot be written; what stood there before still stands.
     """
+    with new_folder(folder) as temporary:
+        write_model(model, temporary, family=family, base=base)
+
+
+def write_model(model: LoadedModel | Sam2Model, folder: Path, *, family: str = "custom", base: str = "") -> None:
+    """Write the files of a model into a folder that is there; see `save_model`.
+
+    Raises:
+        OSError: the disk refused.
+    """
     if isinstance(model, LoadedModel):
         state, config = model.model.state_dict() | model.video_state, dict(model.config)
         family, base, size = model.family, model.base, model.image_size
     else:
         state, config, size = model.state_dict(), model.config.to_dict(), input_size(model)
-    save_state(state, config | {"samtune_family": family, "samtune_base": base}, size, folder)
-
-
-def save_state(state: Mapping[str, Tensor], config: Mapping[str, Any], image_size: int, folder: Path) -> None:
-    """Write tensors and configuration in Hugging Face layout; see `save_model`."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    architecture = "Sam2VideoModel" if config["model_type"] == VIDEO else "Sam2Model"
-    described = dict(config) | {"architectures": [architecture], "dtype": _dtype_name(tensors)}
-    with new_folder(folder) as temporary:
-        _save_tensors(tensors, temporary / WEIGHTS, folder)
-        _write_json(temporary / CONFIG, described)
-        _write_json(temporary / "preprocessor_config.json", processor_config(image_size))
+    described = config | {
+        "architectures": ["Sam2VideoModel" if config["model_type"] == VIDEO else "Sam2Model"],
+        "dtype": _dtype_name(tensors),
+        "samtune_family": family,
+        "samtune_base": base,
+    }
+    save_tensors(tensors, folder / WEIGHTS)
+    _write_json(folder / CONFIG, described)
+    _write_json(folder / "preprocessor_config.json", processor_config(size))
 
 
 def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -209,6 +201,30 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]
         )
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     return tensors, config if isinstance(config, dict) else None
+
+
+def _load(text: str, device: str | torch.device, dtype: torch.dtype) -> LoadedModel:
+    """Find out what a `--model` value means."""
+    if text == NANO:
+        if not (NANO_FOLDER / CONFIG).is_file():
+            raise ModelError.of(
+                expected="the small model inside the package",
+                found="a package without it",
+                where=str(NANO_FOLDER),
+                do="reinstall samtune, or give another --model",
+            )
+        return _from_folder(NANO_FOLDER, text, "samtune/nano", device, dtype)
+    path = Path(text).expanduser()
+    hub = hub_name(text)
+    if hub is None and _exists(path):
+        return _from_path(path, text, device, dtype)
+    if hub is None and (not _REPOSITORY.fullmatch(text) or path.suffix.lower() in _FILES):
+        raise ModelError.of(
+            expected="the name of a model, or a file or folder with one",
+            found=f"no file, folder or known name {text!r}",
+            do=suggest(text) or "`samtune models` lists the known names",
+        )
+    return _from_folder(_download(hub or text, text), text, f"hub:{hub or text}", device, dtype)
 
 
 def _from_path(path: Path, name: str, device: str | torch.device, dtype: torch.dtype) -> LoadedModel:
@@ -443,19 +459,6 @@ def _hub_said(error: BaseException) -> str:
 
 def _dtype_name(tensors: Mapping[str, Tensor]) -> str:
     return str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-
-
-def _save_tensors(tensors: dict[str, Tensor], path: Path, where: Path) -> None:
-    """A full disk is an error of safetensors' own; users get the same one as for every other file."""
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise StorageError.of(
-            expected="to be able to write the weights",
-            found=str(error),
-            where=str(where),
-            do="free some space, or choose another folder",
-        ) from error
 
 
 def _write_json(path: Path, value: Any) -> None:
