@@ -20,13 +20,11 @@ HOSTILE = "<script>alert('x')</script>"
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory):
+def judged(tmp_path_factory, tiny_folder):
     root = tmp_path_factory.mktemp("judged")
     dataset = make_dataset(root / "set", train=1, valid=1, test=3)
-    models = []
-    for seed in (0, 1):
-        save_model(tiny_sam2(seed=seed), root / f"model-{seed}")
-        models.append(Predictor(load_model(root / f"model-{seed}")))
+    save_model(tiny_sam2(seed=1), root / "other")
+    models = [Predictor(load_model(folder)) for folder in (tiny_folder, root / "other")]
     curve = root / "metrics.jsonl"
     steps = [{"step": n, "loss": 1 / (n + 1), "lr": 1e-4, "train_iou": 0.5} for n in range(1, 20)]
     lines = [{"step": 0, "valid/box": 0.4, "best": True}, *steps, {"step": 19, "valid/box": 0.5, "best": True}]

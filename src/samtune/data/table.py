@@ -85,6 +85,11 @@ class ImageEntry:
     group: str
     objects: tuple[ObjectEntry, ...]
 
+    @property
+    def single_objects(self) -> tuple[ObjectEntry, ...]:
+        """The objects that make sense as one object: crowd regions are not."""
+        return tuple(found for found in self.objects if not found.iscrowd)
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -45,8 +45,15 @@ class PredictReport:
 
     def lines(self) -> list[str]:
         """What to tell the user."""
-        doubt = f", {self.refused} of them where the model says nothing is there" if self.refused else ""
-        return [f"{self.objects} masks in {self.pictures} pictures{doubt}", f"results    {self.out / RESULTS}"]
+        doubt = f", {self.refused:,} of them where the model says nothing is there" if self.refused else ""
+        return [
+            f"{_count(self.objects, 'mask')} in {_count(self.pictures, 'picture')}{doubt}",
+            f"results    {self.out / RESULTS}",
+        ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +269,7 @@ def _answers(
     ]
     if config.everything:
         found = automatic_masks(predictor, embedded, config.automatic)
-        answers += [_Answer(one.mask, one.iou_score, 0.0, picture.name, 1) for one in found]
+        answers += [_Answer(one.mask, one.iou_score, one.object_score, picture.name, 1) for one in found]
     return answers
 
 

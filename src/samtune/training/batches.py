@@ -76,8 +76,8 @@ class TrainingBatches(TorchDataset[Batch]):
         self.rank = rank
         self.world = world
         background = sampling.prompts.negative > 0
-        self.images = [image for image in dataset.images if background or usable_objects(image)]
-        if not any(usable_objects(image) for image in self.images):
+        self.images = [image for image in dataset.images if background or image.single_objects]
+        if not any(image.single_objects for image in self.images):
             raise DataError.of(
                 expected="at least one object in the training split",
                 found=f"{len(dataset.images)} images, none with a usable object",
@@ -93,7 +93,7 @@ class TrainingBatches(TorchDataset[Batch]):
         counts: list[int] = []
         for image in self._images_of(step):
             flipped = self.sampling.flip and bool(torch.rand(1, generator=generator) < 0.5)
-            chosen = _choose(usable_objects(image), self.sampling.objects_per_image, generator)
+            chosen = _choose(image.single_objects, self.sampling.objects_per_image, generator)
             image_prompts, image_targets = self._prompts(image, chosen, flipped, generator)
             views.append(View(image, flipped))
             prompts.append(image_prompts)
@@ -151,11 +151,6 @@ class TrainingBatches(TorchDataset[Batch]):
             occupied |= low_res_targets([self.dataset.read_mask(found)], size)[0] > 0
         grid = torch.from_numpy(occupied[:, ::-1].copy() if flipped else occupied)
         return background_prompts(grid, count, self.sampling.prompts, generator)
-
-
-def usable_objects(image: ImageEntry) -> tuple[ObjectEntry, ...]:
-    """The objects that make sense as one object: crowd regions are not."""
-    return tuple(found for found in image.objects if not found.iscrowd)
 
 
 def low_res_targets(masks: Sequence[NDArray[np.bool_]], size: int) -> NDArray[np.uint8]:
