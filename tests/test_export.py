@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,10 +97,30 @@ def test_the_hugging_face_export_loads_in_transformers(decoder_run: Path, tmp_pa
     assert processor["size"] == {"height": 128, "width": 128}
 
 
+def judged(folder: Path, weights: str) -> Path:
+    """What of a comparison's folder an export reads."""
+    folder.mkdir()
+    (folder / "comparison.json").write_text(json.dumps({"split": "test", "verdict": "tuned is better by 0.1."}))
+    (folder / "tuned.json").write_text(json.dumps({"weights": weights}))
+    return folder
+
+
+def test_a_verdict_on_other_weights_is_not_passed_on(decoder_run: Path, tmp_path: Path) -> None:
+    other = judged(tmp_path / "judged", "0" * 64)
+    with pytest.raises(ModelError, match="one of other weights"):
+        export(decoder_run, tmp_path / "out", "hf", comparison=other)
+    assert not (tmp_path / "out").exists()
+    run = tmp_path / "run"
+    shutil.copytree(decoder_run, run)
+    for weights, passed_on in (("0" * 64, False), (load_model(run).fingerprint(), True)):
+        shutil.rmtree(run / "comparison", ignore_errors=True)
+        judged(run / "comparison", weights)
+        export(run, tmp_path / f"out-{passed_on}", "hf")
+        assert ("tuned is better" in (tmp_path / f"out-{passed_on}" / "README.md").read_text()) == passed_on
+
+
 def test_the_card_states_base_data_and_measurements_and_no_local_path(decoder_run: Path, tmp_path: Path) -> None:
-    comparison = tmp_path / "judged"
-    comparison.mkdir()
-    (comparison / "comparison.json").write_text(json.dumps({"split": "test", "verdict": "tuned is better by 0.1."}))
+    comparison = judged(tmp_path / "judged", load_model(decoder_run).fingerprint())
     export(decoder_run, tmp_path / "out", "hf", comparison=comparison)
     text = (tmp_path / "out" / "README.md").read_text()
     assert "dataset `my/cells`" in text

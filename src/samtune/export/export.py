@@ -72,7 +72,7 @@ def export(
     _refuse_taken(out)
     loaded = load_model(model)
     run = Path(model).expanduser()
-    facts = read_run(run, comparison) if (run / "run.json").is_file() else None
+    facts = read_run(run, loaded.fingerprint(), comparison) if (run / "run.json").is_file() else None
     match format:
         case "official":
             return _official(loaded, facts, out)
@@ -95,7 +95,12 @@ def _official(loaded: LoadedModel, facts: RunFacts | None, out: Path) -> ExportR
             text = model_card(loaded, facts, kind, config=config or yaml, file=name, size=str(loaded.image_size))
             (folder / _CARD).write_text(text, encoding="utf-8")
     path = out if out.suffix == ".pt" else out / name
-    return ExportReport("official", path, found, (f"load with  build_sam2({config or yaml!r}, {path.name!r})",))
+    notes = [f"load with  build_sam2({config or yaml!r}, {path.name!r})"]
+    if config is None:
+        notes.append(
+            f"           after hydra.initialize_config_dir({str(path.parent.resolve())!r}), where {yaml} stands"
+        )
+    return ExportReport("official", path, found, tuple(notes))
 
 
 def _huggingface(loaded: LoadedModel, facts: RunFacts | None, out: Path) -> ExportReport:
@@ -126,7 +131,8 @@ def _adapter(loaded: LoadedModel, facts: RunFacts | None, run: Path, out: Path) 
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         text = json.dumps(settings | {"base_model_name_or_path": public}, indent=2) + "\n"
         (folder / "adapter_config.json").write_text(text, encoding="utf-8")
-        (folder / _CARD).write_text(model_card(loaded, facts, "adapter", base=public), encoding="utf-8")
+        kind = "adapter" if hub_name(public) else "adapter-local"
+        (folder / _CARD).write_text(model_card(loaded, facts, kind, base=public), encoding="utf-8")
         with _quiet():
             adapted = PeftModel.from_pretrained(load_model(base).model, str(folder))
         found = difference(answers(adapted.get_base_model()), answers(loaded.model))  # pyright: ignore[reportArgumentType]
