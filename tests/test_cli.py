@@ -125,6 +125,8 @@ MISTAKES = {
     "a run that is none": (["train", "--resume", "EXPORT"], "config.yaml"),
     "a split without objects": (["evaluate", "ONLY_TRAIN", "--model", "MODEL"], "--split train"),
     "no settings file": (["train", "x", "--config", "nowhere.yaml"], "nowhere.yaml"),
+    "settings that are no YAML": (["train", "x", "--config", "TABLE"], "table.csv"),
+    "a raw export": (["train", "EXPORT"], "samtune prepare"),
     "no picture": (["predict", "nowhere", "--model", "MODEL", "--out", "x", "--point", "1,1"], "nowhere"),
 }
 
@@ -134,7 +136,13 @@ def test_a_mistake_is_answered_with_exit_code_2(place, tiny_folder, tmp_path, ca
     monkeypatch.chdir(tmp_path)
     run("prepare", place / "export", "--out", "ds", "--quiet")
     run("prepare", place / "export", "--out", "only", "--split", "1,0,0", "--quiet")
-    names = {"DATASET": "ds", "ONLY_TRAIN": "only", "EXPORT": place / "export", "MODEL": tiny_folder}
+    names = {
+        "DATASET": "ds",
+        "ONLY_TRAIN": "only",
+        "EXPORT": place / "export",
+        "MODEL": tiny_folder,
+        "TABLE": "ds/table.csv",
+    }
     capsys.readouterr()
     assert run(*(names.get(token, token) for token in tokens)) == 2
     said = capsys.readouterr().err

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from samtune.errors import StorageError
+from samtune.errors import ConfigError, StorageError
 
 LFS_POINTER = b"version https://git-lfs"
 """First bytes of a file that Git LFS has put a pointer in place of."""
@@ -76,6 +76,21 @@ def new_folder(target: Path, *, sync: bool = True) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_to_replace(out: Path, mark: str, what: str) -> None:
+    """Let `out` be replaced only where it holds nothing or an earlier result, which has a file named `mark`.
+
+    Raises:
+        ConfigError: it holds something else, which may be somebody's only copy.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / mark).is_file())):
+        raise ConfigError.of(
+            expected=f"a new folder, or one with {what}",
+            found="a folder with something else in it" if out.is_dir() else "a file",
+            where=str(out),
+            do="choose another --out",
+        )
 
 
 def recover_folder(target: Path) -> None:

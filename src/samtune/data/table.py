@@ -116,7 +116,9 @@ class Dataset:
                 expected=f"a prepared dataset, a folder with {TABLE}",
                 found="a folder without it" if root.is_dir() else "no such folder",
                 where=str(root),
-                do=f"make one: samtune prepare SOURCE --out {root}",
+                do=f"make one of it: samtune prepare {root} --out DATASET"
+                if root.is_dir()
+                else f"make one: samtune prepare SOURCE --out {root}",
             )
         try:
             table = pl.read_parquet(path)

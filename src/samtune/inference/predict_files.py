@@ -18,7 +18,7 @@ from samtune.config import PredictConfig
 from samtune.data.images import read_image
 from samtune.data.masks import encode_rle, format_counts, mask_box, write_mask_file
 from samtune.errors import ConfigError, DataError
-from samtune.files import new_folder, write_json
+from samtune.files import new_folder, refuse_to_replace, write_json
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.types import Box, Prompt
@@ -98,13 +98,7 @@ def predict_files(
     """
     pictures = _pictures(images)
     questions = _questions(pictures, config)
-    if out.exists() and not (out / RESULTS).exists() and any(out.iterdir()):
-        raise ConfigError.of(
-            expected="a new folder, or one with earlier predictions",
-            found="a folder with something else in it",
-            where=str(out),
-            do="choose another --out",
-        )
+    refuse_to_replace(out, RESULTS, "earlier predictions")
     results: list[dict[str, Any]] = []
     refused = 0
     with new_folder(out) as folder:
