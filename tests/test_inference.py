@@ -134,6 +134,16 @@ def test_nothing_is_found_where_the_model_says_nothing_is(predictor, image, says
     assert automatic_masks(predictor, predictor.embed(image), config) == []
 
 
+def test_finding_nothing_is_said_with_the_settings_that_decide(predictor, pictures, tmp_path, says):
+    says(-100.0)
+    config = PredictConfig(everything=True, automatic=AutomaticConfig(points_per_side=2))
+    report = predict_files(pictures, predictor, tmp_path / "out", config)
+    assert report.lines()[:2] == [
+        "0 masks in 2 pictures",
+        "no guess has --automatic.min-iou-score 0.7 and --automatic.min-stability 0.85; lower values show more",
+    ]
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 def test_files_hold_the_same_masks(predictor, pictures, tmp_path):
     config = PredictConfig(box=("10,5,60,40",), point=("30,30",))

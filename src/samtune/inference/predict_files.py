@@ -36,12 +36,14 @@ class PredictReport:
         pictures: how many pictures.
         objects: how many masks.
         refused: masks whose object score says that nothing is there; they are written all the same, with their score.
+        note: why there may be fewer masks than expected, where there is a reason to say.
     """
 
     out: Path
     pictures: int
     objects: int
     refused: int
+    note: str = ""
 
     def lines(self) -> list[str]:
         """What to tell the user."""
@@ -116,7 +118,12 @@ def predict_files(
             Image.fromarray(overlay).save(folder / OVERLAYS / f"{picture.name}.png")
             progress(done, len(asked))
         write_json(folder / RESULTS, results)
-    return PredictReport(out, len(asked), len(results), refused)
+    grid = config.automatic
+    note = (
+        f"no guess has --automatic.min-iou-score {grid.min_iou_score:g} and --automatic.min-stability "
+        f"{grid.min_stability:g}; lower values show more"
+    )
+    return PredictReport(out, len(asked), len(results), refused, note if config.everything and not results else "")
 
 
 def draw_overlay(image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:
