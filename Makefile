@@ -63,7 +63,7 @@ real-sets: $(READY)  ## The main job on the real sets under SAMTUNE_REAL_DATA; a
 	$(BIN)/python benchmarks/real_sets.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco)
 
 parity: build/parity/.ready  ## Every size of SAM 2.0 and 2.1 against the official package; an hour
-	SAMTUNE_PARITY_PYTHON=build/parity/bin/python $(BIN)/python -m pytest -m slow -s tests/parity
+	$(BIN)/python -m pytest -m slow -s tests/parity
 
 build/parity/.ready: $(READY) tests/parity/requirements.txt
 	$(PYTHON) -m venv build/parity

@@ -41,12 +41,15 @@ def our_answers(loaded: LoadedModel, cases: Mapping[str, Tensor]) -> dict[str, T
 
 
 def transformers_answers(model: Sam2Model, cases: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-    """By transformers' own forward in eval mode, which falls back from token 0 by itself."""
-    results = {}
+    """By transformers' own forward in eval mode, which falls back from token 0 by itself.
+
+    The first prompt about a picture is answered from its pixels, the others from the embeddings of that answer.
+    """
+    results, embeddings = {}, {}
     for name, part in parts_of(cases).items():
-        image = cases[f"image/{name.split('.')[0]}"]
-        shape = tuple(image.shape[:2])
-        inputs = {"pixel_values": to_model_input(image.numpy(), size)[None]}
+        key = name.split(".")[0]
+        shape = tuple(cases[f"image/{key}"].shape[:2])
+        inputs = {}
         if "box" in part:
             inputs["input_boxes"] = scale_boxes(part["box"].reshape(1, -1, 4), shape, size)
         if "points" in part:
@@ -55,8 +58,13 @@ def transformers_answers(model: Sam2Model, cases: Mapping[str, Tensor], size: in
         if "mask" in part:
             inputs["input_masks"] = part["mask"][None]
         for kind in ("single", "multi"):
+            if key in embeddings:
+                picture = {"image_embeddings": embeddings[key]}
+            else:
+                picture = {"pixel_values": to_model_input(cases[f"image/{key}"].numpy(), size)[None]}
             with torch.no_grad():
-                output = model(**inputs, multimask_output=kind == "multi")
+                output = model(**picture, **inputs, multimask_output=kind == "multi")
+            embeddings[key] = output.image_embeddings
             results |= _named(
                 name, kind, output.pred_masks[0], output.iou_scores[0], output.object_score_logits[0], shape
             )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from samtune.errors import ConfigError, StorageError
+from samtune.errors import ConfigError, DataError
 from samtune.model.cache import CachedView, EmbeddingCache, cache_info, clear_cache, parse_size
 from samtune.model.embeddings import ImageEmbeddings, encode
 from tests.cache_worker import fill, pixels_of
@@ -294,5 +294,5 @@ def test_sizes_that_are_none(text):
 
 def test_a_missing_image_is_named(folder, tiny_model, tmp_path):
     cache = EmbeddingCache(folder, tiny_model)
-    with pytest.raises(StorageError, match=r"gone\.jpg"):
+    with pytest.raises(DataError, match=r"gone\.jpg"):
         ask(cache, [CachedView(tmp_path / "gone.jpg")], tiny_model)

@@ -17,15 +17,13 @@ from PIL import Image
 
 from samtune.cli import main
 from samtune.data.table import Dataset
-from samtune.model.load import save_model
-from tests.tiny import tiny_sam2
 
 SIZE = 64
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a small Roboflow-like export and a tiny model."""
+    """A folder with a small Roboflow-like export."""
     folder = tmp_path_factory.mktemp("place")
     rng = np.random.default_rng(0)
     for split, count in {"train": 4, "valid": 2, "test": 3}.items():
@@ -45,7 +43,6 @@ def place(tmp_path_factory):
         categories = [{"id": 0, "name": "things"}, {"id": 1, "name": "<b>thing</b>"}]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (folder / "export" / split / "_annotations.coco.json").write_text(json.dumps(content))
-    save_model(tiny_sam2(seed=0), folder / "model")
     return folder
 
 
@@ -66,11 +63,11 @@ class _Addresses(HTMLParser):
         self.found += [value for name, value in attrs if name in ("src", "href") and value]
 
 
-def test_the_main_job_from_export_to_export(place, capsys):
+def test_the_main_job_from_export_to_export(place, tiny_folder, capsys):
     dataset, tuned = place / "dataset", place / "run"
     assert run("prepare", place / "export", "--out", dataset, "--quiet") == 0
     assert len(Dataset.open(dataset).images) == 9
-    settings = ("--model", place / "model", "--steps", "4", "--images-per-step", "2", "--prompts.point", "0.5")
+    settings = ("--model", tiny_folder, "--steps", "4", "--images-per-step", "2", "--prompts.point", "0.5")
     assert run("train", dataset, *settings, "--out", tuned, "--quiet") == 0
     files = {path.name for path in tuned.iterdir()}
     assert {"config.yaml", "run.json", "metrics.jsonl", "results.csv", "checkpoints", "tensorboard"} <= files
@@ -82,7 +79,7 @@ def test_the_main_job_from_export_to_export(place, capsys):
     assert json.loads((place / "figures.json").read_text())["format"]
     capsys.readouterr()
     compared = place / "comparison"
-    assert run("compare", dataset, "--base", place / "model", "--tuned", tuned, "--out", compared, "--quiet") == 0
+    assert run("compare", dataset, "--base", tiny_folder, "--tuned", tuned, "--out", compared, "--quiet") == 0
     assert "box" in capsys.readouterr().out
     page = (compared / "report.html").read_text()
     assert "<b>thing</b>" not in page
@@ -99,14 +96,14 @@ def test_the_main_job_from_export_to_export(place, capsys):
     assert run("cache", "info", dataset) == 0
 
 
-def test_a_yaml_file_sets_what_options_do_not(place, tmp_path):
+def test_a_yaml_file_sets_what_options_do_not(place, tiny_folder, tmp_path):
     run("prepare", place / "export", "--out", tmp_path / "dataset", "--quiet")
     file = tmp_path / "settings.yaml"
-    file.write_text(yaml.safe_dump({"model": str(place / "model"), "steps": 5, "optimizer": {"lr": 0.001}}))
+    file.write_text(yaml.safe_dump({"model": str(tiny_folder), "steps": 5, "optimizer": {"lr": 0.001}}))
     out = tmp_path / "run"
     assert run("train", tmp_path / "dataset", "--config", file, "--steps", "2", "--out", out, "--quiet") == 0
     used = yaml.safe_load((out / "config.yaml").read_text())
-    assert (used["steps"], used["optimizer"]["lr"], used["model"]) == (2, 0.001, str(place / "model"))
+    assert (used["steps"], used["optimizer"]["lr"], used["model"]) == (2, 0.001, str(tiny_folder))
     again = ("train", "--config", out / "config.yaml", "--out", tmp_path / "again", "--quiet")
     assert run(*again) == 0
     first, second = (
@@ -128,16 +125,24 @@ MISTAKES = {
     "a run that is none": (["train", "--resume", "EXPORT"], "config.yaml"),
     "a split without objects": (["evaluate", "ONLY_TRAIN", "--model", "MODEL"], "--split train"),
     "no settings file": (["train", "x", "--config", "nowhere.yaml"], "nowhere.yaml"),
+    "settings that are no YAML": (["train", "x", "--config", "TABLE"], "table.csv"),
+    "a raw export": (["train", "EXPORT"], "samtune prepare"),
     "no picture": (["predict", "nowhere", "--model", "MODEL", "--out", "x", "--point", "1,1"], "nowhere"),
 }
 
 
 @pytest.mark.parametrize(("tokens", "expected"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_answered_with_exit_code_2(place, tmp_path, capsys, monkeypatch, tokens, expected):
+def test_a_mistake_is_answered_with_exit_code_2(place, tiny_folder, tmp_path, capsys, monkeypatch, tokens, expected):
     monkeypatch.chdir(tmp_path)
     run("prepare", place / "export", "--out", "ds", "--quiet")
     run("prepare", place / "export", "--out", "only", "--split", "1,0,0", "--quiet")
-    names = {"DATASET": "ds", "ONLY_TRAIN": "only", "EXPORT": place / "export", "MODEL": place / "model"}
+    names = {
+        "DATASET": "ds",
+        "ONLY_TRAIN": "only",
+        "EXPORT": place / "export",
+        "MODEL": tiny_folder,
+        "TABLE": "ds/table.csv",
+    }
     capsys.readouterr()
     assert run(*(names.get(token, token) for token in tokens)) == 2
     said = capsys.readouterr().err
@@ -157,14 +162,14 @@ def test_a_typo_in_a_settings_file_is_named_with_its_file(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_training_saves_and_resumes(place, tmp_path, number, code):
+def test_an_interrupted_training_saves_and_resumes(place, tiny_folder, tmp_path, number, code):
     run("prepare", place / "export", "--out", tmp_path / "dataset", "--quiet")
     out = tmp_path / "run"
     arguments = [
         "train",
         tmp_path / "dataset",
         "--model",
-        place / "model",
+        tiny_folder,
         "--steps",
         "100000",
         "--out",
@@ -192,9 +197,9 @@ def test_help_states_units_and_defaults(capsys):
 
 
 @pytest.mark.parametrize("name", ["--train", "--trainable.train"])
-def test_what_learns_is_said_shortly_or_in_full(place, tmp_path, name):
+def test_what_learns_is_said_shortly_or_in_full(place, tiny_folder, tmp_path, name):
     if not (place / "dataset").exists():
         assert run("prepare", place / "export", "--out", place / "dataset", "--quiet") == 0
-    settings = ("--model", place / "model", "--steps", "1", "--out", tmp_path / "run", "--quiet")
+    settings = ("--model", tiny_folder, "--steps", "1", "--out", tmp_path / "run", "--quiet")
     assert run("train", place / "dataset", *settings, name, "decoder+prompt-encoder") == 0
     assert json.loads((tmp_path / "run" / "run.json").read_text())["trainable"]["what"] == "decoder+prompt-encoder"

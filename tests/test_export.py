@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from peft import PeftModel
 from transformers import Sam2Model
 
 from samtune.config import TrainableConfig
-from samtune.errors import ModelError, SamtuneError
-from samtune.export.export import export
+from samtune.errors import ModelError, SamtuneError, StorageError
+from samtune.export.export import Format, export
 from samtune.export.verify import Difference, answers, check, difference
 from samtune.model.load import LoadedModel, load_model, save_model
 from samtune.model.trainable import Trainable, merged, save_adapter, select_trainable
+from tests.system import full_disk
 from tests.tiny_official import tiny_official
 
 
@@ -95,10 +97,30 @@ def test_the_hugging_face_export_loads_in_transformers(decoder_run: Path, tmp_pa
     assert processor["size"] == {"height": 128, "width": 128}
 
 
+def judged(folder: Path, weights: str) -> Path:
+    """What of a comparison's folder an export reads."""
+    folder.mkdir()
+    (folder / "comparison.json").write_text(json.dumps({"split": "test", "verdict": "tuned is better by 0.1."}))
+    (folder / "tuned.json").write_text(json.dumps({"weights": weights}))
+    return folder
+
+
+def test_a_verdict_on_other_weights_is_not_passed_on(decoder_run: Path, tmp_path: Path) -> None:
+    other = judged(tmp_path / "judged", "0" * 64)
+    with pytest.raises(ModelError, match="one of other weights"):
+        export(decoder_run, tmp_path / "out", "hf", comparison=other)
+    assert not (tmp_path / "out").exists()
+    run = tmp_path / "run"
+    shutil.copytree(decoder_run, run)
+    for weights, passed_on in (("0" * 64, False), (load_model(run).fingerprint(), True)):
+        shutil.rmtree(run / "comparison", ignore_errors=True)
+        judged(run / "comparison", weights)
+        export(run, tmp_path / f"out-{passed_on}", "hf")
+        assert ("tuned is better" in (tmp_path / f"out-{passed_on}" / "README.md").read_text()) == passed_on
+
+
 def test_the_card_states_base_data_and_measurements_and_no_local_path(decoder_run: Path, tmp_path: Path) -> None:
-    comparison = tmp_path / "judged"
-    comparison.mkdir()
-    (comparison / "comparison.json").write_text(json.dumps({"split": "test", "verdict": "tuned is better by 0.1."}))
+    comparison = judged(tmp_path / "judged", load_model(decoder_run).fingerprint())
     export(decoder_run, tmp_path / "out", "hf", comparison=comparison)
     text = (tmp_path / "out" / "README.md").read_text()
     assert "dataset `my/cells`" in text
@@ -159,3 +181,13 @@ def test_an_export_never_replaces_anything(decoder_run: Path, tmp_path: Path) ->
             export(decoder_run, out, "official")
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
     assert not (tmp_path / "mine.pt").exists()
+
+
+@pytest.mark.parametrize(("format", "out"), [("official", "out.pt"), ("official", "out"), ("hf", "out")])
+def test_an_export_without_space_is_said_and_leaves_nothing(
+    decoder_run: Path, tmp_path: Path, format: Format, out: str
+) -> None:
+    with full_disk(100_000), pytest.raises(StorageError) as caught:
+        export(decoder_run, tmp_path / out, format)
+    assert f"in       {tmp_path / out}\n" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

@@ -12,8 +12,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from samtune.config import AutomaticConfig, PredictConfig
+from samtune.data.images import read_image
 from samtune.errors import ConfigError, DataError
-from samtune.inference.automatic import automatic_masks
+from samtune.inference.automatic import _without_duplicates, automatic_masks
 from samtune.inference.predict_files import draw_overlay, predict_files
 from samtune.inference.predictor import Predictor
 from samtune.model.load import load_model
@@ -111,10 +112,36 @@ def test_automatic_masks_keep_the_thresholds_and_no_duplicates(predictor, image,
             assert overlap < 0.6  # judged on the low-res grid, so not to the last digit
 
 
+@pytest.mark.parametrize("most_alike", [0.0, 0.3, 0.6, 1.0])
+def test_duplicates_are_judged_in_blocks_as_all_at_once(monkeypatch, most_alike):
+    rng = np.random.default_rng(0)
+    seeds = rng.random((6, 64)) < 0.4
+    masks = seeds[rng.integers(0, 6, 40)] ^ (rng.random((40, 64)) < 0.1)  # variants of six masks
+    scores = rng.random(40).round(1)  # with ties
+    expected: list[int] = []
+    for index in np.argsort(-scores, kind="stable"):
+        ious = [(masks[index] & masks[other]).sum() / (masks[index] | masks[other]).sum() for other in expected]
+        if not any(iou > most_alike for iou in ious):
+            expected.append(int(index))
+    monkeypatch.setattr("samtune.inference.automatic._BLOCK", 7)
+    assert _without_duplicates(np.packbits(masks, axis=1), torch.tensor(scores), most_alike) == expected
+    assert len(expected) == 40 or most_alike < 1
+
+
 def test_nothing_is_found_where_the_model_says_nothing_is(predictor, image, says):
     says(-100.0)
     config = AutomaticConfig(points_per_side=4, min_iou_score=0.0, min_stability=0.0)
     assert automatic_masks(predictor, predictor.embed(image), config) == []
+
+
+def test_finding_nothing_is_said_with_the_settings_that_decide(predictor, pictures, tmp_path, says):
+    says(-100.0)
+    config = PredictConfig(everything=True, automatic=AutomaticConfig(points_per_side=2))
+    report = predict_files(pictures, predictor, tmp_path / "out", config)
+    assert report.lines()[:2] == [
+        "0 masks in 2 pictures",
+        "no guess has --automatic.min-iou-score 0.7 and --automatic.min-stability 0.85; lower values show more",
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
@@ -132,6 +159,17 @@ def test_files_hold_the_same_masks(predictor, pictures, tmp_path):
         assert np.array_equal(decoded.astype(bool), stored)
         assert result["area"] == stored.sum()
     assert {path.name for path in (tmp_path / "out/overlays").iterdir()} == {"a.png.png", "b.png.png"}
+
+
+def test_everything_is_written_with_the_models_own_scores(predictor, pictures, tmp_path, says):
+    says(3.5)
+    anything = AutomaticConfig(points_per_side=3, min_iou_score=0.0, min_stability=0.0)
+    predict_files(pictures, predictor, tmp_path / "out", PredictConfig(everything=True, automatic=anything))
+    results = json.loads((tmp_path / "out/predictions.json").read_text())
+    found = automatic_masks(predictor, predictor.embed(read_image(pictures / "a.png")), anything)
+    written = [result for result in results if result["file_name"] == "a.png"]
+    assert [result["area"] for result in written] == [one.mask.sum() for one in found]
+    assert {result["object_score"] for result in written} == {round(one.object_score, 6) for one in found} != {0.0}
 
 
 def test_boxes_come_from_annotations_and_from_detections(predictor, pictures, tmp_path):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import resource
 import shutil
-import signal
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -22,6 +22,8 @@ from samtune.model.cost import cost
 from samtune.model.layout import MATRIX, MATRIX_TWIN
 from samtune.model.load import LoadedModel, load_model, save_model
 from samtune.model.official import CONFIG_KEY, to_official
+from tests.hub import Hub, running
+from tests.system import full_disk, without_rights
 from tests.tiny_official import TINY_OFFICIAL, tiny_official
 
 
@@ -135,6 +137,12 @@ def test_dtype_and_name_are_as_asked(folder: Path) -> None:
     assert {tensor.dtype for tensor in loaded.model.state_dict().values()} == {torch.bfloat16}
     assert loaded.name == str(folder)
     assert loaded.fingerprint() != load_model(folder).fingerprint()
+
+
+def test_a_saved_model_may_be_read_by_whoever_may_read_its_folder(folder: Path) -> None:
+    modes = {file.stat().st_mode & 0o777 for file in folder.iterdir()}
+    assert len(modes) == 1
+    assert modes != {0o600}
 
 
 def test_the_fingerprint_changes_with_one_bit(folder: Path) -> None:
@@ -311,8 +319,15 @@ def test_what_holds_no_tensors_is_refused(tmp_path: Path) -> None:
     for number, content in enumerate(({"model": {}}, {"epoch": 3}, [1, 2], {"model": "weights"})):
         torch.save(content, tmp_path / f"{number}.pt")
         assert "tensors under 'model'" in refused(tmp_path / f"{number}.pt")
-    (tmp_path / "text.pt").write_text("not a checkpoint")
-    refused(tmp_path / "text.pt")
+    for text, said in {
+        "not a checkpoint": "a file of another kind",
+        "": "an empty file",
+        "<!DOCTYPE html><html>": "a web page",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9": "a Git LFS pointer",
+    }.items():
+        for name in ("text.pt", "text.safetensors"):
+            (tmp_path / name).write_text(text)
+            assert said in refused(tmp_path / name) or (text and name == "text.safetensors")
     with zipfile.ZipFile(tmp_path / "archive.pt", "w") as archive:
         archive.writestr("readme.txt", "hello")
     refused(tmp_path / "archive.pt")
@@ -327,11 +342,20 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert "dangling.pt" in refused(tmp_path / "dangling.pt")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable to root")
-def test_a_file_without_permission_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    shutil.copy(checkpoint, tmp_path / "model.pt")
-    (tmp_path / "model.pt").chmod(0)
-    assert "ermission" in refused(tmp_path / "model.pt")
+@pytest.mark.parametrize("locked", ["model.pt", "model.safetensors", "hf", "hf/config.json", "hf/model.safetensors"])
+def test_what_may_not_be_read_is_refused_by_name(checkpoint: Path, folder: Path, locked: str) -> None:
+    with TemporaryDirectory() as name:  # pytest's own folders are closed to everybody else
+        root = Path(name)
+        root.chmod(0o755)
+        shutil.copy(checkpoint, root / "model.pt")
+        shutil.copy(folder / "model.safetensors", root / "model.safetensors")
+        shutil.copytree(folder, root / "hf")
+        (root / locked).chmod(0)
+        with without_rights():
+            message = refused(root / locked.split("/")[0])
+        assert "Permission denied" in message
+        assert str(root / locked) in message
+        (root / locked).chmod(0o755)
 
 
 def test_names_that_are_almost_right_are_understood(tmp_path: Path) -> None:
@@ -342,29 +366,81 @@ def test_names_that_are_almost_right_are_understood(tmp_path: Path) -> None:
     assert "`samtune models`" in refused("something else")
 
 
-def test_a_hub_that_cannot_be_reached_is_said_with_the_ways_around_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    for name in ("sam2.1-tiny", "facebook/sam2.1-hiera-large", "someone/their-model"):
-        message = refused(name)
-        for way in ("--model nano", "a folder", ".pt", "HF_HUB_OFFLINE=1", "HF_TOKEN"):
-            assert way in message
+WAYS = ("--model nano", "a folder", ".pt", "HF_HUB_OFFLINE=1", "HF_TOKEN")
+"""What helps where the hub does not."""
 
 
-def test_a_model_in_the_local_hub_cache_needs_no_network(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with one model, and an empty cache."""
+    with running(Hub(folder, "facebook/sam2.1-hiera-tiny")) as found:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.url)
+        files = found.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 2)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield found
+
+
+@pytest.mark.parametrize("name", ["sam2.1-tiny", "SAM2.1-hiera-tiny", "facebook/sam2.1-hiera-tiny"])
+def test_a_model_comes_from_the_hub_once_and_then_from_its_cache(
+    hub: Hub, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repository = tmp_path / "models--facebook--sam2.1-hiera-tiny"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text("0" * 40)
-    shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    loaded = load_model("sam2.1-tiny")
+    loaded = load_model(name)
     assert loaded.source == "hub:facebook/sam2.1-hiera-tiny"
     assert loaded.fingerprint() == load_model(folder).fingerprint()
+    assert any(path.endswith("model.safetensors") for path in hub.asked)
+    hub.asked.clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert load_model(name).fingerprint() == loaded.fingerprint()
+    assert hub.asked == []
+
+
+def test_a_private_model_wants_the_token_of_the_environment(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.name, hub.token = "someone/private", "sesame"
+    message = refused("someone/private")
+    assert "(401)" in message
+    assert "HF_TOKEN" in message
+    monkeypatch.setenv("HF_TOKEN", "sesame")
+    assert load_model("someone/private").source == "hub:someone/private"
+
+
+def test_a_model_the_hub_does_not_have_is_said(hub: Hub) -> None:
+    message = refused("someone/other")
+    assert "no such file or folder, and a hub that has no such model" in message
+    assert "(404)" in message
+
+
+def test_a_download_that_breaks_off_is_said_and_leaves_nothing_that_would_load(hub: Hub) -> None:
+    hub.cut = True
+    assert "cannot be reached" in refused("sam2.1-tiny")
+    hub.cut = False
+    assert load_model("sam2.1-tiny").family == "tiny"
+
+
+@pytest.mark.parametrize("name", ["sam2.1-tiny", "facebook/sam2.1-hiera-large", "someone/their-model"])
+def test_a_hub_that_must_not_be_asked_is_said_with_the_ways_around_it(
+    hub: Hub, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    message = refused(name)
+    assert "HF_HUB_OFFLINE forbids to ask" in message
+    assert all(way in message for way in WAYS)
+    assert hub.asked == []
+
+
+def test_a_hub_that_does_not_answer_is_said_with_the_ways_around_it(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    message = refused("sam2.1-tiny")
+    assert "cannot be reached" in message
+    assert all(way in message for way in WAYS)
+
+
+def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(hub: Hub) -> None:
+    assert "no file, folder or known name" in refused("models/mine.pt")
+    assert hub.asked == []
 
 
 def test_a_full_disk_is_said_and_leaves_what_was_there(folder: Path, tmp_path: Path) -> None:
@@ -372,15 +448,8 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(folder: Path, tmp_path: P
     shutil.copytree(folder, target)
     loaded = load_model(folder)
     before = {file.name: file.read_bytes() for file in target.iterdir()}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(StorageError) as caught:
-            save_model(loaded, target)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
+    with full_disk(100_000), pytest.raises(StorageError) as caught:
+        save_model(loaded, target)
     assert str(target) in str(caught.value)
     assert {file.name: file.read_bytes() for file in target.iterdir()} == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]

@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from samtune.errors import ModelError
-from samtune.model.layout import image_config
-from samtune.model.load import LoadedModel, load_model
-from samtune.model.official import CONFIG_KEY, to_official, to_transformers, widened_config
+from samtune.model.catalogue import BACKBONES, VERSIONS
+from samtune.model.layout import MATRIX, MATRIX_TWIN, VIDEO, empty_image_model, image_config, video_shapes
+from samtune.model.load import LoadedModel, architecture, load_model
+from samtune.model.official import CONFIG_KEY, official_name, to_official, to_transformers, widened_config
+from samtune.model.preprocess import to_model_input
 from tests.answers import check_answers, our_answers, transformers_answers
 from tests.tiny_official import TINY_OFFICIAL
 
@@ -43,6 +45,15 @@ def test_answers_are_the_official_ones(tiny: LoadedModel, content: dict[str, Ten
 
 def test_transformers_answers_are_the_official_ones(tiny: LoadedModel, content: dict[str, Tensor]) -> None:
     check_answers(transformers_answers(tiny.model, under(content, "cases/"), 128), under(content, "answers/"))
+
+
+def test_pictures_become_the_official_input() -> None:
+    """To the last bit: tiny, thin, very long, and shrunk in one direction only."""
+    content = load_file(FIXTURES / "official_inputs.safetensors")
+    images, expected = under(content, "image/"), under(content, "input/")
+    assert {tuple(image.shape[:2]) for image in images.values()} == {(8, 8), (1, 700), (8000, 2), (60, 92), (20, 300)}
+    for name, image in images.items():
+        assert torch.equal(to_model_input(image.numpy(), 32), expected[name]), name
 
 
 def test_both_ways_through_the_predictor_are_in_the_fixture(content: dict[str, Tensor]) -> None:
@@ -78,6 +89,29 @@ def test_every_official_tensor_has_its_place_both_ways(name: str) -> None:
     assert all(
         back[key].shape == state[key].shape and back[key].flatten()[0] == state[key].flatten()[0] for key in back
     )
+
+
+@pytest.mark.parametrize("size", BACKBONES)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_size_is_recognised_from_its_tensors_and_nothing_is_left_over(version: str, size: str) -> None:
+    newer = version == "sam2.1"
+    config = {
+        "model_type": VIDEO,
+        "vision_config": BACKBONES[size].vision_config(),
+        "enable_occlusion_spatial_embedding": newer,
+        "enable_temporal_pos_encoding_for_object_pointers": newer,
+    }
+    shapes = {name: tensor.shape for name, tensor in empty_image_model(config).state_dict().items()}
+    shapes |= video_shapes(config)
+    matrix, points = shapes.pop(MATRIX), shapes.pop("prompt_encoder.point_embed.weight")
+    del shapes[MATRIX_TWIN]
+    prefix = "sam_prompt_encoder."
+    state = {f"{prefix}point_embeddings.{i}.weight": torch.Size((1, points[1])) for i in range(points[0])}
+    state |= {f"{prefix}pe_layer.positional_encoding_gaussian_matrix": matrix}
+    state |= {official_name(name): shape for name, shape in shapes.items()}
+    found, tensors = to_transformers({name: torch.tensor(0.5).expand(shape) for name, shape in state.items()})
+    assert architecture(found) == f"{version}-hiera-{size}"
+    assert tensors.keys() == shapes.keys() | {MATRIX, MATRIX_TWIN, "prompt_encoder.point_embed.weight"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from samtune.data.images import read_image
 from samtune.model.preprocess import (
@@ -108,6 +108,20 @@ def test_pictures_of_every_mode_become_the_same_input(mode: str, tmp_path) -> No
     reference = np.zeros((20, 30, 3), np.uint8)
     reference[:, 15:] = 255 if mode == "1" else 250
     torch.testing.assert_close(pixels, to_model_input(reference, 32), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1"])
+def test_pictures_are_read_as_official_notebooks_read_them(mode: str, orientation: int, tmp_path) -> None:
+    """`np.array(image.convert("RGB"))`, turned upright first."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "picture.png"
+    Image.open(io.BytesIO(encoded("L"))).convert(mode).save(path, exif=exif)
+    with Image.open(path) as image:
+        expected = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    assert expected.shape[:2] == ((30, 20) if orientation in (6, 8) else (20, 30))
+    assert torch.equal(to_model_input(read_image(path), 32), to_model_input(expected, 32))
 
 
 @given(

@@ -9,6 +9,8 @@ from html.parser import HTMLParser
 import pytest
 
 from samtune.config import EvalConfig
+from samtune.data.table import Dataset
+from samtune.errors import ConfigError
 from samtune.evaluation.judge import judge
 from samtune.evaluation.report import write_report
 from samtune.inference.predictor import Predictor
@@ -20,13 +22,11 @@ HOSTILE = "<script>alert('x')</script>"
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory):
+def judged(tmp_path_factory, tiny_folder):
     root = tmp_path_factory.mktemp("judged")
     dataset = make_dataset(root / "set", train=1, valid=1, test=3)
-    models = []
-    for seed in (0, 1):
-        save_model(tiny_sam2(seed=seed), root / f"model-{seed}")
-        models.append(Predictor(load_model(root / f"model-{seed}")))
+    save_model(tiny_sam2(seed=1), root / "other")
+    models = [Predictor(load_model(folder)) for folder in (tiny_folder, root / "other")]
     curve = root / "metrics.jsonl"
     steps = [{"step": n, "loss": 1 / (n + 1), "lr": 1e-4, "train_iou": 0.5} for n in range(1, 20)]
     lines = [{"step": 0, "valid/box": 0.4, "best": True}, *steps, {"step": 19, "valid/box": 0.5, "best": True}]
@@ -80,3 +80,16 @@ def test_without_a_curve_there_is_no_training_chart(judged):
     folder = judged[0]
     write_report(folder, curve=folder / "nowhere.jsonl")
     assert "<h2>Training</h2>" not in (folder / "report.html").read_text()
+
+
+def test_a_comparison_replaces_nothing_but_a_comparison(judged, tiny_folder, tmp_path):
+    dataset = make_dataset(tmp_path / "set", train=0, valid=0, test=1, empty=0)
+    model = Predictor(load_model(tiny_folder))
+    (tmp_path / "notes.txt").write_text("mine")
+    for out in (dataset.root, tmp_path / "notes.txt"):
+        with pytest.raises(ConfigError, match="choose another --out"):
+            judge(dataset, model, model, out, EvalConfig(), names=("a", "b"))
+    assert len(Dataset.open(dataset.root).images) == 1
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    for _ in range(2):
+        judge(dataset, model, model, tmp_path / "out", EvalConfig(), names=("a", "b"))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
 from samtune.data.table import Dataset
-from samtune.errors import DataError, ModelError
+from samtune.errors import DataError, ModelError, StorageError
 from samtune.model.load import load_model
 from samtune.training.batches import Sampling, TrainingBatches, loader, low_res_targets
 from samtune.training.events import StepDone, Validated
@@ -20,7 +20,9 @@ from samtune.training.learning import learn
 from samtune.training.loop import train
 from samtune.training.optimizer import lr_factor
 from samtune.training.setup import new, resumed
+from samtune.training.state import save_last
 from tests.small import make_dataset
+from tests.system import full_disk
 
 STEPS = 12
 
@@ -148,7 +150,7 @@ def test_chunks_hand_the_encoder_the_gradient_of_the_whole(dataset, config, tmp_
     learns_all = TrainableConfig(train="all", gradient_checkpointing=False)
     runs = []
     for chunk, out in ((32, "together"), (1, "apart")):
-        update = {"trainable": learns_all, "chunk": chunk, "out": tmp_path / out}
+        update = {"trainable": learns_all, "chunk": chunk, "out": tmp_path / out, "precision": "fp32"}
         run = new(dataset.root, config.model_copy(update=update))
         learn(run, run.batches[0])
         runs.append(run)
@@ -269,3 +271,17 @@ def test_a_checkpoint_that_cannot_be_resumed_is_named(dataset, config, damage):
         run.folder.config.unlink()
     with pytest.raises(ModelError):
         resumed(run.folder.path)
+
+
+@pytest.mark.parametrize("save", ["save_best", "save_last"])
+def test_a_full_disk_is_said_and_leaves_the_checkpoint_that_was_there(dataset, config, save):
+    config = config.model_copy(update={"trainable": TrainableConfig(train="lora")})
+    run = new(dataset.root, config)
+    finished = train(run)
+    before = {file: file.read_bytes() for file in run.folder.path.rglob("*.safetensors")}
+    with full_disk(2_000), pytest.raises(StorageError, match=r"in +.*checkpoints/(best|last)\n"):
+        run.save_best() if save == "save_best" else save_last(
+            run.folder, run.parameters, run.optimizer, run.average, run.progress
+        )
+    assert {file: file.read_bytes() for file in run.folder.path.rglob("*.safetensors")} == before
+    assert finished.step == STEPS

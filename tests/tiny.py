@@ -40,13 +40,19 @@ def tiny_config(size: int = TINY_SIZE) -> Sam2Config:
 
 
 def tiny_sam2(seed: int, size: int = TINY_SIZE) -> Sam2Model:
+    """The model of `tiny_config` with random weights."""
+    return random_sam2(tiny_config(size), seed)
+
+
+def random_sam2(config: Sam2Config, seed: int) -> Sam2Model:
     """Layers as PyTorch starts them, embeddings from N(0, 1), one matrix for the positions of prompts and pixels."""
     torch.manual_seed(seed)
-    model = Sam2Model(tiny_config(size))
+    model = Sam2Model(config)
     reset_layers(model)
-    positions = torch.randn(2, 16)
+    pixels = model.shared_image_embedding.positional_embedding
+    positions = torch.randn(pixels.shape)
     with torch.no_grad():
         model.no_memory_embedding.normal_()
-        model.shared_image_embedding.positional_embedding.copy_(positions)
+        pixels.copy_(positions)
         model.prompt_encoder.shared_embedding.positional_embedding.copy_(positions)
     return model.eval().requires_grad_(False)

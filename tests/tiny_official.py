@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from transformers import Sam2Model
 
-from samtune.model.layout import MATRIX_TWIN, image_config
-from samtune.model.nano_config import reset_layers
+from samtune.model.layout import image_config
+from tests.tiny import random_sam2
 
 TINY_OFFICIAL: dict[str, Any] = {
     "model_type": "sam2",
@@ -37,11 +36,5 @@ TINY_OFFICIAL: dict[str, Any] = {
 
 
 def tiny_official(seed: int) -> Sam2Model:
-    """Layers as PyTorch starts them, embeddings from N(0, 1), one matrix for the positions of prompts and pixels."""
-    torch.manual_seed(seed)
-    model = Sam2Model(image_config(TINY_OFFICIAL))
-    reset_layers(model)
-    state = model.state_dict()
-    state[MATRIX_TWIN] = state["shared_image_embedding.positional_embedding"].clone()
-    model.load_state_dict(state)
-    return model.eval().requires_grad_(False)
+    """That model with random weights."""
+    return random_sam2(image_config(TINY_OFFICIAL), seed)

@@ -233,7 +233,7 @@ def models_table() -> Table:
     from samtune.model.catalogue import catalogue
 
     table = Table(title="GFLOPs: of the encoder per image, of the decoder per box")
-    for head in ("model", "values", "input", "encoder", "decoder", "licence"):
+    for head in ("model", "parameters", "input", "encoder", "decoder", "licence"):
         table.add_column(head, no_wrap=True)
     for row in catalogue():
         figures = (f"{row.cost.parameters / 1e6:.1f} M", f"{row.image_size} px", f"{row.cost.encoder_gflops:.1f}")

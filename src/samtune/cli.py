@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import cyclopts
+import yaml
 from cyclopts import App, Parameter
 from cyclopts.config import Yaml
 from pydantic import ValidationError
@@ -319,6 +320,11 @@ def _config_files(tokens: Sequence[str]) -> tuple[Yaml, ...]:
             file = Path(value if name == "--config" else name.removeprefix("--config="))
             if not file.is_file():
                 raise UsageError.of(expected="a YAML file with settings", found="no such file", where=str(file))
+            try:
+                yaml.safe_load(file.read_bytes())
+            except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+                found = " ".join(str(error).split())
+                raise UsageError.of(expected="a YAML file with settings", found=found, where=str(file)) from error
             return (Yaml(file, use_commands_as_keys=False),)
     return ()
 

@@ -15,7 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from samtune.errors import StorageError
+from samtune.errors import ConfigError, StorageError
+
+LFS_POINTER = b"version https://git-lfs"
+"""First bytes of a file that Git LFS has put a pointer in place of."""
 
 
 @contextmanager
@@ -24,7 +27,7 @@ def storage_errors(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _storage_error(error, where) from error
+        raise storage_error(error, where) from error
 
 
 @contextmanager
@@ -39,7 +42,7 @@ def new_file(target: Path) -> Iterator[Path]:
         with storage_errors(target):
             yield temporary
             _sync(temporary)
-            temporary.chmod(0o666 & ~_umask())
+            share(temporary)
             temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -75,6 +78,21 @@ def new_folder(target: Path, *, sync: bool = True) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def refuse_to_replace(out: Path, mark: str, what: str) -> None:
+    """Let `out` be replaced only where it holds nothing or an earlier result, which has a file named `mark`.
+
+    Raises:
+        ConfigError: it holds something else, which may be somebody's only copy.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / mark).is_file())):
+        raise ConfigError.of(
+            expected=f"a new folder, or one with {what}",
+            found="a folder with something else in it" if out.is_dir() else "a file",
+            where=str(out),
+            do="choose another --out",
+        )
+
+
 def recover_folder(target: Path) -> None:
     """Bring back what `new_folder` had moved aside when the process died before the successor was in place."""
     aside = _aside(target)
@@ -91,6 +109,28 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any) -> None:
     """Write a whole JSON file, indented; NaN and infinity are bugs."""
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def share(file: Path) -> None:
+    """Give a file the permissions of any new file; tempfile and safetensors make files for their owner alone."""
+    file.chmod(0o666 & ~_umask())
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk without space, or a quota, is the reason."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def storage_error(error: OSError, where: Path) -> StorageError:
+    """The error for users about what the system said of `where`."""
+    return StorageError.of(
+        expected="to be able to write",
+        found=(error.strerror or str(error)).lower(),
+        where=str(where),
+        do="free some space, or choose another folder"
+        if is_full(error)
+        else "check the folder's permissions, or choose another",
+    )
 
 
 def _aside(target: Path) -> Path:
@@ -111,13 +151,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _storage_error(error: OSError, where: Path) -> StorageError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return StorageError.of(
-        expected="to be able to write",
-        found=(error.strerror or str(error)).lower(),
-        where=str(where),
-        do="free some space, or choose another folder" if full else "check the folder's permissions, or choose another",
-    )

@@ -5,6 +5,7 @@
     python official_side.py video CONFIG WEIGHTS.pt FRAMES_FOLDER OUT.safetensors
     python official_side.py transform SIZE CASES.safetensors OUT.safetensors
     python official_side.py fixture OUT.safetensors
+    python official_side.py inputs OUT.safetensors
     python official_side.py keys OUT.json CONFIG...
 
 CONFIG is a file of the sam2 package, or a YAML file elsewhere. Cases are images `image/IMAGE` (uint8 [H, W, 3]) and
@@ -155,14 +156,27 @@ def fixture_cases():
     return cases | {"image/wide": image}
 
 
+def inputs(out):
+    """Small pictures of unusual shapes, and what the official preprocessing makes of them for an input of 32 pixels."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = [(8, 8), (1, 700), (8000, 2), (60, 92), (20, 300)]
+    images = {
+        f"{height}x{width}": torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
+        for height, width in shapes
+    }
+    transforms = SAM2Transforms(32, 0.0)
+    content = {f"image/{name}": image for name, image in images.items()}
+    content |= {f"input/{name}": transforms(image.numpy()).contiguous() for name, image in images.items()}
+    save_file(content, out)
+
+
 def keys(out, *configs):
     """Names and shapes of the tensors of official models."""
     found = {config: {n: list(t.shape) for n, t in build(config).state_dict().items()} for config in configs}
     Path(out).write_text(json.dumps(found, separators=(",", ":")) + "\n")
 
 
-COMMANDS = {f.__name__: f for f in (weights, predict, video, transform, fixture, keys)}
+COMMANDS = {f.__name__: f for f in (weights, predict, video, transform, fixture, inputs, keys)}
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     COMMANDS[sys.argv[1]](*sys.argv[2:])

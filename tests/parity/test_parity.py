@@ -24,7 +24,7 @@ from samtune.model.preprocess import to_model_input
 from tests.answers import check_answers, our_answers, transformers_answers
 from tests.conftest import REPO
 
-PYTHON = Path(os.environ.get("SAMTUNE_PARITY_PYTHON", REPO / "build" / "parity" / "bin" / "python"))
+PYTHON = Path(os.environ.get("SAMTUNE_PARITY_PYTHON", REPO / "build" / "parity" / "bin" / "python")).absolute()
 HERE = Path(__file__).parent
 
 pytestmark = [

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from samtune.errors import DataError
+from samtune.files import LFS_POINTER
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """Pillow's names of the formats that are read."""
@@ -33,7 +34,6 @@ MAX_PIXELS = 1 << 27
 _DECODERS = (BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
 _ORIENTATION = 0x0112
 _TRANSPOSING = frozenset({5, 6, 7, 8})
-_LFS = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ def _check_file(path: Path) -> None:
         raise DataError.of(
             expected="a readable image file", found=getattr(error, "strerror", None) or str(error), where=str(path)
         ) from error
-    if head.startswith(_LFS):
+    if head.startswith(LFS_POINTER):
         raise DataError.of(
             expected="an image file",
             found="a Git LFS pointer, not the image itself",

@@ -85,6 +85,11 @@ class ImageEntry:
     group: str
     objects: tuple[ObjectEntry, ...]
 
+    @property
+    def single_objects(self) -> tuple[ObjectEntry, ...]:
+        """The objects that make sense as one object: crowd regions are not."""
+        return tuple(found for found in self.objects if not found.iscrowd)
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -111,7 +116,9 @@ class Dataset:
                 expected=f"a prepared dataset, a folder with {TABLE}",
                 found="a folder without it" if root.is_dir() else "no such folder",
                 where=str(root),
-                do=f"make one: samtune prepare SOURCE --out {root}",
+                do=f"make one of it: samtune prepare {root} --out DATASET"
+                if root.is_dir()
+                else f"make one: samtune prepare SOURCE --out {root}",
             )
         try:
             table = pl.read_parquet(path)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +38,15 @@ def write_coco(dataset: Dataset, out: Path) -> None:
         DataError: `out` holds something, or a mask or image cannot be read.
         StorageError: the disk refused; nothing is left behind.
     """
-    _require_new(out)
     category_ids = {name: number for number, name in enumerate(dataset.categories, start=1)}
-    with new_folder(out, sync=False) as target:
-        for split in Split:
-            images = dataset.split(split).images
-            if not images:
-                continue
-            names = _copy_images(dataset, images, target / split.value)
+    with _new_export(out) as target:
+        for split, images in _splits(dataset):
             content: dict[str, list[dict[str, Any]]] = {
                 "images": [],
                 "categories": [{"id": number, "name": name} for name, number in category_ids.items()],
                 "annotations": [],
             }
-            for number, (image, name) in enumerate(zip(images, names, strict=True), start=1):
+            for number, (image, name) in enumerate(_copied(dataset, images, target / split.value), start=1):
                 content["images"].append(
                     {"id": number, "file_name": name, "width": image.width, "height": image.height}
                 )
@@ -71,19 +68,14 @@ def write_yolo(dataset: Dataset, out: Path) -> None:
         DataError: `out` holds something, or a mask or image cannot be read.
         StorageError: the disk refused; nothing is left behind.
     """
-    _require_new(out)
     numbers = {name: number for number, name in enumerate(dataset.categories)}
     settings: dict[str, Any] = {"names": list(dataset.categories), "nc": len(numbers)}
-    with new_folder(out, sync=False) as target:
-        for split in Split:
-            images = dataset.split(split).images
-            if not images:
-                continue
+    with _new_export(out) as target:
+        for split, images in _splits(dataset):
             settings["val" if split is Split.VALID else split.value] = f"{split.value}/images"
-            names = _copy_images(dataset, images, target / split.value / "images")
             labels = target / split.value / "labels"
-            labels.mkdir()
-            for image, name in zip(images, names, strict=True):
+            labels.mkdir(parents=True)
+            for image, name in _copied(dataset, images, target / split.value / "images"):
                 lines = [_yolo_line(dataset.read_mask(found), numbers[found.category]) for found in image.objects]
                 (labels / f"{Path(name).stem}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         (target / "data.yaml").write_text(
@@ -133,24 +125,34 @@ def _yolo_line(mask: NDArray[np.bool_], number: int) -> str:
     return " ".join([str(number), *(f"{x / width:.7g} {y / height:.7g}" for x, y in points)])
 
 
-def _copy_images(dataset: Dataset, images: tuple[ImageEntry, ...], folder: Path) -> list[str]:
-    """Copy the images; returns their new names, without two that differ in the ending only."""
+@contextmanager
+def _new_export(out: Path) -> Generator[Path]:
+    """A folder to write an export into, which becomes `out` when it is whole; `out` must not hold anything yet."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError.of(
+            expected="a new or empty folder", found="something there", where=str(out), do="choose another folder"
+        )
+    with new_folder(out, sync=False) as target:
+        yield target
+
+
+def _splits(dataset: Dataset) -> Iterator[tuple[Split, tuple[ImageEntry, ...]]]:
+    """Every split that has images."""
+    for split in Split:
+        if images := dataset.split(split).images:
+            yield split, images
+
+
+def _copied(dataset: Dataset, images: tuple[ImageEntry, ...], folder: Path) -> Iterator[tuple[ImageEntry, str]]:
+    """Copy images one by one; gives each with its new name, no two of which differ in the ending only."""
     folder.mkdir(parents=True)
     stems: set[str] = set()
-    names: list[str] = []
     for image in images:
         source = dataset.root / image.image_path
         if not source.is_file():
             raise DataError.of(
                 expected="the dataset's images", found="no such file", where=str(source), do="run samtune prepare again"
             )
-        names.append(unique(source.stem, stems) + source.suffix)
-        shutil.copyfile(source, folder / names[-1])
-    return names
-
-
-def _require_new(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError.of(
-            expected="a new or empty folder", found="something there", where=str(out), do="choose another folder"
-        )
+        name = unique(source.stem, stems) + source.suffix
+        shutil.copyfile(source, folder / name)
+        yield image, name

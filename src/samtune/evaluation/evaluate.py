@@ -78,8 +78,8 @@ def evaluate_all(
     if not chosen:
         raise _no_objects(dataset, config.split, len(images))
     if not config.max_objects:
-        chosen += [(image, []) for image in images if all(found.iscrowd for found in image.objects)]
-    crowd = sum(found.iscrowd for image in images for found in image.objects)
+        chosen += [(image, []) for image in images if not image.single_objects]
+    crowd = sum(len(image.objects) - len(image.single_objects) for image in images)
     encoders = [_encoder_of(predictor) for predictor in predictors]
     objects: list[list[ObjectResult]] = [[] for _ in predictors]
     background: list[list[BackgroundResult]] = [[] for _ in predictors]
@@ -154,7 +154,7 @@ def measure(
 
 def spread(images: Sequence[ImageEntry], most: int) -> list[tuple[ImageEntry, list[ObjectEntry]]]:
     """Objects to measure, by image: all that are no crowd, or `most` of them, evenly spaced; 0 means all."""
-    owners = [(place, found) for place, image in enumerate(images) for found in image.objects if not found.iscrowd]
+    owners = [(place, found) for place, image in enumerate(images) for found in image.single_objects]
     if most and most < len(owners):
         owners = [owners[place] for place in np.linspace(0, len(owners) - 1, most).round().astype(int)]
     chosen: dict[int, list[ObjectEntry]] = {}
@@ -318,7 +318,7 @@ def _background(
 
 
 def _no_objects(dataset: Dataset, split: str, images: int) -> DataError:
-    present = sorted({str(image.split) for image in dataset.images if any(not one.iscrowd for one in image.objects)})
+    present = sorted({str(image.split) for image in dataset.images if image.single_objects})
     return DataError.of(
         expected=f"objects in the {split} split",
         found=f"{images} images without any" if images else "no images",

@@ -22,11 +22,12 @@ from samtune.evaluation.compare import Comparison, compare
 from samtune.evaluation.evaluate import evaluate_all
 from samtune.evaluation.pictures import FoundObject, Panel, draw_panel, draw_unannotated, save_picture
 from samtune.evaluation.report import write_report
-from samtune.files import new_folder, write_json
+from samtune.files import new_folder, refuse_to_replace, write_json
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import Predictor
 from samtune.types import Prompt
 
+COMPARISON = "comparison.json"
 SHOWN = 6
 """Objects per row of the report."""
 UNANNOTATED_IMAGES = 4
@@ -61,23 +62,25 @@ def judge(
     Args:
         dataset: whole; the split is chosen by `config`.
         base, tuned: the models.
-        out: folder to write, as a whole or not at all.
+        out: folder to write, as a whole or not at all; an earlier comparison there is replaced.
         config: what to measure.
         names: what to call the two models.
         curve: `metrics.jsonl` of the run, for its training curve.
         progress: told what is being done, of images done and their total.
 
     Raises:
+        ConfigError: `out` holds something that is no comparison.
         DataError: the split has no objects, or an image cannot be read.
         StorageError: the disk refused.
     """
+    refuse_to_replace(out, COMPARISON, "an earlier comparison")
     measuring = _named(progress, "measuring both")
     comparison = compare(*evaluate_all((base, tuned), dataset, config, names=names, progress=measuring))
     with new_folder(out) as folder:
         comparison.base.save(folder / "base.json")
         comparison.tuned.save(folder / "tuned.json")
         gallery = _draw(dataset, base, tuned, comparison, folder / "pictures", config, progress)
-        write_json(folder / "comparison.json", comparison.to_json() | {"pictures": gallery})
+        write_json(folder / COMPARISON, comparison.to_json() | {"pictures": gallery})
         write_report(folder, curve=curve)
     return comparison
 

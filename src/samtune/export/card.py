@@ -49,6 +49,13 @@ from transformers import Sam2Model
 
 model = PeftModel.from_pretrained(Sam2Model.from_pretrained("{base}"), "FOLDER")
 ```""",
+    "adapter-local": """```python
+from peft import PeftModel
+from transformers import Sam2Model
+
+# BASE is {base} as a folder: samtune export {base} --format hf --out BASE
+model = PeftModel.from_pretrained(Sam2Model.from_pretrained("BASE"), "FOLDER")
+```""",
 }
 
 
@@ -69,15 +76,16 @@ class RunFacts:
     comparison: Mapping[str, Any] | None = None
 
 
-def read_run(run: Path, comparison: Path | None = None) -> RunFacts:
+def read_run(run: Path, weights: str, comparison: Path | None = None) -> RunFacts:
     """Read what a run folder says of itself; what is not there is left out.
 
     Args:
         run: the run folder.
+        weights: fingerprint of its model.
         comparison: folder `samtune compare` wrote, if not RUN/comparison.
 
     Raises:
-        ModelError: a file of the run cannot be read.
+        ModelError: a file of the run cannot be read, or the given comparison is about other weights.
     """
     results, settings = run / "results.csv", run / "config.yaml"
     try:
@@ -85,7 +93,7 @@ def read_run(run: Path, comparison: Path | None = None) -> RunFacts:
             about=json.loads((run / "run.json").read_text(encoding="utf-8")),
             settings=(yaml.safe_load(settings.read_text(encoding="utf-8")) or {}) if settings.is_file() else {},
             rows=list(csv.DictReader(results.read_text(encoding="utf-8").splitlines())) if results.is_file() else [],
-            comparison=_read_comparison(run, comparison),
+            comparison=_read_comparison(run, weights, comparison),
         )
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ModelError.of(
@@ -96,20 +104,30 @@ def read_run(run: Path, comparison: Path | None = None) -> RunFacts:
         ) from error
 
 
-def _read_comparison(run: Path, comparison: Path | None) -> Mapping[str, Any] | None:
-    judged = (comparison or run / "comparison") / "comparison.json"
-    if comparison is None and not judged.is_file():
+def _read_comparison(run: Path, weights: str, given: Path | None) -> Mapping[str, Any] | None:
+    """The verdict on these very weights; one in the run folder that is about earlier ones is left out."""
+    folder = given or run / "comparison"
+    if given is None and not folder.is_dir():
         return None
     try:
-        found = json.loads(judged.read_text(encoding="utf-8"))
-        return {"split": found["split"], "verdict": found["verdict"]}
+        judged = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+        found = {"split": judged["split"], "verdict": judged["verdict"]}
+        same = json.loads((folder / "tuned.json").read_text(encoding="utf-8"))["weights"] == weights
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError.of(
-            expected="a folder that `samtune compare` wrote, with its comparison.json",
+            expected="a folder that `samtune compare` wrote, with comparison.json and tuned.json",
             found=str(error).splitlines()[0],
-            where=str(judged.parent),
+            where=str(folder),
             do="give that folder as --comparison, or leave the option out",
         ) from error
+    if given is not None and not same:
+        raise ModelError.of(
+            expected="a comparison of the model that is exported",
+            found="one of other weights",
+            where=str(folder),
+            do=f"make one: samtune compare DATASET --tuned {run} --out FOLDER",
+        )
+    return found if same else None
 
 
 def model_card(loaded: LoadedModel, facts: RunFacts | None, kind: str, **names: str) -> str:
@@ -118,13 +136,14 @@ def model_card(loaded: LoadedModel, facts: RunFacts | None, kind: str, **names: 
     Args:
         loaded: the model.
         facts: of the run that tuned it, if one did.
-        kind: `hf`, `official`, `official-yaml` or `adapter`: how to load it.
+        kind: `hf`, `official`, `official-yaml`, `adapter` or, on a base that is not on the hub, `adapter-local`: how to
+            load it.
         names: what stands in the loading code: `config`, `file`, `base`.
     """
     base = hub_name(loaded.base) or loaded.base
     head: dict[str, Any] = {
         "license": "apache-2.0",
-        "library_name": "peft" if kind == "adapter" else "transformers",
+        "library_name": "peft" if kind.startswith("adapter") else "transformers",
         "pipeline_tag": "mask-generation",
         "tags": ["sam2", "segmentation", "samtune"],
     }

@@ -22,7 +22,7 @@ from samtune.export.official import official_config, write_official
 from samtune.export.verify import Difference, answers, check, difference
 from samtune.files import new_folder, storage_errors
 from samtune.model.catalogue import hub_name
-from samtune.model.load import LoadedModel, load_model, save_model
+from samtune.model.load import LoadedModel, load_model, write_model
 
 Format: TypeAlias = Literal["official", "hf", "adapter"]
 _OFFICIAL_FILE = "model.pt"
@@ -72,7 +72,7 @@ def export(
     _refuse_taken(out)
     loaded = load_model(model)
     run = Path(model).expanduser()
-    facts = read_run(run, comparison) if (run / "run.json").is_file() else None
+    facts = read_run(run, loaded.fingerprint(), comparison) if (run / "run.json").is_file() else None
     match format:
         case "official":
             return _official(loaded, facts, out)
@@ -86,7 +86,7 @@ def _official(loaded: LoadedModel, facts: RunFacts | None, out: Path) -> ExportR
     config = official_config(loaded)
     name = out.name if out.suffix == ".pt" else _OFFICIAL_FILE
     yaml = Path(name).with_suffix(".yaml").name
-    with _new_files(out.parent) if out.suffix == ".pt" else new_folder(out) as folder:
+    with _new_files(out) if out.suffix == ".pt" else new_folder(out) as folder:
         write_official(loaded, folder / name)
         found = difference(answers(load_model(folder / name).model), answers(loaded.model))
         check(found, str(out))
@@ -95,15 +95,17 @@ def _official(loaded: LoadedModel, facts: RunFacts | None, out: Path) -> ExportR
             text = model_card(loaded, facts, kind, config=config or yaml, file=name, size=str(loaded.image_size))
             (folder / _CARD).write_text(text, encoding="utf-8")
     path = out if out.suffix == ".pt" else out / name
-    return ExportReport("official", path, found, (f"load with  build_sam2({config or yaml!r}, {path.name!r})",))
+    notes = [f"load with  build_sam2({config or yaml!r}, {path.name!r})"]
+    if config is None:
+        notes.append(
+            f"           after hydra.initialize_config_dir({str(path.parent.resolve())!r}), where {yaml} stands"
+        )
+    return ExportReport("official", path, found, tuple(notes))
 
 
 def _huggingface(loaded: LoadedModel, facts: RunFacts | None, out: Path) -> ExportReport:
     with new_folder(out) as folder:
-        save_model(loaded, folder / "model")
-        for file in (folder / "model").iterdir():
-            file.rename(folder / file.name)
-        (folder / "model").rmdir()
+        write_model(loaded, folder)
         (folder / _CARD).write_text(model_card(loaded, facts, "hf"), encoding="utf-8")
         with _quiet():
             again = Sam2Model.from_pretrained(folder).eval()
@@ -129,7 +131,8 @@ def _adapter(loaded: LoadedModel, facts: RunFacts | None, run: Path, out: Path) 
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         text = json.dumps(settings | {"base_model_name_or_path": public}, indent=2) + "\n"
         (folder / "adapter_config.json").write_text(text, encoding="utf-8")
-        (folder / _CARD).write_text(model_card(loaded, facts, "adapter", base=public), encoding="utf-8")
+        kind = "adapter" if hub_name(public) else "adapter-local"
+        (folder / _CARD).write_text(model_card(loaded, facts, kind, base=public), encoding="utf-8")
         with _quiet():
             adapted = PeftModel.from_pretrained(load_model(base).model, str(folder))
         found = difference(answers(adapted.get_base_model()), answers(loaded.model))  # pyright: ignore[reportArgumentType]
@@ -152,14 +155,14 @@ def _refuse_taken(out: Path) -> None:
 
 
 @contextmanager
-def _new_files(parent: Path) -> Iterator[Path]:
-    """A folder beside the target whose files move into `parent` if the block succeeds."""
-    with storage_errors(parent):
-        parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=parent, prefix=".export.") as name:
+def _new_files(out: Path) -> Iterator[Path]:
+    """A folder beside the file `out`; what is written there moves to `out`'s side if the block succeeds."""
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out.parent, prefix=".export.") as name:
             yield Path(name)
             for file in sorted(Path(name).iterdir()):
-                file.replace(parent / file.name)
+                file.replace(out.parent / file.name)
 
 
 @contextmanager

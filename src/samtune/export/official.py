@@ -9,14 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from samtune.errors import ModelError
-from samtune.files import new_file, write_text
 from samtune.model.layout import IMAGE, VIDEO, image_config
 from samtune.model.load import LoadedModel, architecture
 from samtune.model.official import CONFIG_KEY, to_official, widened_config
+from samtune.model.weights import save_checkpoint
 
 _LETTERS = {"tiny": "t", "small": "s", "base-plus": "b+", "large": "l"}
 
@@ -35,24 +34,23 @@ def write_official(loaded: LoadedModel, path: Path) -> Path | None:
 
     Args:
         loaded: any model the official code can be told of.
-        path: the `.pt` file; replaced when it exists, as a whole or not at all.
+        path: the `.pt` file. Whoever calls sees to it that nobody reads it before it is whole.
 
     Returns:
         The YAML file, or None where the package's own configuration fits (`official_config`).
 
     Raises:
         ModelError: the official code has no way to build this model.
-        StorageError: it cannot be written.
+        OSError: the disk refused.
     """
     state = to_official(loaded.config, loaded.model.state_dict() | loaded.video_state)
     described = widened_config(loaded.config) | {"samtune_family": loaded.family, "samtune_base": loaded.base}
     text = None if official_config(loaded) else official_yaml(loaded.config)
-    with new_file(path) as temporary:
-        # Copies, so that views of larger tensors do not bring those along.
-        torch.save({"model": {k: v.cpu().clone() for k, v in state.items()}, CONFIG_KEY: described}, temporary)
+    # Copies, so that views of larger tensors do not bring those along.
+    save_checkpoint({"model": {k: v.cpu().clone() for k, v in state.items()}, CONFIG_KEY: described}, path)
     if text is None:
         return None
-    write_text(path.with_suffix(".yaml"), text)
+    path.with_suffix(".yaml").write_text(text, encoding="utf-8", newline="\n")
     return path.with_suffix(".yaml")
 
 

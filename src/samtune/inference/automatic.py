@@ -16,11 +16,13 @@ from torch import Tensor
 from samtune.config import AutomaticConfig
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder import DecoderOutput
-from samtune.model.preprocess import upscale_masks
+from samtune.model.preprocess import MASK_THRESHOLD, upscale_masks
 from samtune.prompts import PromptBatch
 
 STABILITY_OFFSET = 1.0
 """Distance of the two logit thresholds whose masks must agree, as in the official generator."""
+_BLOCK = 256
+"""Masks compared at once, which bounds memory and changes no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +34,21 @@ class FoundMask:
         point: xy of the click that found it, in pixels of the picture.
         iou_score: predicted IoU, 0 to 1.
         stability: IoU of the masks at logits 1 and -1, 0 to 1.
+        object_score: logit of something being there at all, above 0.
     """
 
     mask: NDArray[np.bool_]
     point: tuple[float, float]
     iou_score: float
     stability: float
+    object_score: float
 
 
 @torch.no_grad()
 def automatic_masks(predictor: Predictor, embedded: EmbeddedImage, config: AutomaticConfig) -> list[FoundMask]:
     """Find everything in a picture.
+
+    Of a candidate only its low-res mask is kept, a bit a pixel; what is left in the end is asked for a second time.
 
     Args:
         predictor: the model.
@@ -53,47 +59,78 @@ def automatic_masks(predictor: Predictor, embedded: EmbeddedImage, config: Autom
         What was found, best predicted IoU first.
     """
     height, width = embedded.size
-    size = predictor.loaded.image_size
     steps = (torch.arange(config.points_per_side) + 0.5) / config.points_per_side
     grid = torch.cartesian_prod(steps, steps).flip(1)
-    masks: list[Tensor] = []
-    rows: list[Tensor] = []
-    for chunk in grid.split(config.chunk):
-        output = predictor.decode(embedded, PromptBatch.from_clicks((chunk * size)[:, None]))
-        kept, figures = _good(output, chunk, config)
-        masks.append(kept)
-        rows.append(figures)
-    low_res, table = torch.cat(masks), torch.cat(rows)
-    low_res, table = _without_duplicates(low_res, table, config.duplicate_iou)
+    candidates = [
+        _good(_guesses(predictor, embedded, grid[points]), points, config)
+        for points in torch.arange(len(grid)).split(config.chunk)
+    ]
+    bits, table = np.concatenate([bits for bits, _ in candidates]), torch.cat([figures for _, figures in candidates])
+    kept = _without_duplicates(bits, table[:, 0], config.duplicate_iou)
     found: list[FoundMask] = []
-    for logits, (iou, stability, x, y) in zip(low_res, table.tolist(), strict=True):
-        mask = (upscale_masks(logits, (height, width)) > 0).cpu().numpy()
-        if mask.sum() >= config.min_area:
-            found.append(FoundMask(mask, (x * width, y * height), iou, stability))
+    for rows in table[kept].split(config.chunk) if kept else ():
+        points = grid[rows[:, 3].long()]
+        logits = _guesses(predictor, embedded, points).masks[torch.arange(len(rows)), rows[:, 4].long()]
+        for low_res, (x, y), (iou, stability, score, *_) in zip(logits, points.tolist(), rows.tolist(), strict=True):
+            mask = (upscale_masks(low_res, (height, width)) > MASK_THRESHOLD).cpu().numpy()
+            if mask.sum() >= config.min_area:
+                found.append(FoundMask(mask, (x * width, y * height), iou, stability, score))
     return found
 
 
-def _good(output: DecoderOutput, points: Tensor, config: AutomaticConfig) -> tuple[Tensor, Tensor]:
-    """Masks `[K, h, w]` worth keeping of the three guesses at each point, and their figures: IoU, stability, x, y."""
-    logits, scores = output.masks[:, 1:].flatten(0, 1).cpu(), output.iou_scores[:, 1:].flatten().cpu()
-    present = (output.object_score_logits > 0).repeat_interleave(3).cpu()
+def _guesses(predictor: Predictor, embedded: EmbeddedImage, points: Tensor) -> DecoderOutput:
+    """The answer to a click at each of `points`, xy `[N, 2]` as shares of the picture's sides."""
+    return predictor.decode(embedded, PromptBatch.from_clicks((points * predictor.loaded.image_size)[:, None]))
+
+
+def _good(output: DecoderOutput, points: Tensor, config: AutomaticConfig) -> tuple[NDArray[np.uint8], Tensor]:
+    """Of the three guesses at each point those worth keeping.
+
+    Returns:
+        K low-res masks, uint8 `[K, h * w / 8]`, and their figures `[K, 5]`: predicted IoU, stability, object score,
+        number of the point, number of the mask token.
+    """
+    logits, scores = output.masks[:, 1:].flatten(0, 1), output.iou_scores[:, 1:].flatten().cpu()
     outer = (logits > -STABILITY_OFFSET).flatten(1).sum(1)
-    stability = (logits > STABILITY_OFFSET).flatten(1).sum(1) / outer.clamp(min=1)
-    good = present & (scores >= config.min_iou_score) & (stability >= config.min_stability)
-    figures = torch.cat([scores[:, None], stability[:, None], points.repeat_interleave(3, dim=0)], dim=1)
-    return logits[good], figures[good]
+    stability = ((logits > STABILITY_OFFSET).flatten(1).sum(1) / outer.clamp(min=1)).cpu()
+    present = output.object_score_logits.cpu().repeat_interleave(3)
+    good = (present > 0) & (scores >= config.min_iou_score) & (stability >= config.min_stability)
+    number, token = points.repeat_interleave(3), torch.arange(1, 4).repeat(len(points))
+    figures = torch.stack([scores.float(), stability, present.float(), number, token], dim=1)
+    masks = (logits[good.to(logits.device)] > MASK_THRESHOLD).flatten(1).cpu().numpy()
+    return np.packbits(masks, axis=1), figures[good]
 
 
-def _without_duplicates(logits: Tensor, figures: Tensor, most_alike: float) -> tuple[Tensor, Tensor]:
-    """Greedy suppression by mask IoU: of two masks more alike than `most_alike`, the better scored one stays."""
-    order = figures[:, 0].argsort(descending=True, stable=True)
-    logits, figures = logits[order], figures[order]
-    flat = (logits > 0).flatten(1).float()
-    overlap = flat @ flat.T
-    area = flat.sum(1)
-    alike = overlap / (area[:, None] + area[None] - overlap).clamp(min=1) > most_alike
+def _without_duplicates(bits: NDArray[np.uint8], scores: Tensor, most_alike: float) -> list[int]:
+    """Greedy suppression by mask IoU: of two masks more alike than `most_alike`, the better scored one stays.
+
+    Args:
+        bits: masks, uint8 `[K, h * w / 8]`.
+        scores: `[K]`.
+        most_alike: 0 to 1.
+
+    Returns:
+        Numbers of the masks that stay, the best scored first.
+    """
     kept: list[int] = []
-    for index in range(len(flat)):
-        if not alike[index, kept].any():
-            kept.append(index)
-    return logits[kept], figures[kept]
+    for block in scores.argsort(descending=True, stable=True).split(_BLOCK):
+        masks = _unpacked(bits[block.numpy()])
+        free = torch.ones(len(block), dtype=torch.bool)
+        for start in range(0, len(kept), _BLOCK):
+            free &= ~_alike(masks, _unpacked(bits[kept[start : start + _BLOCK]]), most_alike).any(1)
+        alike, chosen = _alike(masks, masks, most_alike), list[int]()
+        for row in free.nonzero().flatten().tolist():
+            if not alike[row, chosen].any():
+                chosen.append(row)
+        kept += block[chosen].tolist()
+    return kept
+
+
+def _unpacked(bits: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.unpackbits(bits, axis=1)).float()
+
+
+def _alike(first: Tensor, second: Tensor, most: float) -> Tensor:
+    """Whether the IoU of masks `[A, h * w]` and `[B, h * w]` is above `most`: bool `[A, B]`."""
+    overlap = first @ second.T
+    return overlap / (first.sum(1)[:, None] + second.sum(1)[None] - overlap).clamp(min=1) > most

@@ -18,7 +18,7 @@ from samtune.config import PredictConfig
 from samtune.data.images import read_image
 from samtune.data.masks import encode_rle, format_counts, mask_box, write_mask_file
 from samtune.errors import ConfigError, DataError
-from samtune.files import new_folder, write_json
+from samtune.files import new_folder, refuse_to_replace, write_json
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.types import Box, Prompt
@@ -36,17 +36,26 @@ class PredictReport:
         pictures: how many pictures.
         objects: how many masks.
         refused: masks whose object score says that nothing is there; they are written all the same, with their score.
+        note: why there may be fewer masks than expected, where there is a reason to say.
     """
 
     out: Path
     pictures: int
     objects: int
     refused: int
+    note: str = ""
 
     def lines(self) -> list[str]:
         """What to tell the user."""
-        doubt = f", {self.refused} of them where the model says nothing is there" if self.refused else ""
-        return [f"{self.objects} masks in {self.pictures} pictures{doubt}", f"results    {self.out / RESULTS}"]
+        doubt = f", {self.refused:,} of them where the model says nothing is there" if self.refused else ""
+        return [
+            f"{_count(self.objects, 'mask')} in {_count(self.pictures, 'picture')}{doubt}",
+            f"results    {self.out / RESULTS}",
+        ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +100,7 @@ def predict_files(
     """
     pictures = _pictures(images)
     questions = _questions(pictures, config)
-    if out.exists() and not (out / RESULTS).exists() and any(out.iterdir()):
-        raise ConfigError.of(
-            expected="a new folder, or one with earlier predictions",
-            found="a folder with something else in it",
-            where=str(out),
-            do="choose another --out",
-        )
+    refuse_to_replace(out, RESULTS, "earlier predictions")
     results: list[dict[str, Any]] = []
     refused = 0
     with new_folder(out) as folder:
@@ -115,7 +118,12 @@ def predict_files(
             Image.fromarray(overlay).save(folder / OVERLAYS / f"{picture.name}.png")
             progress(done, len(asked))
         write_json(folder / RESULTS, results)
-    return PredictReport(out, len(asked), len(results), refused)
+    grid = config.automatic
+    note = (
+        f"no guess has --automatic.min-iou-score {grid.min_iou_score:g} and --automatic.min-stability "
+        f"{grid.min_stability:g}; lower values show more"
+    )
+    return PredictReport(out, len(asked), len(results), refused, note if config.everything and not results else "")
 
 
 def draw_overlay(image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:
@@ -262,7 +270,7 @@ def _answers(
     ]
     if config.everything:
         found = automatic_masks(predictor, embedded, config.automatic)
-        answers += [_Answer(one.mask, one.iou_score, 0.0, picture.name, 1) for one in found]
+        answers += [_Answer(one.mask, one.iou_score, one.object_score, picture.name, 1) for one in found]
     return answers
 
 

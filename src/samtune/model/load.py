@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Sam2Model
 
-from samtune.errors import ModelError, StorageError
-from samtune.files import new_folder, recover_folder
+from samtune.errors import ModelError
+from samtune.files import LFS_POINTER, is_full, new_folder, recover_folder, storage_error
 from samtune.model.catalogue import BACKBONES, NANO, NANO_FOLDER, Backbone, hub_name, suggest
 from samtune.model.layout import (
     IMAGE,
@@ -37,11 +39,18 @@ from samtune.model.layout import (
 )
 from samtune.model.official import CONFIG_KEY, to_transformers
 from samtune.model.preprocess import processor_config
+from samtune.model.weights import save_tensors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 """The two files that make a folder one in Hugging Face layout."""
 _INDEX = "model.safetensors.index.json"
 _SHARDS = "model-*-of-*.safetensors"
+_PICKLE = "pytorch_model.bin"
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_FILES = {".pt", ".pth", ".bin", ".ckpt", ".safetensors"}
+_HUB_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError, ImportError)
+"""What the hub's client raises: its own errors, those of its HTTP library (which one, depends on its version), and
+ImportError where a proxy needs a package."""
 
 
 @dataclass(frozen=True)
@@ -110,27 +119,10 @@ def load_model(
         ModelError: no such model, a file that cannot be read or is another model's, tensors missing or left over, or a
             hub that cannot be reached.
     """
-    text = str(name)
-    if text == NANO:
-        if not (NANO_FOLDER / CONFIG).is_file():
-            raise ModelError.of(
-                expected="the small model inside the package",
-                found="a package without it",
-                where=str(NANO_FOLDER),
-                do="reinstall samtune, or give another --model",
-            )
-        return _from_folder(NANO_FOLDER, text, "samtune/nano", device, dtype)
-    path = Path(name).expanduser()
-    hub = hub_name(text)
-    if hub is None and _exists(path):
-        return _from_path(path, text, device, dtype)
-    if hub is None and not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", text):
-        raise ModelError.of(
-            expected="the name of a model, or a file or folder with one",
-            found=f"no file, folder or known name {text!r}",
-            do=suggest(text) or "`samtune models` lists the known names",
-        )
-    return _from_folder(_download(hub or text, text), text, f"hub:{hub or text}", device, dtype)
+    try:
+        return _load(str(name), device, dtype)
+    except OSError as error:  # whatever the system refuses on the way, such as a folder without permission
+        raise _unreadable(Path(error.filename or name), error) from error
 
 
 def save_model(model: LoadedModel | Sam2Model, folder: Path, *, family: str = "custom", base: str = "") -> None:
@@ -148,23 +140,31 @@ def save_model(model: LoadedModel | Sam2Model, folder: Path, *, family: str = "c
     Raises:
         StorageError: it cannot be written; what stood there before still stands.
     """
+    with new_folder(folder) as temporary:
+        write_model(model, temporary, family=family, base=base)
+
+
+def write_model(model: LoadedModel | Sam2Model, folder: Path, *, family: str = "custom", base: str = "") -> None:
+    """Write the files of a model into a folder that is there; see `save_model`.
+
+    Raises:
+        OSError: the disk refused.
+    """
     if isinstance(model, LoadedModel):
         state, config = model.model.state_dict() | model.video_state, dict(model.config)
         family, base, size = model.family, model.base, model.image_size
     else:
         state, config, size = model.state_dict(), model.config.to_dict(), input_size(model)
-    save_state(state, config | {"samtune_family": family, "samtune_base": base}, size, folder)
-
-
-def save_state(state: Mapping[str, Tensor], config: Mapping[str, Any], image_size: int, folder: Path) -> None:
-    """Write tensors and configuration in Hugging Face layout; see `save_model`."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    architecture = "Sam2VideoModel" if config["model_type"] == VIDEO else "Sam2Model"
-    described = dict(config) | {"architectures": [architecture], "dtype": _dtype_name(tensors)}
-    with new_folder(folder) as temporary:
-        _save_tensors(tensors, temporary / WEIGHTS, folder)
-        _write_json(temporary / CONFIG, described)
-        _write_json(temporary / "preprocessor_config.json", processor_config(image_size))
+    described = config | {
+        "architectures": ["Sam2VideoModel" if config["model_type"] == VIDEO else "Sam2Model"],
+        "dtype": _dtype_name(tensors),
+        "samtune_family": family,
+        "samtune_base": base,
+    }
+    save_tensors(tensors, folder / WEIGHTS)
+    _write_json(folder / CONFIG, described)
+    _write_json(folder / "preprocessor_config.json", processor_config(size))
 
 
 def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -179,14 +179,16 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted is None:
+            raise _damaged(path, error) from error
         raise ModelError.of(
             expected="a checkpoint that holds tensors and nothing else",
-            found=f"a pickle that asks for {wanted[1]}" if wanted else "a file that is no checkpoint, or a damaged one",
+            found=f"a pickle that asks for {wanted[1]}",
             where=str(path),
             do="nothing in it was executed; get the checkpoint from a source you trust",
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise _unreadable(path, error) from error
+        raise _damaged(path, error) from error
     config = content.get(CONFIG_KEY) if isinstance(content, dict) else None
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
@@ -199,6 +201,30 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]
         )
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     return tensors, config if isinstance(config, dict) else None
+
+
+def _load(text: str, device: str | torch.device, dtype: torch.dtype) -> LoadedModel:
+    """Find out what a `--model` value means."""
+    if text == NANO:
+        if not (NANO_FOLDER / CONFIG).is_file():
+            raise ModelError.of(
+                expected="the small model inside the package",
+                found="a package without it",
+                where=str(NANO_FOLDER),
+                do="reinstall samtune, or give another --model",
+            )
+        return _from_folder(NANO_FOLDER, text, "samtune/nano", device, dtype)
+    path = Path(text).expanduser()
+    hub = hub_name(text)
+    if hub is None and _exists(path):
+        return _from_path(path, text, device, dtype)
+    if hub is None and (not _REPOSITORY.fullmatch(text) or path.suffix.lower() in _FILES):
+        raise ModelError.of(
+            expected="the name of a model, or a file or folder with one",
+            found=f"no file, folder or known name {text!r}",
+            do=suggest(text) or "`samtune models` lists the known names",
+        )
+    return _from_folder(_download(hub or text, text), text, f"hub:{hub or text}", device, dtype)
 
 
 def _from_path(path: Path, name: str, device: str | torch.device, dtype: torch.dtype) -> LoadedModel:
@@ -254,11 +280,14 @@ def _from_folder(folder: Path, name: str, source: str, device: str | torch.devic
         for shard in sorted(folder.glob(_SHARDS)):
             tensors |= _read_safetensors(shard)
     else:
+        pickled = (folder / _PICKLE).is_file()
         raise ModelError.of(
             expected=f"a folder with {WEIGHTS}",
-            found="none in it",
+            found=f"{_PICKLE}, a pickle" if pickled else _content(folder),
             where=str(folder),
-            do="convert pytorch_model.bin with transformers' save_pretrained, or give the official .pt file itself",
+            do="load it with transformers and save it again with save_pretrained"
+            if pickled
+            else f"put {WEIGHTS} there, or give the official .pt file itself",
         )
     return _assemble(config, complete_matrix(tensors), name, source, device, dtype)
 
@@ -324,10 +353,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        found = sorted(entry.name for entry in folder.iterdir())[:8]
         raise ModelError.of(
             expected=f"a folder with {CONFIG} and {WEIGHTS}, or a samtune run",
-            found=f"a folder with {', '.join(found) or 'nothing'}",
+            found=_content(folder),
             where=str(folder),
             do="give the folder that holds both files, or the official .pt file itself",
         ) from error
@@ -342,7 +370,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise _unreadable(path, error) from error
+        raise _damaged(path, error) from error
+
+
+def _content(folder: Path) -> str:
+    names = sorted(entry.name for entry in folder.iterdir())[:8]
+    return f"a folder with {', '.join(names) or 'nothing'}"
 
 
 def _exists(path: Path) -> bool:
@@ -356,58 +389,76 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _unreadable(path: Path, error: Exception) -> ModelError:
-    reason = str(getattr(error, "strerror", None) or error).strip().splitlines()
+def _unreadable(path: Path, reason: object) -> ModelError:
+    said = str(getattr(reason, "strerror", None) or reason).strip().splitlines()
     return ModelError.of(
         expected="a readable, whole checkpoint",
-        found=(reason[0] if reason else type(error).__name__)[:300],
+        found=said[0] if said else type(reason).__name__,
         where=str(path),
         do="check permissions and that the download or copy was complete",
     )
 
 
+def _damaged(path: Path, error: Exception) -> ModelError:
+    """About a weight file that its library gave up on, in words that say more than the library's."""
+    if isinstance(error, OSError) and error.strerror:
+        return _unreadable(path, error)
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(LFS_POINTER):
+        return ModelError.of(
+            expected="a checkpoint",
+            found="a Git LFS pointer, not the file itself",
+            where=str(path),
+            do="run `git lfs pull` where it was cloned",
+        )
+    if not head:
+        return _unreadable(path, "an empty file")
+    if head.lstrip().startswith(b"<"):
+        return _unreadable(path, "a web page, as a download that failed leaves behind")
+    if path.suffix == ".safetensors" or head.startswith(b"PK"):
+        # Of torch's story only the first sentence is about this file.
+        return _unreadable(path, f"a file that is cut off or damaged: {str(error).split('. ')[0]}")
+    return ModelError.of(
+        expected="a checkpoint",
+        found="a file of another kind, or a damaged one; nothing in it was executed",
+        where=str(path),
+        do="give an official .pt file, or a folder in Hugging Face layout",
+    )
+
+
 def _download(repository: str, name: str) -> Path:
     """The repository's files in the local hub cache, fetched where they are not there yet."""
-    import httpx
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
     try:
         return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, _INDEX, _SHARDS]))
-    except (
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        httpx.HTTPError,
-        OSError,
-        ValueError,
-    ) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+    except _HUB_ERRORS as error:
+        if isinstance(error, OSError) and is_full(error):
+            raise storage_error(error, Path(constants.HF_HUB_CACHE)) from error
+        known = hub_name(name) is not None
         raise ModelError.of(
-            expected=f"{repository} from the Hugging Face hub or its local cache",
-            found=reason[0][:300],
+            expected=f"{'' if known else 'a file, a folder, or '}{repository} from the Hugging Face hub or its cache",
+            found=("" if known else "no such file or folder, and ") + _hub_said(error),
             where=name,
-            do=(f"{suggest(name)} " if hub_name(name) is None and suggest(name) else "")
+            do=(f"{suggest(name)} " if not known and suggest(name) else "")
             + "without a network: --model nano, a folder in Hugging Face layout, an official .pt file, or a cache that "
             "holds the model (HF_HOME) with HF_HUB_OFFLINE=1; a private model needs HF_TOKEN",
         ) from error
 
 
+def _hub_said(error: BaseException) -> str:
+    """Why the hub gave nothing; its client tells of the cache first and of the cause behind it."""
+    cause = error.__cause__ or error
+    if isinstance(cause, OfflineModeIsEnabled):
+        return "nothing in the cache, while HF_HUB_OFFLINE forbids to ask the hub"
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if status in (401, 403, 404):
+        return f"a hub that has no such model, or does not show it without a token ({status})"
+    reason = str(cause).strip().splitlines() or [type(cause).__name__]
+    return f"a hub that cannot be reached ({reason[0]})"
+
+
 def _dtype_name(tensors: Mapping[str, Tensor]) -> str:
     return str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-
-
-def _save_tensors(tensors: dict[str, Tensor], path: Path, where: Path) -> None:
-    """A full disk is an error of safetensors' own; users get the same one as for every other file."""
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise StorageError.of(
-            expected="to be able to write the weights",
-            found=str(error),
-            where=str(where),
-            do="free some space, or choose another folder",
-        ) from error
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -27,7 +27,8 @@ from transformers import Sam2Model
 
 from samtune.config import OptimizerConfig, TrainableConfig
 from samtune.errors import ConfigError
-from samtune.files import new_folder
+from samtune.files import new_folder, share
+from samtune.model.weights import disk_errors
 
 PARTS = ("decoder", "prompt-encoder", "lora", "encoder-last-N", "all")
 """What `train` may be joined of."""
@@ -177,10 +178,11 @@ def save_adapter(trainable: Trainable, folder: Path, base: str) -> None:
     """
     assert trainable.adapter is not None
     trainable.adapter.peft_config["default"].base_model_name_or_path = base
-    with new_folder(folder) as temporary:
+    with new_folder(folder) as temporary, disk_errors():
         # Left at "auto", peft asks the hub whether the vocabulary has grown.
         trainable.adapter.save_pretrained(str(temporary), save_embedding_layers=False)
         (temporary / "README.md").unlink(missing_ok=True)
+        share(temporary / "adapter_model.safetensors")
 
 
 def _parse(text: str, blocks: int) -> _Choice:

@@ -157,8 +157,8 @@ class TrainingBatches(TorchDataset[Batch]):
         self.world = world
         self._targets = _Targets(dataset, sampling.mask_size)
         background = sampling.prompts.negative > 0
-        self.images = [image for image in dataset.images if background or usable_objects(image)]
-        if not any(usable_objects(image) for image in self.images):
+        self.images = [image for image in dataset.images if background or image.single_objects]
+        if not any(image.single_objects for image in self.images):
             raise DataError.of(
                 expected="at least one object in the training split",
                 found=f"{len(dataset.images)} images, none with a usable object",
@@ -208,7 +208,7 @@ class TrainingBatches(TorchDataset[Batch]):
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int8]]:
         """`covered`, `boxes` and `kinds` of some objects of an image, and of its background."""
         image, size = view.image, self.sampling.mask_size
-        objects = _choose(usable_objects(image), self.sampling.objects_per_image, generator)
+        objects = _choose(image.single_objects, self.sampling.objects_per_image, generator)
         boxes = np.array([found.box for found in objects], np.float32).reshape(-1, 4)
         boxes *= np.array([size / image.width, size / image.height] * 2, np.float32)
         covered = self._targets.of(objects)
@@ -257,11 +257,6 @@ class _Targets:
             if kept is None and (len(self.kept) + 1) * target.nbytes <= TARGETS_KEPT:
                 self.kept[one.mask_path] = target.copy()
         return found
-
-
-def usable_objects(image: ImageEntry) -> tuple[ObjectEntry, ...]:
-    """The objects that make sense as one object: crowd regions are not."""
-    return tuple(found for found in image.objects if not found.iscrowd)
 
 
 def low_res_targets(masks: Sequence[NDArray[np.bool_]], size: int) -> NDArray[np.uint8]:

@@ -22,12 +22,13 @@ from pathlib import Path
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from samtune.config import TrainConfig
 from samtune.errors import ModelError
 from samtune.files import new_folder, recover_folder, storage_errors, write_text
+from samtune.model.weights import save_tensors
 from samtune.training.optimizer import MovingAverage
 
 
@@ -120,7 +121,7 @@ def save_last(
     if average is not None:
         tensors |= {f"average/{name}": value for name, value in average.values.items()}
     with new_folder(folder.last) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / "state.safetensors")
+        save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / "state.safetensors")
         (temporary / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
 
 

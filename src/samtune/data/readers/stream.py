@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
 from samtune.errors import DataError
+from samtune.files import LFS_POINTER
 
 MAX_FILE = 16 << 30
 MAX_VALUE = 256 << 20
@@ -108,7 +109,7 @@ def open_json(path: Path) -> BinaryIO:
 def _problem(head: bytes, size: int) -> str:
     if not head.strip():
         return "an empty file"
-    if head.startswith(b"version https://git-lfs"):
+    if head.startswith(LFS_POINTER):
         return "a Git LFS pointer; run `git lfs pull`"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
