@@ -123,6 +123,18 @@ def check_object(
     return None
 
 
+def check_negative(record: ImageRecord, issues: list[Issue]) -> bool:
+    """Whether an image without a usable object shows none; an issue if its objects were lost.
+
+    Taken for an image without objects it would teach that what it shows is background.
+    """
+    lost_objects = len(record.annotations) + record.unread
+    if lost_objects:
+        text = f"None of the image's {lost_objects} objects can be used; it is no example of an image without objects."
+        issues.append(about_image(record, "no-usable-object", text, "The image is left out.", Severity.WARNING))
+    return not lost_objects
+
+
 def suspicions(
     record: ImageRecord, frame: Frame, objects: Sequence[tuple[Annotation, Region]], issues: list[Issue]
 ) -> None:
