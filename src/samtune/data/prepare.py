@@ -19,8 +19,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from samtune.data.archive import is_archive, unpack
@@ -120,7 +122,8 @@ def prepare(
             how = Writing(target, out, copy, config.min_area, config.mask_format, config.merge)
             work = partial(prepare_image, how=how)
             done = 0
-            for done, prepared in enumerate(mapped(work, images, config.workers, expected=expected), start=1):
+            results = mapped(work, images, config.workers, expected=expected, meanwhile=_load_table)
+            for done, prepared in enumerate(results, start=1):
                 gathered.add(prepared)
                 progress(done, max(expected, done))
             progress(done, done)
@@ -311,11 +314,14 @@ def _judge(gathered: _Gathered, images: int, config: PrepareConfig) -> None:
         )
 
 
+def _load_table() -> ModuleType:
+    """The module that writes the table; it loads polars, which takes as long as preparing hundreds of objects."""
+    return import_module("samtune.data.table")
+
+
 def _write(target: Path, rows: Iterator[Row], gathered: _Gathered, source_format: str, config: PrepareConfig) -> None:
     """Write all but the masks and images."""
-    from samtune.data.table import write_rows  # loads polars, which takes as long as preparing hundreds of objects
-
-    write_rows(target, rows)
+    _load_table().write_rows(target, rows)
     write_issues(target / ISSUES, (gathered.read, gathered.found))
     about = {
         "format": 1,

@@ -39,7 +39,12 @@ Result = TypeVar("Result")
 
 
 def mapped(
-    work: Callable[[Item], Result], items: Iterator[Item], processes: int = 0, *, expected: int = _FEW
+    work: Callable[[Item], Result],
+    items: Iterator[Item],
+    processes: int = 0,
+    *,
+    expected: int = _FEW,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Iterator[Result]:
     """Yields `work(item)` for every item, in order.
 
@@ -50,6 +55,7 @@ def mapped(
         items: taken as they are needed.
         processes: all that work, this one counted; 0 means one per core.
         expected: about how many items there are; with few no helper is started.
+        meanwhile: what this process has to do sooner or later, called first of all while its helpers start.
 
     Raises:
         SamtuneError: a process was ended from outside.
@@ -59,6 +65,7 @@ def mapped(
         yield from map(work, items)
         return
     with _helpers(work, processes - 1) as helpers:
+        meanwhile()
         under_way: deque[Future[list[Result]]] = deque()
         while True:
             while under_way and (under_way[0].done() or len(under_way) > _MOST_UNDER_WAY * processes):
