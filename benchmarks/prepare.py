@@ -3,9 +3,9 @@
     python benchmarks/prepare.py --objects 1000 10000 100000 --real ../shared/data/nanoshapes_coco --out benchmark.json
 
 Sets are generated: pictures of 640 x 640 with 20 polygons each. Every run is a process of its own, loading the
-libraries is part of its time, and the sides take turns; the median run counts. `peak_mib` and `cpu_seconds` are of all
-processes of a run together, looked at every 0.1 s; processor time says more than the clock where the machine has other
-work.
+libraries is part of its time, and the sides take turns; the median of `--times` runs counts. `peak_mib` and
+`cpu_seconds` are of all processes of one more run together, because looking takes time; of 100,000 objects that run is
+the only one. Processor time says more than the clock where the machine has other work.
 
 `us_per_object` is all the time of a run; `us_per_object_after_start` is that less the time of a run on one picture.
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -99,32 +100,40 @@ def ours(source: Path, out: Path) -> int:
     return sum(prepare(source, out, PrepareConfig(on_error="skip")).objects.values())
 
 
-def measure(what: str, source: Path, out: Path) -> dict[str, float]:
-    """Run one side in a process group of its own, whose memory is watched."""
+def measure(what: str, source: Path, out: Path, *, watched: bool = False) -> dict[str, float]:
+    """Run one side in a process group of its own; `watched` tells its memory and processor time too."""
     command = [sys.executable, __file__, "--run", what, str(source), str(out)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0, env=environment)
+    use = watch(process) if watched else {}
+    found = process.communicate()[0].splitlines()
+    if process.returncode:
+        raise SystemExit(f"{what} on {source} failed")
+    return json.loads(found[-1]) | use
+
+
+def watch(process: subprocess.Popen[str]) -> dict[str, float]:
+    """Processor time and largest memory of a group until it ends; looking takes about a hundredth of its time."""
     peak, seconds = 0, dict[str, float]()
+    begin = time.monotonic()
     while process.poll() is None:
         memory, used = group_use(process.pid)
         peak = max(peak, memory)
         seconds |= used
-        time.sleep(0.1)
-    assert process.stdout is not None
-    found = process.stdout.read().splitlines()
-    if process.returncode:
-        raise SystemExit(f"{what} on {source} failed")
-    return json.loads(found[-1]) | {"cpu_seconds": round(sum(seconds.values()), 2), "peak_mib": peak >> 20}
+        time.sleep(max(0.05, min(0.5, (time.monotonic() - begin) / 20)))
+    return {"cpu_seconds": round(sum(seconds.values()), 2), "peak_mib": peak >> 20}
 
 
 def in_turns(source: Path, out: Path, times: int) -> dict[str, dict[str, float]]:
-    """Both sides' median runs; a run before the first lets the system read the source and Python compile."""
-    measure("samtune", source, out / "first")
-    runs: dict[str, list[dict[str, float]]] = {"plain": [], "samtune": []}
+    """Both sides' median times, unwatched, and what a watched run of each took; that comes first and warms up."""
+    sides = {what: measure(what, source, out / f"{what}-watched", watched=True) for what in ("samtune", "plain")}
+    runs: dict[str, list[float]] = {"plain": [], "samtune": []}
     for turn in range(times):
-        for what, found in runs.items():
-            found.append(measure(what, source, out / f"{what}-{turn}"))
-    return {what: sorted(found, key=lambda run: run["seconds"])[len(found) // 2] for what, found in runs.items()}
+        for what, seconds in runs.items():
+            seconds.append(measure(what, source, out / f"{what}-{turn}")["seconds"])
+    return {
+        what: sides[what] | ({"seconds": statistics.median(found)} if found else {}) for what, found in runs.items()
+    }
 
 
 def group_use(group: int) -> tuple[int, dict[str, float]]:
@@ -167,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", type=int, nargs="*", default=[1000, 10_000, 100_000])
     parser.add_argument("--real", type=Path, nargs="*", default=[])
+    parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to write; the system's temporary folder if not given")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
@@ -183,7 +193,7 @@ def main() -> None:
         sources |= {path.name: path for path in arguments.real}
         start: dict[str, float] = {}
         for name, source in sources.items():
-            found = in_turns(source, folder / f"out {name}", 1 if name.endswith("00000") else 3)
+            found = in_turns(source, folder / f"out {name}", 0 if name == "generated 100000" else arguments.times)
             start = start or {what: side["seconds"] for what, side in found.items()}
             results[name] = compared(found, start)
             print(name, json.dumps(results[name]), flush=True)
