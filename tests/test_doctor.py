@@ -138,8 +138,19 @@ def png(path, w, h):
     )
 
 
-@pytest.mark.parametrize("name", ["bomb.png", "x.eps.png", "x.pdf.jpg", "lfs.jpg", "cut.jpg"])
-def test_hostile_images(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("bomb.png", "image-too-large"),
+        ("x.eps.png", "image-format"),
+        ("x.pdf.jpg", "image-format"),
+        ("lfs.jpg", "image-lfs-pointer"),
+        ("cut.jpg", "image-damaged"),
+        ("empty.jpg", "image-file-empty"),
+        ("gone.jpg", "image-file-missing"),
+    ],
+)
+def test_hostile_images(tmp_path, name, code):
     s = tmp_path / "s" / "train"
     s.mkdir(parents=True)
     f = s / name
@@ -149,14 +160,16 @@ def test_hostile_images(tmp_path, name):
         f.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     elif "pdf" in name:
         f.write_bytes(b"%PDF-1.7\n1 0 obj\n")
+    elif name == "empty.jpg":
+        f.touch()
     elif name == "lfs.jpg":
         f.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    else:
+    elif name == "cut.jpg":
         Image.fromarray(scene(0)).save(f)
         f.write_bytes(f.read_bytes()[:-900])
     coco(s, [(name, 160, 120, RING)])
     a = audit(tmp_path / "s")
-    assert a.exit_code == 2 and {i.code for i in a.issues} == {"unusable-image"}
+    assert a.exit_code == 2 and [i.code for i in a.issues] == [code, "unusable-image"]
     assert {i.image for i in a.issues} == {name}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.data.images import ImageInfo
+from samtune.data.images import ImageError, ImageInfo
 from samtune.data.masks import Region, SegmentationError, rasterise_region, region_of
 from samtune.errors import DataError, SamtuneError
 from samtune.types import Annotation, ImageRecord, Issue, Polygons, RunLengths, Severity
@@ -67,7 +67,8 @@ def told_of_archive(issue: Issue, archive: Path, folder: Path) -> Issue:
 def unusable_image(record: ImageRecord, error: DataError) -> list[Issue]:
     """The findings about an image that cannot be read, and about the objects lost with it."""
     text = f"The image cannot be used: {reason(error)}."
-    about = about_image(record, "unusable-image", text, "The image and its objects are left out.")
+    code = error.code if isinstance(error, ImageError) else "unusable-image"
+    about = about_image(record, code, text, "The image and its objects are left out.")
     return [about, *_all_lost(record, "unusable-image", "The object's image cannot be used.")]
 
 
