@@ -4,6 +4,8 @@ import io
 import json
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from collections import defaultdict
 from pathlib import Path
@@ -286,3 +288,18 @@ def test_what_the_reader_finds_is_shown_too(tmp_path):
     coco(tmp_path / "s/train", [("a.png", 160, 120, [1, 2, 3, 4])])
     examples = {example.issue.code: example for example in audit(tmp_path / "s").examples}
     assert draw(examples["polygon-points"].pictures[0])
+
+
+def test_the_doctor_works_where_torch_is_broken(tmp_path):
+    """None in `sys.modules` makes an import fail; what takes long to load is not loaded either."""
+    s = tmp_path / "s"
+    (s / "train").mkdir(parents=True)
+    Image.fromarray(scene(0)).save(s / "train/a.png")
+    coco(s / "train", [("a.png", 160, 120, RING)])
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'polars', 'cv2', 'matplotlib']));"
+        "from samtune.cli import main; main(['doctor', sys.argv[1]])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, s], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "train  1 images, 1 objects" in done.stdout
