@@ -49,9 +49,12 @@ def test_an_error_in_a_worker_arrives_here():
             pass
 
 
-def test_few_items_start_no_process(tmp_path):
-    found = list(mapped(partial(fail_elsewhere, home=os.getpid()), iter(range(1000)), 2, expected=10))
-    assert found == list(range(1000))
+def test_few_items_start_no_process_and_many_do_though_few_were_expected():
+    work = partial(fail_elsewhere, home=os.getpid())
+    assert list(mapped(work, iter(range(20)), 2)) == list(range(20))
+    with pytest.raises(DataError):
+        for _ in mapped(work, count(), 2, expected=20):
+            pass
 
 
 def test_a_script_needs_no_guard_around_its_main_part(tmp_path):

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, BinaryIO, Generic, TypeVar
@@ -43,7 +43,7 @@ def mapped(
     items: Iterator[Item],
     processes: int = 0,
     *,
-    expected: int = _FEW,
+    expected: int = 0,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> Iterator[Result]:
     """Yields `work(item)` for every item, in order.
@@ -54,32 +54,30 @@ def mapped(
         work: a function of a module that loads fast, or a `partial` of one, because every process loads it.
         items: taken as they are needed.
         processes: all that work, this one counted; 0 means one per core.
-        expected: about how many items there are; with few no helper is started.
+        expected: about how many items there are, where that is known, so that helpers start before the first is read.
         meanwhile: what this process has to do sooner or later, called first of all while its helpers start.
 
     Raises:
         SamtuneError: a process was ended from outside.
     """
     processes = processes or _cores()
-    if processes == 1 or expected < _FEW:
-        yield from map(work, items)
+    first = list(islice(items, _FEW)) if expected < _FEW else None
+    if processes == 1 or (first is not None and len(first) < _FEW):
+        yield from map(work, chain(first or (), items))
         return
+    items = chain(first or (), items)
     with _helpers(work, processes - 1) as helpers:
         meanwhile()
         under_way: deque[Future[list[Result]]] = deque()
         while True:
             while under_way and (under_way[0].done() or len(under_way) > _MOST_UNDER_WAY * processes):
                 yield from under_way.popleft().result()
-            free = min(helpers, key=lambda helper: helper.load)
-            if free.load < _SENT_AHEAD:
-                chunk = list(islice(items, _CHUNK))
-                answer = free.send(chunk) if chunk else None
-            else:
-                chunk = list(islice(items, 1))
-                answer = _done([work(item) for item in chunk])
-            if not chunk or answer is None:
+            helper = min(helpers, key=lambda one: one.load)
+            is_free = helper.load < _SENT_AHEAD
+            chunk = list(islice(items, _CHUNK if is_free else 1))
+            if not chunk:
                 break
-            under_way.append(answer)
+            under_way.append(helper.send(chunk) if is_free else _done([work(item) for item in chunk]))
         while under_way:
             yield from under_way.popleft().result()
 
