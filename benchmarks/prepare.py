@@ -2,9 +2,15 @@
 
     python benchmarks/prepare.py --objects 1000 10000 100000 --real ../shared/data/nanoshapes_coco --out benchmark.json
 
-Sets are generated: pictures of 640 x 640 with 20 polygons each. Each measurement runs in a process of its own,
-and loading the libraries is part of its time. `peak_mib` and `cpu_seconds` are of all its processes together, looked at
-every 0.1 s; processor time says more than the clock where the machine has other work.
+Sets are generated: pictures of 640 x 640 with 20 polygons each. Every run is a process of its own, loading the
+libraries is part of its time, and the sides take turns; the median of `--times` runs counts. `peak_mib` and
+`cpu_seconds` are of all processes of one more run together, because looking takes time; of 100,000 objects that run is
+the only one. Processor time says more than the clock where the machine has other work.
+
+`us_per_object` is all the time of a run; `us_per_object_after_start` is that less the time of a run on one picture.
+
+Two things are kept from disturbing it: nothing is deleted before the end, because ext4 takes many times as long to
+create a file where others were just deleted; and Python may keep what it compiled, as it does for installed packages.
 """
 
 from __future__ import annotations
@@ -12,20 +18,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
+if TYPE_CHECKING:
+    import numpy as np
 
 SIDE, PER_IMAGE = 640, 20
 
 
 def generate(folder: Path, objects: int) -> None:
     """A Roboflow-like export with polygons of 12 to 40 points, 20 a picture."""
+    import numpy as np
+    from PIL import Image
+
     rng = np.random.default_rng(0)
     (folder / "train").mkdir(parents=True)
     (folder / "test").mkdir()
@@ -45,6 +56,8 @@ def generate(folder: Path, objects: int) -> None:
 
 
 def _annotation(rng: np.random.Generator, number: int, image: int) -> dict[str, object]:
+    import numpy as np
+
     points = int(rng.integers(12, 41))
     angles = np.sort(rng.uniform(0, 2 * np.pi, points))
     radius = rng.uniform(8, 60) * rng.uniform(0.7, 1.0, points)
@@ -64,6 +77,7 @@ def _annotation(rng: np.random.Generator, number: int, image: int) -> dict[str, 
 
 def plain_loop(source: Path, out: Path) -> int:
     """The loop people write."""
+    from PIL import Image
     from pycocotools.coco import COCO
 
     count = 0
@@ -86,26 +100,44 @@ def ours(source: Path, out: Path) -> int:
     return sum(prepare(source, out, PrepareConfig(on_error="skip")).objects.values())
 
 
-def measure(what: str, source: Path) -> dict[str, float]:
-    """Run one side in a session of its own, whose processes' memory is watched."""
-    with TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--run", what, str(source), str(Path(folder) / "out")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        peak, seconds = 0, dict[str, float]()
-        while process.poll() is None:
-            memory, used = session_use(process.pid)
-            peak = max(peak, memory)
-            seconds |= used
-            time.sleep(0.1)
-        assert process.stdout is not None
-        found = process.stdout.read().splitlines()
-        if process.returncode:
-            raise SystemExit(f"{what} on {source} failed")
-    return json.loads(found[-1]) | {"cpu_seconds": round(sum(seconds.values()), 2), "peak_mib": peak >> 20}
+def measure(what: str, source: Path, out: Path, *, watched: bool = False) -> dict[str, float]:
+    """Run one side in a process group of its own; `watched` tells its memory and processor time too."""
+    command = [sys.executable, __file__, "--run", what, str(source), str(out)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0, env=environment)
+    use = watch(process) if watched else {}
+    found = process.communicate()[0].splitlines()
+    if process.returncode:
+        raise SystemExit(f"{what} on {source} failed")
+    return json.loads(found[-1]) | use
 
 
-def session_use(session: int) -> tuple[int, dict[str, float]]:
-    """What the processes of a session use. Linux only.
+def watch(process: subprocess.Popen[str]) -> dict[str, float]:
+    """Processor time and largest memory of a group until it ends; looking takes about a hundredth of its time."""
+    peak, seconds = 0, dict[str, float]()
+    begin = time.monotonic()
+    while process.poll() is None:
+        memory, used = group_use(process.pid)
+        peak = max(peak, memory)
+        seconds |= used
+        time.sleep(max(0.05, min(0.5, (time.monotonic() - begin) / 20)))
+    return {"cpu_seconds": round(sum(seconds.values()), 2), "peak_mib": peak >> 20}
+
+
+def in_turns(source: Path, out: Path, times: int) -> dict[str, dict[str, float]]:
+    """Both sides' median times, unwatched, and what a watched run of each took; that comes first and warms up."""
+    sides = {what: measure(what, source, out / f"{what}-watched", watched=True) for what in ("samtune", "plain")}
+    runs: dict[str, list[float]] = {"plain": [], "samtune": []}
+    for turn in range(times):
+        for what, seconds in runs.items():
+            seconds.append(measure(what, source, out / f"{what}-{turn}")["seconds"])
+    return {
+        what: sides[what] | ({"seconds": statistics.median(found)} if found else {}) for what, found in runs.items()
+    }
+
+
+def group_use(group: int) -> tuple[int, dict[str, float]]:
+    """What the processes of a group use. Linux only.
 
     Returns:
         Bytes they hold together, pages they share counted once; seconds of processor time by process.
@@ -114,7 +146,7 @@ def session_use(session: int) -> tuple[int, dict[str, float]]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             stat = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(stat[3]) == session:
+            if int(stat[2]) == group:
                 seconds[folder.name] = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
                 rollup = (folder / "smaps_rollup").read_text()
                 total += int(rollup.partition("\nPss:")[2].split()[0]) * 1024
@@ -127,8 +159,16 @@ def run(what: str, source: Path, out: Path) -> None:
     """What `measure` starts."""
     start = time.perf_counter()
     count = {"plain": plain_loop, "samtune": ours}[what](source, out)
-    seconds = time.perf_counter() - start
-    print(json.dumps({"objects": count, "seconds": round(seconds, 2), "objects_per_second": round(count / seconds, 1)}))
+    print(json.dumps({"objects": count, "seconds": round(time.perf_counter() - start, 3)}))
+
+
+def compared(found: dict[str, dict[str, float]], start: dict[str, float]) -> dict[str, float | dict[str, float]]:
+    """A set's figures with what follows from them, given the seconds of each side's run on one picture."""
+    for what, side in found.items():
+        side["objects_per_second"] = round(side["objects"] / side["seconds"], 1)
+        side["us_per_object"] = round(1e6 * side["seconds"] / side["objects"])
+        side["us_per_object_after_start"] = round(1e6 * (side["seconds"] - start[what]) / side["objects"])
+    return {**found, "times_as_fast": round(found["plain"]["seconds"] / found["samtune"]["seconds"], 2)}
 
 
 def main() -> None:
@@ -136,6 +176,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", type=int, nargs="*", default=[1000, 10_000, 100_000])
     parser.add_argument("--real", type=Path, nargs="*", default=[])
+    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="where to write; the system's temporary folder if not given")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -143,14 +185,17 @@ def main() -> None:
         run(arguments.run[0], Path(arguments.run[1]), Path(arguments.run[2]))
         return
     results = {}
-    with TemporaryDirectory() as folder:
-        sources = {f"generated {count}": Path(folder) / str(count) / "source" for count in arguments.objects}
-        for count, source in zip(arguments.objects, sources.values(), strict=True):
+    with TemporaryDirectory(dir=arguments.folder) as place:
+        folder = Path(place)
+        sources = {f"generated {count}": folder / str(count) for count in (PER_IMAGE, *arguments.objects)}
+        for count, source in zip((PER_IMAGE, *arguments.objects), sources.values(), strict=True):
             generate(source, count)
-        for name, source in {**sources, **{path.name: path for path in arguments.real}}.items():
-            results[name] = {what: measure(what, source) for what in ("plain", "samtune")}
-            rates = [results[name][what]["objects_per_second"] for what in ("plain", "samtune")]
-            results[name]["times_as_fast"] = round(rates[1] / rates[0], 2)
+        sources |= {path.name: path for path in arguments.real}
+        start: dict[str, float] = {}
+        for name, source in sources.items():
+            found = in_turns(source, folder / f"out {name}", 0 if name == "generated 100000" else arguments.times)
+            start = start or {what: side["seconds"] for what, side in found.items()}
+            results[name] = compared(found, start)
             print(name, json.dumps(results[name]), flush=True)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,8 @@ import io
 import json
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from collections import defaultdict
 from pathlib import Path
@@ -138,8 +140,19 @@ def png(path, w, h):
     )
 
 
-@pytest.mark.parametrize("name", ["bomb.png", "x.eps.png", "x.pdf.jpg", "lfs.jpg", "cut.jpg"])
-def test_hostile_images(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("bomb.png", "image-too-large"),
+        ("x.eps.png", "image-format"),
+        ("x.pdf.jpg", "image-format"),
+        ("lfs.jpg", "image-lfs-pointer"),
+        ("cut.jpg", "image-damaged"),
+        ("empty.jpg", "image-file-empty"),
+        ("gone.jpg", "image-file-missing"),
+    ],
+)
+def test_hostile_images(tmp_path, name, code):
     s = tmp_path / "s" / "train"
     s.mkdir(parents=True)
     f = s / name
@@ -149,14 +162,16 @@ def test_hostile_images(tmp_path, name):
         f.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     elif "pdf" in name:
         f.write_bytes(b"%PDF-1.7\n1 0 obj\n")
+    elif name == "empty.jpg":
+        f.touch()
     elif name == "lfs.jpg":
         f.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    else:
+    elif name == "cut.jpg":
         Image.fromarray(scene(0)).save(f)
         f.write_bytes(f.read_bytes()[:-900])
     coco(s, [(name, 160, 120, RING)])
     a = audit(tmp_path / "s")
-    assert a.exit_code == 2 and {i.code for i in a.issues} == {"unusable-image"}
+    assert a.exit_code == 2 and [i.code for i in a.issues] == [code, "unusable-image"]
     assert {i.image for i in a.issues} == {name}
 
 
@@ -273,3 +288,18 @@ def test_what_the_reader_finds_is_shown_too(tmp_path):
     coco(tmp_path / "s/train", [("a.png", 160, 120, [1, 2, 3, 4])])
     examples = {example.issue.code: example for example in audit(tmp_path / "s").examples}
     assert draw(examples["polygon-points"].pictures[0])
+
+
+def test_the_doctor_works_where_torch_is_broken(tmp_path):
+    """None in `sys.modules` makes an import fail; what takes long to load is not loaded either."""
+    s = tmp_path / "s"
+    (s / "train").mkdir(parents=True)
+    Image.fromarray(scene(0)).save(s / "train/a.png")
+    coco(s / "train", [("a.png", 160, 120, RING)])
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'polars', 'cv2', 'matplotlib']));"
+        "from samtune.cli import main; main(['doctor', sys.argv[1]])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, s], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "train  1 images, 1 objects" in done.stdout

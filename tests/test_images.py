@@ -108,4 +108,4 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
         "    int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) < 512 * 1024)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "bomb.png")], capture_output=True, text=True)
-    assert done.stdout.split() == ["DataError", "True"], done.stderr
+    assert done.stdout.split() == ["ImageError", "True"], done.stderr

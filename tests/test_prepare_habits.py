@@ -103,6 +103,62 @@ def test_pictures_of_every_mode_are_prepared(tmp_path, mode):
     assert pixels.std() > 10
 
 
+@pytest.mark.parametrize(
+    "lost",
+    [
+        annotation(segmentation=[], bbox=[10, 10, 20, 20]),
+        annotation(category_id=9),
+        annotation(segmentation=[[90.0, 90.0, 95.0, 90.0, 95.0, 95.0]]),
+        annotation(segmentation={"size": [40, 60], "counts": [7]}),
+    ],
+    ids=["box only", "no such category", "outside", "counts too short"],
+)
+def test_an_image_whose_objects_are_all_lost_is_no_negative(tmp_path, lost):
+    """It would teach that what it shows is background; only an image without annotations is a negative."""
+    pictures = [{"id": n, "file_name": f"{name}.png", "width": 60, "height": 40} for n, name in enumerate("abc", 1)]
+    entries = [annotation(), lost | {"id": 2, "image_id": 2}]
+    source = source_with(tmp_path / "s", images=pictures, annotations=entries)
+    for name, shade in (("b", 30), ("c", 200)):
+        Image.new("RGB", (60, 40), (shade, 90, 20)).save(source / f"test/{name}.png")
+    report = prepare(source, tmp_path / "d", PrepareConfig(on_error="skip"))
+    assert [(Path(image.image_path).name, len(image.objects)) for image in report.dataset.images] == [
+        ("a.png", 1),
+        ("c.png", 0),
+    ]
+    assert not (tmp_path / "d/masks/b").exists()
+    told = [issue for issue in report.issues if issue.code == "no-usable-object"]
+    assert [issue.image for issue in told] == ["b.png"]
+    found = audit(source)
+    assert [issue.image for issue in found.issues if issue.code == "no-usable-object"] == ["b.png"]
+    assert (found.summary.unusable_images, found.summary.splits["test"].without_objects) == (1, 1)
+
+
+def test_a_mask_that_cannot_be_read_makes_no_negative(tmp_path):
+    source = tmp_path / "s"
+    source.mkdir()
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (60, 40), (90, ord(name), 60)).save(source / f"{name}.png")
+    mask = np.zeros((40, 60), np.uint8)
+    Image.fromarray(mask).save(source / "a_mask.png")  # says that nothing is there
+    (source / "b_mask.png").write_bytes((source / "a_mask.png").read_bytes()[:50])
+    mask[5:20, 5:20] = 255
+    Image.fromarray(mask).save(source / "c_mask.png")
+    report = prepare(source, tmp_path / "d", PrepareConfig(on_error="skip"))
+    assert [Path(image.image_path).name for image in report.dataset.images] == ["a.png", "c.png"]
+    assert [issue.code for issue in report.issues if issue.image == "b.png"] == ["mask-unreadable", "no-usable-object"]
+
+
+def test_an_empty_mask_of_another_size_is_a_warning(tmp_path):
+    source = tmp_path / "s"
+    source.mkdir()
+    for name, size in (("a", (30, 20)), ("b", (60, 40))):
+        Image.new("RGB", (60, 40), (90, ord(name), 60)).save(source / f"{name}.png")
+        Image.new("L", size, 0).save(source / f"{name}_mask.png")
+    Image.new("L", (60, 40), 255).save(source / "b_mask.png")
+    found = {issue.image: issue.severity for issue in audit(source).issues if issue.code == "image-size-differs"}
+    assert found == {"a.png": "warning"}
+
+
 @pytest.mark.parametrize("name", ["valid", "val", "validation", "Valid"])
 def test_every_name_of_the_validation_split(tmp_path, name):
     source = source_with(tmp_path / "s")

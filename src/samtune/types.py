@@ -102,6 +102,7 @@ class ImageRecord:
         annotations: its objects; empty for a negative image.
         group: images that must never be split apart share it (the stem before `.rf.` for Roboflow).
         source: the annotation file, for messages.
+        unread: objects the source lists for it that the reader had to leave out.
     """
 
     image_id: str
@@ -112,6 +113,7 @@ class ImageRecord:
     annotations: tuple[Annotation, ...]
     group: str
     source: Path
+    unread: int = 0
 
 
 class Severity(StrEnum):

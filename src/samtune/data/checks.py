@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.data.images import ImageInfo
+from samtune.data.images import ImageError, ImageInfo
 from samtune.data.masks import Region, SegmentationError, rasterise_region, region_of
 from samtune.errors import DataError, SamtuneError
 from samtune.types import Annotation, ImageRecord, Issue, Polygons, RunLengths, Severity
@@ -67,7 +67,8 @@ def told_of_archive(issue: Issue, archive: Path, folder: Path) -> Issue:
 def unusable_image(record: ImageRecord, error: DataError) -> list[Issue]:
     """The findings about an image that cannot be read, and about the objects lost with it."""
     text = f"The image cannot be used: {reason(error)}."
-    about = about_image(record, "unusable-image", text, "The image and its objects are left out.")
+    code = error.code if isinstance(error, ImageError) else "unusable-image"
+    about = about_image(record, code, text, "The image and its objects are left out.")
     return [about, *_all_lost(record, "unusable-image", "The object's image cannot be used.")]
 
 
@@ -121,6 +122,18 @@ def check_object(
     else:
         return region
     return None
+
+
+def check_negative(record: ImageRecord, issues: list[Issue]) -> bool:
+    """Whether an image without a usable object shows none; an issue if its objects were lost.
+
+    Taken for an image without objects it would teach that what it shows is background.
+    """
+    lost_objects = len(record.annotations) + record.unread
+    if lost_objects:
+        text = f"None of the image's {lost_objects} objects can be used; it is no example of an image without objects."
+        issues.append(about_image(record, "no-usable-object", text, "The image is left out.", Severity.WARNING))
+    return not lost_objects
 
 
 def suspicions(

@@ -15,7 +15,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from samtune.data.archive import is_archive, unpack
-from samtune.data.checks import Frame, check_frame, check_object, suspicions, told_of, told_of_archive, unusable_image
+from samtune.data.checks import (
+    Frame,
+    check_frame,
+    check_negative,
+    check_object,
+    suspicions,
+    told_of,
+    told_of_archive,
+    unusable_image,
+)
 from samtune.data.doctor_report import draw, render_text, to_json
 from samtune.data.hashing import fingerprint, same_images
 from samtune.data.images import probe_image
@@ -213,9 +222,12 @@ class _Check:
                 region = check_object(annotation, record, frame, 1, found)
                 if region is not None:
                     objects.append((annotation, region))
-            suspicions(record, frame, objects, found)
-            self.seen.append(Seen.of(record, seen))
-            self._count(record, info.upright_size, objects)
+            if objects or check_negative(record, found):
+                suspicions(record, frame, objects, found)
+                self.seen.append(Seen.of(record, seen))
+                self._count(record, info.upright_size, objects)
+            else:
+                self.summary.unusable_images += 1
         self.issues += found
         about = [issue for issue in unshown if issue.image and Path(issue.image).name == record.path.name]
         self._keep_examples(record, frame, [*about, *found])

@@ -36,6 +36,18 @@ _ORIENTATION = 0x0112
 _TRANSPOSING = frozenset({5, 6, 7, 8})
 
 
+class ImageError(DataError):
+    """An image file cannot be used. `code` is the kebab-case name of the finding it becomes."""
+
+    code: str = "image-damaged"
+
+
+def _refuse(code: str, *, expected: str, found: str, where: str, do: str | None = None) -> ImageError:
+    error = ImageError.of(expected=expected, found=found, where=where, do=do)
+    error.code = code
+    return error
+
+
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
     """What an image file's header says.
@@ -164,7 +176,8 @@ def _opened(path: Path) -> Generator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise _too_large(path, "more pixels than that") from error
     except Image.UnidentifiedImageError as error:
-        raise DataError.of(
+        raise _refuse(
+            "image-format",
             expected=f"an image ({', '.join(FORMATS)})",
             found="a file of another kind, or one cut off in its header",
             where=str(path),
@@ -181,25 +194,28 @@ def _check_file(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(64)
     except FileNotFoundError as error:
-        raise DataError.of(
+        raise _refuse(
+            "image-file-missing",
             expected="an image file",
             found="no such file",
             where=str(path),
             do="put the image there, or name its folder with --images",
         ) from error
     except (OSError, ValueError) as error:
-        raise DataError.of(
-            expected="a readable image file", found=getattr(error, "strerror", None) or str(error), where=str(path)
+        found = getattr(error, "strerror", None) or str(error)
+        raise _refuse(
+            "image-file-unreadable", expected="a readable image file", found=found, where=str(path)
         ) from error
     if head.startswith(LFS_POINTER):
-        raise DataError.of(
+        raise _refuse(
+            "image-lfs-pointer",
             expected="an image file",
             found="a Git LFS pointer, not the image itself",
             where=str(path),
             do="run `git lfs pull` in the dataset's repository",
         )
     if not head:
-        raise DataError.of(expected="an image file", found="an empty file", where=str(path))
+        raise _refuse("image-file-empty", expected="an image file", found="an empty file", where=str(path))
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":  # Pillow reserves the canvas of a WebP when it opens it
         _check_size(path, *_webp_size(head))
 
@@ -276,7 +292,8 @@ def _stretched(deep: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _too_large(path: Path, found: str) -> DataError:
-    return DataError.of(
+    return _refuse(
+        "image-too-large",
         expected=f"an image of at most {MAX_PIXELS:,} pixels and {MAX_SIDE:,} a side",
         found=found,
         where=str(path),
@@ -285,6 +302,10 @@ def _too_large(path: Path, found: str) -> DataError:
 
 
 def _damaged(path: Path, found: str) -> DataError:
-    return DataError.of(
-        expected="a whole image file", found=found, where=str(path), do="fetch the file again, or take it out"
+    return _refuse(
+        "image-damaged",
+        expected="a whole image file",
+        found=found,
+        where=str(path),
+        do="fetch the file again, or take it out",
     )

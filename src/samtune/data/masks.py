@@ -7,9 +7,12 @@ are refused before the library sees them, because mask libraries crash or return
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import math
 import re
 import struct
+import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +20,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import faster_coco_eval.mask_api_new_cpp as _untyped
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,7 +28,24 @@ from samtune.data.images import MAX_PIXELS, MAX_SIDE, read_pixels
 from samtune.errors import DataError
 from samtune.types import MaskFile, Polygons, RunLengths, Segmentation
 
-_native: Any = _untyped  # a compiled module without type hints
+_NATIVE = "faster_coco_eval.mask_api_new_cpp"
+
+
+def _load_native() -> Any:
+    """The compiled module of faster-coco-eval alone; the package around it would load OpenCV, for plots."""
+    if _NATIVE in sys.modules:
+        return sys.modules[_NATIVE]
+    package = importlib.util.find_spec(_NATIVE.partition(".")[0])
+    assert package is not None, "faster-coco-eval is installed"
+    spec = importlib.machinery.PathFinder.find_spec(_NATIVE, package.submodule_search_locations)
+    assert spec is not None and spec.loader is not None, "faster-coco-eval has its compiled module"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[_NATIVE] = module
+    return module
+
+
+_native: Any = _load_native()
 
 MAX_COORDINATE = 1e6
 """Largest polygon coordinate, in pixels; far outside any image, small enough for the library's integers."""

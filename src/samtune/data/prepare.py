@@ -7,25 +7,24 @@
     DATASET/issues.json                everything that was found wrong, and what was done about it
     DATASET/dataset.json               where the dataset came from, and what it holds
 
-The same source gives the same bytes. The folder appears whole or not at all. Images stream through: what is kept of
-each is its rows for the table.
+The same source gives the same bytes. The folder appears whole or not at all. Images stream through: rows and findings
+wait on disk for the end; what stays in memory of an image is what tells it from the others, about 1 KB.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-import polars as pl
-
-from samtune.config import PrepareConfig
 from samtune.data.archive import is_archive, unpack
 from samtune.data.checks import told_of, told_of_archive
 from samtune.data.hashing import same_images
@@ -33,50 +32,64 @@ from samtune.data.images import SUFFIXES
 from samtune.data.prepare_image import NamedImage, PreparedImage, Writing, prepare_image, safe_name
 from samtune.data.readers import detect_format, read
 from samtune.data.readers.common import unique
+from samtune.data.rows import TABLE, ImageSummary, IssueSpool, Row, RowSpool, read_issues, write_issues
 from samtune.data.set_checks import KEPT_APART, Seen, find_leaks, never_learned
 from samtune.data.split import SplitItem, assign_splits, group_of, join_groups
-from samtune.data.table import SCHEMA, TABLE, Dataset, write_table
 from samtune.data.workers import mapped
 from samtune.errors import DataError
 from samtune.files import new_folder, recover_folder, storage_errors, write_json
 from samtune.types import ImageRecord, Issue, Severity, Split
 
-_ISSUE_FIELDS = tuple(field.name for field in fields(Issue))
+if TYPE_CHECKING:
+    from samtune.config import PrepareConfig
+    from samtune.data.table import Dataset
+
 ISSUES, ABOUT = "issues.json", "dataset.json"
 DEFAULT_SHARES = (0.8, 0.1, 0.1)
 _ASKED_APART = "--group-by source keeps such images together; --group-by {} was asked for."
-_ROWS = 20_000
-"""Rows kept as Python objects before they become a part of the table."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PrepareReport:
     """What `prepare` made.
 
     Attributes:
-        dataset: the dataset, opened.
-        issues: everything found wrong.
+        root: the dataset's folder.
+        found: findings by severity and code.
         images: images by split.
         objects: objects by split.
-        broken: objects and images that could not be used.
     """
 
-    dataset: Dataset
-    issues: tuple[Issue, ...]
+    root: Path
+    found: Mapping[tuple[str, str], int]
     images: dict[str, int]
     objects: dict[str, int]
-    broken: int
+
+    @property
+    def broken(self) -> int:
+        """Objects and images that could not be used."""
+        return sum(count for (severity, _), count in self.found.items() if severity == Severity.ERROR)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset, opened."""
+        from samtune.data.table import Dataset
+
+        return Dataset.open(self.root)
+
+    @cached_property
+    def issues(self) -> tuple[Issue, ...]:
+        """Everything found wrong."""
+        return tuple(read_issues(self.root / ISSUES))
 
     def lines(self) -> list[str]:
         """What to tell the user."""
         counts = [
             f"{split:<10} {count} images, {self.objects.get(split, 0)} objects" for split, count in self.images.items()
         ]
-        kinds = Counter((issue.severity.value, issue.code) for issue in self.issues)
-        found = [f"{severity:<10} {count} x {code}" for (severity, code), count in sorted(kinds.items())]
-        where = self.dataset.root
-        listed = [f"issues     {where / ISSUES}"] if self.issues else []
-        return [*counts, *found, *listed, f"table      {where / TABLE}"]
+        found = [f"{severity:<10} {count} x {code}" for (severity, code), count in sorted(self.found.items())]
+        listed = [f"issues     {self.root / ISSUES}"] if self.found else []
+        return [*counts, *found, *listed, f"table      {self.root / TABLE}"]
 
 
 def prepare(
@@ -101,63 +114,87 @@ def prepare(
     """
     _check_out(source, out)
     with _unpacked(source, out) as (folder, is_temporary):
-        read_issues: list[Issue] = []
         source_format = detect_format(folder) if config.source_format == "auto" else config.source_format
-        images = _named(read(folder, source_format, config.images, on_issue=read_issues.append), folder, config)
-        copy = config.copy_images or is_temporary
         expected = _count_images(config.images or folder)
-        with new_folder(out, sync=False) as target:
-            gathered = _Gathered()
+        copy = config.copy_images or is_temporary
+        with new_folder(out, sync=False) as target, closing(_Gathered(target, source, folder)) as gathered:
+            images = _named(read(folder, source_format, config.images, on_issue=gathered.from_reader), folder, config)
             how = Writing(target, out, copy, config.min_area, config.mask_format, config.merge)
             work = partial(prepare_image, how=how)
             done = 0
-            for done, prepared in enumerate(mapped(work, images, config.workers), start=1):
+            results = mapped(work, images, config.workers, expected=expected, meanwhile=_load_table)
+            for done, prepared in enumerate(results, start=1):
                 gathered.add(prepared)
                 progress(done, max(expected, done))
             progress(done, done)
-            issues = [*read_issues, *gathered.issues]
-            table = gathered.table()
-            _judge(table, issues, done, source, config)
-            table, set_issues = _settled(table, gathered, source, config)
-            issues += set_issues
-            if is_temporary:
-                issues = [told_of_archive(issue, source, folder) for issue in issues]
-            write_table(target, table)
-            write_json(target / ISSUES, {"format": 1, "issues": [_plain(issue) for issue in issues]})
-            write_json(target / ABOUT, _about(table, source_format, config))
-    return _report(Dataset.open(out), issues)
+            _judge(gathered, done, config)
+            _write(target, _settled(gathered, config), gathered, source_format, config)
+    return gathered.report(out)
 
 
 class _Gathered:
-    """What is kept of all images. Rows of the table stay small: every so often they become columns.
+    """What is kept of all images: rows and findings on disk, and a little of each image to compare it with the others.
 
     Attributes:
-        issues: findings about single images and their objects.
-        seen: the usable images, to compare them.
-        keys: their `image_path` in the table.
+        source: what is prepared.
+        rows: the table, in the splits of the source.
+        read: findings of the reader.
+        found: findings about images, objects and the whole set.
+        images: the usable images.
+        seen: how to know them again, in the same order.
     """
 
-    def __init__(self) -> None:
-        self.issues: list[Issue] = []
+    def __init__(self, target: Path, source: Path, folder: Path) -> None:
+        self.source = source
+        self.rows = RowSpool(target)
+        self.read, self.found = IssueSpool(target), IssueSpool(target)
+        self.images: list[ImageSummary] = []
         self.seen: list[Seen] = []
-        self.keys: list[str] = []
-        self._parts: list[pl.DataFrame] = []
-        self._rows: list[dict[str, Any]] = []
+        self._folder = folder
+
+    def from_reader(self, issue: Issue) -> None:
+        """Take a finding of the reader."""
+        self.read.add(self._told(issue))
+
+    def add_issues(self, issues: Iterable[Issue]) -> None:
+        """Take other findings."""
+        for issue in issues:
+            self.found.add(self._told(issue))
 
     def add(self, prepared: PreparedImage) -> None:
         """Take what became of the next image."""
-        self.issues += prepared.issues
-        if prepared.seen is not None:
-            self.seen.append(prepared.seen)
-            self.keys.append(prepared.rows[0]["image_path"])
-        self._rows += prepared.rows
-        if len(self._rows) >= _ROWS:
-            self._parts.append(pl.DataFrame(self._rows, schema=SCHEMA))
-            self._rows = []
+        self.add_issues(prepared.issues)
+        if prepared.seen is None:
+            return
+        self.rows.add(prepared.rows)
+        self.seen.append(prepared.seen)
+        self.images.append(ImageSummary.of(prepared.rows))
 
-    def table(self) -> pl.DataFrame:
-        """All rows."""
-        return pl.concat([*self._parts, pl.DataFrame(self._rows, schema=SCHEMA)])
+    def objects(self) -> dict[str, Counter[str]]:
+        """Objects by split and category; a split without objects is there too."""
+        objects: dict[str, Counter[str]] = {}
+        for image in self.images:
+            objects.setdefault(image.split, Counter()).update(image.categories)
+        return objects
+
+    def report(self, root: Path) -> PrepareReport:
+        """What was made, once it stands in `root`."""
+        images = Counter(split for split, _ in {(image.split, image.image_id) for image in self.images})
+        objects = self.objects()
+        return PrepareReport(
+            root,
+            self.read.counts + self.found.counts,
+            {split.value: images[split.value] for split in Split},
+            {split.value: objects.get(split.value, Counter[str]()).total() for split in Split},
+        )
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        for spool in (self.rows, self.read, self.found):
+            spool.close()
+
+    def _told(self, issue: Issue) -> Issue:
+        return issue if self._folder == self.source else told_of_archive(issue, self.source, self._folder)
 
 
 def _named(records: Iterable[ImageRecord], root: Path, config: PrepareConfig) -> Iterator[NamedImage]:
@@ -181,74 +218,90 @@ def _count_images(root: Path) -> int:
     return sum(Path(name).suffix in SUFFIXES and "_mask." not in name for name in names)
 
 
-def _settled(
-    table: pl.DataFrame, gathered: _Gathered, source: Path, config: PrepareConfig
-) -> tuple[pl.DataFrame, list[Issue]]:
-    """The table in its final splits, and what only the whole set shows of them."""
-    seen, keys, repair = gathered.seen, gathered.keys, KEPT_APART
-    pairs = same_images([image.print for image in seen])
-    shares = _shares(table, config)
+def _settled(gathered: _Gathered, config: PrepareConfig) -> Iterator[Row]:
+    """The rows in their final splits; `gathered` gets these splits, and what only the whole set shows."""
+    pairs = same_images([image.print for image in gathered.seen])
+    shares = _shares(gathered.images, config)
+    rows, repair, seen = iter(gathered.rows), KEPT_APART, gathered.seen
     if shares is not None:
-        table = _with_splits(table, shares, [(keys[pair.first], keys[pair.second]) for pair in pairs], config)
-        split_of = dict(table.select("image_path", "split").iter_rows())
-        seen = [replace(image, split=Split(split_of[key])) for image, key in zip(seen, keys, strict=True)]
+        paths = [image.image_path for image in gathered.images]
+        same = [(paths[pair.first], paths[pair.second]) for pair in pairs]
+        rows = _moved(rows, _move(gathered.images, shares, same, config.seed))
         repair = _ASKED_APART.format(config.group_by)
-    leaks = find_leaks(seen, pairs, repair)
-    return table, [leak.issue for leak in leaks] + never_learned(_objects(table), source)
+        seen = [replace(one, split=Split(image.split)) for one, image in zip(seen, gathered.images, strict=True)]
+    gathered.add_issues(leak.issue for leak in find_leaks(seen, pairs, repair))
+    gathered.add_issues(never_learned(gathered.objects(), gathered.source))
+    return rows
 
 
-def _shares(table: pl.DataFrame, config: PrepareConfig) -> tuple[float, float, float] | None:
+def _shares(images: Iterable[ImageSummary], config: PrepareConfig) -> tuple[float, float, float] | None:
     """The shares of new splits where these are asked for or the source has only one."""
-    if config.shares is None and table["split"].unique().to_list() == [Split.TRAIN.value]:
+    if config.shares is None and {image.split for image in images} == {Split.TRAIN.value}:
         return DEFAULT_SHARES
     return config.shares
 
 
-def _with_splits(
-    table: pl.DataFrame, shares: tuple[float, float, float], same: Iterable[tuple[str, str]], config: PrepareConfig
-) -> pl.DataFrame:
-    """The table with new splits.
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where images are now.
+
+    Attributes:
+        splits, groups: by `image_path`.
+        rename: whether ids were unique within the source's splits only, so that they need the split's name in front.
+    """
+
+    splits: dict[str, Split]
+    groups: dict[str, str]
+    rename: bool
+
+    def id_of(self, image_id: str, split: str) -> str:
+        """The id of what had this id in this split of the source."""
+        return f"{split}-{image_id}" if self.rename else image_id
+
+
+def _move(
+    images: Sequence[ImageSummary], shares: tuple[float, float, float], same: Iterable[tuple[str, str]], seed: int
+) -> _Places:
+    """Put the images into new splits.
 
     Images with the same bytes, or that look the same, stay together, so that no split leaks into another.
     """
-    images = table.unique("image_path", keep="first", maintain_order=True)
-    keys: list[str] = images["image_path"].to_list()
-    groups = join_groups(dict(zip(keys, images["group"].to_list(), strict=True)), same)
-    objects: dict[str, Counter[str]] = {key: Counter() for key in keys}
-    for key, category in table.select("image_path", "category").iter_rows():
-        if category is not None:
-            objects[key][category] += 1
-    splits = assign_splits([SplitItem(key, groups[key], objects[key]) for key in keys], shares, config.seed)
-    ids = images.select("split", "image_id")
-    if ids["image_id"].n_unique() < ids.height:  # ids that were unique within the source's splits only
-        table = table.with_columns(image_id=pl.col("split") + "-" + pl.col("image_id"))
-    return table.with_columns(
-        split=pl.col("image_path").replace_strict(
-            {key: split.value for key, split in splits.items()}, return_dtype=pl.String
-        ),
-        group=pl.col("image_path").replace_strict(groups, return_dtype=pl.String),
-    ).select(list(SCHEMA))
+    first: dict[str, ImageSummary] = {}  # a file may be listed in several splits
+    objects: dict[str, Counter[str]] = {}
+    for image in images:
+        first.setdefault(image.image_path, image)
+        objects.setdefault(image.image_path, Counter()).update(image.categories)
+    groups = join_groups({path: image.group for path, image in first.items()}, same)
+    splits = assign_splits([SplitItem(path, groups[path], objects[path]) for path in first], shares, seed)
+    rename = len({image.image_id for image in first.values()}) < len(first)
+    places = _Places(splits, groups, rename)
+    for image in images:
+        image.image_id = places.id_of(image.image_id, image.split)
+        image.split = splits[image.image_path].value
+    return places
 
 
-def _objects(table: pl.DataFrame) -> dict[str, dict[str, int]]:
-    """Objects by split and category; a split without objects is there too."""
-    objects: dict[str, dict[str, int]] = {split: {} for split in table["split"].unique()}
-    for split, category, count in table.drop_nulls("category").group_by("split", "category").len().iter_rows():
-        objects[split][category] = count
-    return objects
+def _moved(rows: Iterable[Row], places: _Places) -> Iterator[Row]:
+    """The rows in the splits and groups that their images are in now."""
+    for row in rows:
+        yield row._replace(
+            split=places.splits[row.image_path].value,
+            image_id=places.id_of(row.image_id, row.split),
+            group=places.groups[row.image_path],
+        )
 
 
-def _judge(table: pl.DataFrame, issues: Sequence[Issue], images: int, source: Path, config: PrepareConfig) -> None:
+def _judge(gathered: _Gathered, images: int, config: PrepareConfig) -> None:
     """Refuse a dataset without objects, or one with more broken objects than the settings allow."""
-    objects = table["mask_path"].count()
-    broken = [issue for issue in issues if issue.severity is Severity.ERROR]
-    share = len(broken) / max(len(broken) + objects, 1)
+    objects = sum(sum(image.categories.values()) for image in gathered.images)
+    broken = gathered.read.errors + gathered.found.errors
+    share = broken / max(broken + objects, 1)
     allowed = {"fail": 0.0, "skip": 1.0, "auto": config.max_broken}[config.on_error]
-    if broken and share > allowed:
-        first = broken[0]
+    first = gathered.read.first_error or gathered.found.first_error
+    if first is not None and share > allowed:
         raise DataError.of(
             expected=f"at most {allowed:.0%} unusable objects",
-            found=f"{len(broken)} of {len(broken) + objects} ({share:.0%}); the first: {first.message}",
+            found=f"{broken} of {broken + objects} ({share:.0%}); the first: {first.message}",
             where=f"{first.file} {first.where}".strip(),
             do="repair the source, or accept the loss with --on-error skip, which lists all of them",
         )
@@ -256,9 +309,27 @@ def _judge(table: pl.DataFrame, issues: Sequence[Issue], images: int, source: Pa
         raise DataError.of(
             expected="at least one object",
             found=f"{images} images without any usable one",
-            where=str(source),
+            where=str(gathered.source),
             do="check what the export holds",
         )
+
+
+def _load_table() -> ModuleType:
+    """The module that writes the table; it loads polars, which takes as long as preparing hundreds of objects."""
+    return import_module("samtune.data.table")
+
+
+def _write(target: Path, rows: Iterator[Row], gathered: _Gathered, source_format: str, config: PrepareConfig) -> None:
+    """Write all but the masks and images."""
+    _load_table().write_rows(target, rows)
+    write_issues(target / ISSUES, (gathered.read, gathered.found))
+    about = {
+        "format": 1,
+        "source_format": source_format,
+        "categories": sorted(set[str]().union(*gathered.objects().values())),
+        "config": config.model_dump(mode="json", exclude={"workers"}),
+    }
+    write_json(target / ABOUT, about)
 
 
 @contextmanager
@@ -292,27 +363,3 @@ def _check_out(source: Path, out: Path) -> None:
             where=str(out),
             do="choose another --out",
         )
-
-
-def _plain(issue: Issue) -> dict[str, Any]:
-    """A finding for JSON; `asdict` would take many times as long to find out that there is nothing inside to copy."""
-    return {name: getattr(issue, name) for name in _ISSUE_FIELDS}
-
-
-def _about(table: pl.DataFrame, source_format: str, config: PrepareConfig) -> dict[str, Any]:
-    objects = table.filter(pl.col("mask_path").is_not_null())
-    return {
-        "format": 1,
-        "source_format": source_format,
-        "categories": sorted(objects["category"].unique().to_list()),
-        "config": config.model_dump(mode="json", exclude={"workers"}),
-    }
-
-
-def _report(dataset: Dataset, issues: Sequence[Issue]) -> PrepareReport:
-    by_split = {str(part["split"][0]): part for part in dataset.table.partition_by("split")}
-    images = {name: part["image_id"].n_unique() for name, part in by_split.items()}
-    objects = {name: part["mask_path"].count() for name, part in by_split.items()}
-    images, objects = ({split.value: counts.get(split.value, 0) for split in Split} for counts in (images, objects))
-    broken = sum(issue.severity is Severity.ERROR for issue in issues)
-    return PrepareReport(dataset, tuple(issues), images, objects, broken)

@@ -9,18 +9,19 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samtune.data.checks import check_frame, check_object, suspicions, unusable_image
+from samtune.data.checks import check_frame, check_negative, check_object, suspicions, unusable_image
 from samtune.data.hashing import fingerprint
 from samtune.data.images import ImageInfo, probe_image, read_image, turn_upright
 from samtune.data.masks import Region, region_of, write_region_file
 from samtune.data.paths import relative_to
 from samtune.data.readers.common import unique
+from samtune.data.rows import Row
 from samtune.data.set_checks import Seen
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue
@@ -54,7 +55,7 @@ class Writing:
 class PreparedImage:
     """What became of one image: its rows for the table (none when it cannot be used), findings, how to know it."""
 
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     issues: list[Issue]
     seen: Seen | None = None
 
@@ -78,51 +79,43 @@ def prepare_image(image: NamedImage, how: Writing) -> PreparedImage:
     frame = check_frame(record, info, issues)
     if frame is None:
         return PreparedImage([], issues)
-    width, height = info.upright_size
-    of_image = {
-        "image_path": _placed_image(image, info, how),
-        "split": record.split.value,
-        "image_id": record.image_id,
-        "width": width,
-        "height": height,
-        "group": record.group,
-    }
-    rows: list[dict[str, Any]] = []
-    regions: list[tuple[str, Region]] = []
     usable: list[tuple[Annotation, Region]] = []
-    if record.annotations:
-        (how.target / "masks" / image.name).mkdir(parents=True)
+    written: list[tuple[str, Annotation, Region]] = []
+    width, height = info.upright_size
     for number, annotation in enumerate(record.annotations):
         region = check_object(annotation, record, frame, how.min_area, issues)
         if region is None:
             continue
+        if not usable:
+            (how.target / "masks" / image.name).mkdir(parents=True)
         usable.append((annotation, region))
         if frame.orientation != 1:
             region = region_of(turn_upright(region.paste(frame.height, frame.width), frame.orientation))
             assert region is not None, "turning loses no pixel"
         mask_path = f"masks/{image.name}/{number:03}.{how.mask_format}"
         write_region_file(how.target / mask_path, region, height, width)
-        x0, y0, x1, y1 = region.box
-        rows.append(
-            of_image
-            | {
-                "mask_path": mask_path,
-                "annotation_id": annotation.annotation_id,
-                "category": annotation.category,
-                "x0": x0,
-                "y0": y0,
-                "x1": x1,
-                "y1": y1,
-                "area": region.area,
-                "iscrowd": annotation.iscrowd,
-            }
-        )
-        if how.merge != "none":
-            regions.append((annotation.category, region))
+        written.append((mask_path, annotation, region))
+    if not usable and not check_negative(record, issues):
+        return PreparedImage([], issues)
     suspicions(record, frame, usable, issues)
-    _write_merged(regions, image.name, height, width, how)
-    nothing = dict.fromkeys(("mask_path", "annotation_id", "category", "x0", "y0", "x1", "y1", "area", "iscrowd"))
-    return PreparedImage(rows or [of_image | nothing], issues, Seen.of(record, print))
+    _write_merged([(found.category, region) for _, found, region in written], image.name, height, width, how)
+    rows = _rows(_placed_image(image, info, how), record, width, height, written)
+    return PreparedImage(rows, issues, Seen.of(record, print))
+
+
+def _rows(
+    image_path: str, record: ImageRecord, width: int, height: int, objects: Sequence[tuple[str, Annotation, Region]]
+) -> list[Row]:
+    """The image's rows of the table: one for each object, or one for an image that shows none."""
+    group, split = record.group, record.split.value
+    if not objects:
+        nothing = (None, None, None, None, None, None, None)
+        return [Row(image_path, None, split, record.image_id, *nothing, width, height, group, None)]
+    return [
+        Row(image_path, mask_path, split, record.image_id, found.annotation_id, found.category, *region.box,
+            region.area, width, height, group, found.iscrowd)
+        for mask_path, found, region in objects
+    ]  # fmt: skip
 
 
 def _placed_image(image: NamedImage, info: ImageInfo, how: Writing) -> str:

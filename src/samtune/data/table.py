@@ -7,24 +7,24 @@ what samtune reads; the CSV file holds the same rows for everything else.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from polars.io.plugins import register_io_source
 
 from samtune.data.images import read_image
 from samtune.data.masks import read_mask_file
+from samtune.data.rows import TABLE, TABLE_CSV, Row
 from samtune.errors import DataError
 from samtune.files import new_file
 from samtune.types import Split
-
-TABLE = "table.parquet"
-TABLE_CSV = "table.csv"
 
 SCHEMA: dict[str, pl.DataType] = {
     "image_path": pl.String(),
@@ -47,6 +47,8 @@ SCHEMA: dict[str, pl.DataType] = {
 pixels; paths relative to the dataset's folder with forward slashes. Null in a row of an image without objects:
 `mask_path`, `annotation_id`, `category`, the box, `area`, `iscrowd`."""
 
+_PIECE = 5_000
+_ROW_GROUP = 100_000
 _OF_IMAGE = ("image_path", "split", "image_id", "width", "height", "group")
 _OF_OBJECT = ("mask_path", "annotation_id", "category", "x0", "y0", "x1", "y1", "area", "iscrowd")
 _LEAVES_ROOT = r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:|[\x00-\x1f]"
@@ -194,11 +196,44 @@ def write_table(folder: Path, frame: pl.DataFrame) -> None:
         DataError: the frame is not such a table.
         StorageError: the disk refused.
     """
-    _check(frame, folder / TABLE)
-    with new_file(folder / TABLE) as path:
-        frame.write_parquet(path, compression="zstd", statistics=False, row_group_size=100_000)
-    with new_file(folder / TABLE_CSV) as path:
-        frame.write_csv(path, line_terminator="\n")
+    _write(folder, iter([frame]))
+
+
+def write_rows(folder: Path, rows: Iterable[Row]) -> None:
+    """As `write_table`, but with rows that need not all be in memory: they are taken once, some thousand at a time.
+
+    Raises:
+        DataError: a path that leaves the dataset's folder.
+        StorageError: the disk refused.
+    """
+    left = iter(rows)
+    portions = iter(lambda: list(islice(left, _PIECE)), [])
+    _write(folder, (pl.DataFrame(portion, schema=SCHEMA, orient="row") for portion in portions))
+
+
+def _write(folder: Path, pieces: Iterator[pl.DataFrame]) -> None:
+    failures: list[Exception] = []
+    with new_file(folder / TABLE) as parquet, new_file(folder / TABLE_CSV) as path, path.open("wb") as csv:
+        empty_table().write_csv(csv, line_terminator="\n")
+
+        def checked(*_: object) -> Iterator[pl.DataFrame]:
+            """What polars asks for; it names the columns and rows it wants, which are all."""
+            try:
+                for piece in pieces:
+                    _check(piece, folder / TABLE)
+                    piece.write_csv(csv, include_header=False, line_terminator="\n")
+                    yield piece
+            except Exception as error:
+                failures.append(error)
+                raise
+
+        lazy = register_io_source(checked, schema=SCHEMA)
+        try:
+            lazy.sink_parquet(parquet, compression="zstd", statistics=False, row_group_size=_ROW_GROUP)
+        except pl.exceptions.PolarsError:
+            if failures:  # polars tells of it in its own words
+                raise failures[0] from None
+            raise
 
 
 def _check(table: pl.DataFrame, path: Path) -> None:

@@ -1,37 +1,27 @@
-"""Annotation formats: which one a source is in, and `read`, which yields its images in any of them."""
+"""Annotation formats: which one a source is in, and `read`, which yields its images in any of them.
+
+Only the reader that is used is loaded: some bring libraries that take longer to load than a small set to read.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from samtune.data.readers.coco import read_coco
 from samtune.data.readers.common import OnIssue, raise_errors, require_source
 from samtune.data.readers.detect import FORMATS, detect_format
-from samtune.data.readers.labelme import read_labelme
-from samtune.data.readers.mask_folder import read_mask_folder
-from samtune.data.readers.sa1b import read_sa1b
-from samtune.data.readers.via import read_via
-from samtune.data.readers.yolo import read_yolo
 from samtune.errors import DataError
-from samtune.types import ImageRecord
+from samtune.types import ImageRecord, Issue, Severity
 
 __all__ = ["FORMATS", "OnIssue", "detect_format", "raise_errors", "read"]
 
 
 class _Read(Protocol):
     def __call__(self, path: Path, *, images: Path | None, on_issue: OnIssue) -> Iterator[ImageRecord]: ...
-
-
-_READERS: dict[str, _Read] = {
-    "coco": read_coco,
-    "yolo": read_yolo,
-    "mask-folder": read_mask_folder,
-    "labelme": read_labelme,
-    "via": read_via,
-    "sa1b": read_sa1b,
-}
 
 
 def read(
@@ -55,6 +45,22 @@ def read(
     if images is not None and not images.is_dir():
         raise DataError.of(expected="a folder of images", found="no such folder", where=f"--images {images}")
     name = detect_format(source) if source_format == "auto" else source_format
-    if name not in _READERS:
+    if name not in FORMATS:
         raise DataError.of(expected=f"one of {', '.join(FORMATS)}", found=name, where="--source-format")
-    yield from _READERS[name](source, images=images, on_issue=on_issue)
+    unread: Counter[str] = Counter()
+
+    def noting(issue: Issue) -> None:
+        if issue.severity is Severity.ERROR and issue.annotation is not None and issue.image:
+            unread[Path(issue.image).name] += 1
+        on_issue(issue)
+
+    for record in _reader(name)(source, images=images, on_issue=noting):
+        lost = unread[record.path.name]
+        yield replace(record, unread=lost) if lost else record
+        unread.clear()  # readers report on an image before they yield it
+
+
+def _reader(name: str) -> _Read:
+    """`read_FORMAT` in the file of that name."""
+    own = name.replace("-", "_")
+    return getattr(import_module(f"{__name__}.{own}"), f"read_{own}")

@@ -114,17 +114,19 @@ def numbers(values: Any) -> tuple[float, ...] | None:
     if not isinstance(values, list | tuple):
         return None
     plain = cast("list[Any]", values)
-    if set(map(type, plain)) == {float}:  # what most files hold, told fast
-        return tuple(plain) if all(map(math.isfinite, plain)) else None
-    if set(map(type, plain)) <= {float, int} and all(-(2**53) < value < 2**53 for value in plain):
-        return tuple(map(float, plain))
+    if set(map(type, plain)) <= {float, int}:  # what most files hold, told fast
+        try:
+            found = tuple(map(float, plain))
+        except OverflowError:
+            return None
+        return found if all(map(math.isfinite, found)) else None
     found = [number(value) for value in plain]
     return None if None in found else tuple(value for value in found if value is not None)
 
 
 def holds_text(values: Any) -> bool:
     """Whether any value of a list is text."""
-    return isinstance(values, list) and any(isinstance(value, str) for value in cast("list[Any]", values))
+    return isinstance(values, list) and str in set(map(type, cast("list[Any]", values)))
 
 
 def xywh_to_box(values: Any) -> Box | None:

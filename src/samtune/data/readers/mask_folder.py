@@ -202,10 +202,10 @@ class _Reader:
         for file in files:
             try:
                 labels = read_labels(file)
-                objects = list(self._objects(file, labels))
+                objects = list(self._objects(file, labels, image.name))
             except DataError as error:
                 text = f"The mask cannot be read: {found_in(error)}."
-                self._report("mask-unreadable", text, file, image.name, "Its objects are left out.")
+                self._report("mask-unreadable", text, file, image.name, "Its objects are left out.", of=file.name)
                 continue
             height, width = labels.shape[:2]
             for category, segmentation in objects:
@@ -224,7 +224,7 @@ class _Reader:
             source=files[0],
         )
 
-    def _objects(self, file: Path, labels: NDArray[Any]) -> Iterator[tuple[str, Segmentation]]:
+    def _objects(self, file: Path, labels: NDArray[Any], image: str) -> Iterator[tuple[str, Segmentation]]:
         """Category and shape of every object in a mask."""
         values = _values(labels)
         if self._classes.names:
@@ -234,7 +234,7 @@ class _Reader:
                     yield from ((name, shape) for shape in _components(file, value))
                 elif name is None and value != 0:
                     text = f"The mask holds the value {value}, which {self._classes.file} does not name."
-                    self._report("category-unknown", text, file, file.name, "Its pixels are left out.")
+                    self._report("category-unknown", text, file, image, "Its pixels are left out.", of=file.name)
         elif labels.ndim == 3:
             for value in values:
                 if isinstance(value, tuple):
@@ -249,9 +249,17 @@ class _Reader:
             yield from ((DEFAULT_CATEGORY, MaskFile(file, value)) for value in values if value != 0)
 
     def _report(
-        self, code: str, message: str, file: Path, image: str | None, repair: str, severity: Severity = Severity.ERROR
+        self,
+        code: str,
+        message: str,
+        file: Path,
+        image: str | None,
+        repair: str,
+        severity: Severity = Severity.ERROR,
+        of: str | None = None,
     ) -> None:
-        self._on_issue(Issue(code, severity, message, repair, str(file), image))
+        """Report a finding; `of` names the mask file whose objects are lost."""
+        self._on_issue(Issue(code, severity, message, repair, str(file), image, of))
 
 
 def _stripped(stem: str) -> str | None:

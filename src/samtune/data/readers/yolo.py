@@ -239,9 +239,8 @@ class _Reader:
         if not labels.is_file():
             return
         if labels.stat().st_size > _MAX_LABELS:
-            self._report(
-                "file-too-large", "The label file is larger than 64 MiB.", labels, "", "It is left out.", image
-            )
+            text = "The label file is larger than 64 MiB."
+            self._report("file-too-large", text, labels, "", "It is left out.", image, labels.name)
             return
         for line, text in enumerate(labels.read_text("utf-8", "replace").splitlines(), start=1):
             if text.strip():
