@@ -32,14 +32,13 @@ from transformers import Sam2Model
 from samtune.config import LossConfig, PretrainConfig, PretrainStage, PromptPolicy
 from samtune.data.scenes import random_scene
 from samtune.files import new_file, new_folder
-from samtune.model.allocator import keep_freed_memory
 from samtune.model.decoder import DecoderOutput, select_masks
 from samtune.model.embeddings import ImageEmbeddings, encode
 from samtune.model.fast_decoder import decode
 from samtune.model.layout import input_size
 from samtune.model.load import load_model
 from samtune.model.nano_config import untrained_nano
-from samtune.model.precision import arithmetic, autocast, choose_device
+from samtune.model.precision import arithmetic, autocast, choose_device, settle
 from samtune.model.preprocess import MEAN, STD, upscale_masks
 from samtune.prompts import PromptBatch, background_prompts, correction_clicks, simulate_prompts
 from samtune.training.losses import Loss, binary, hard_iou, tuning_loss
@@ -99,7 +98,7 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
     bank = draw_scenes(config)
     device = choose_device(config.device)
     precision = arithmetic(config.precision, device)
-    keep_freed_memory(device)
+    settle(device)
     model = load_model(config.start).model if config.start else untrained_nano(config.seed)
     nn.Module.to(model, device).train().requires_grad_(True)
     parameters = dict(model.named_parameters())
