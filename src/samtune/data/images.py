@@ -161,6 +161,17 @@ def turn_upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return pixels
 
 
+def no_such_image(path: Path) -> ImageError:
+    """The error about an image that is not where annotations or a table say."""
+    return _refuse(
+        "image-file-missing",
+        expected="an image file",
+        found="no such file",
+        where=str(path),
+        do="put the image there, or name its folder with --images",
+    )
+
+
 @contextmanager
 def _opened(path: Path) -> Generator[Image.Image]:
     """The file opened by Pillow, header read, size checked; whatever goes wrong inside becomes a `DataError`."""
@@ -194,13 +205,7 @@ def _check_file(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(64)
     except FileNotFoundError as error:
-        raise _refuse(
-            "image-file-missing",
-            expected="an image file",
-            found="no such file",
-            where=str(path),
-            do="put the image there, or name its folder with --images",
-        ) from error
+        raise no_such_image(path) from error
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or str(error)
         raise _refuse(

@@ -32,7 +32,8 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import Sam2Model
 
-from samtune.errors import ConfigError, DataError, StorageError
+from samtune.data.images import no_such_image
+from samtune.errors import ConfigError, StorageError
 from samtune.files import storage_errors, write_json
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.model.load import fingerprint, input_size
@@ -428,12 +429,7 @@ class _FileDigests:
             try:
                 state = path.stat()
             except FileNotFoundError as error:
-                raise DataError.of(
-                    expected="an image of the dataset",
-                    found="no such file",
-                    where=str(path),
-                    do="put the image there, or run samtune prepare again",
-                ) from error
+                raise no_such_image(path) from error
             identity = (state.st_ino, state.st_size, state.st_mtime_ns)
             known = self._known.get(path)
             if known is not None and known[0] == identity:
