@@ -48,7 +48,7 @@ pixels; paths relative to the dataset's folder with forward slashes. Null in a r
 `mask_path`, `annotation_id`, `category`, the box, `area`, `iscrowd`."""
 
 _PIECE = 5_000
-_ROW_GROUP = 100_000
+_ROW_GROUP = 20_000
 _OF_IMAGE = ("image_path", "split", "image_id", "width", "height", "group")
 _OF_OBJECT = ("mask_path", "annotation_id", "category", "x0", "y0", "x1", "y1", "area", "iscrowd")
 _LEAVES_ROOT = r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:|[\x00-\x1f]"
