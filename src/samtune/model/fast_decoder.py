@@ -340,7 +340,9 @@ class _Read(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_sums: Tensor, by_rows: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, by_sums: Tensor, by_rows: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         keys, rows, placed, weights = ctx.saved_tensors
         by_scores = _through_softmax(_product(by_sums, rows.transpose(1, 2)), weights, -1)
         if ctx.needs_input_grad[1]:
@@ -366,16 +368,19 @@ class _BeRead(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_rows: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, by_pixels: Tensor
+    ) -> tuple[Tensor | None, ...]:
         keys, said, placed, weights = ctx.saved_tensors
         n, B = len(keys), len(placed)
-        by_weights = _product(said, by_rows.transpose(1, 2)).unflatten(1, (ctx.heads, -1))
+        by_weights = _product(said, by_pixels.transpose(1, 2)).unflatten(1, (ctx.heads, -1))
         by_scores = _through_softmax(by_weights, weights.view_as(by_weights), 2).flatten(1, 2)
         by_keys = _product(by_scores.view(B, -1, placed.shape[1]), placed).view_as(keys)
-        by_said = _product(weights, by_rows)
-        by_rows = _product(by_scores.transpose(1, 2), keys, onto=by_rows) if ctx.needs_input_grad[3] else None
-        if by_rows is not None and n != B:
-            by_rows = by_rows.unflatten(0, (B, -1)).sum(1)
+        by_said = _product(weights, by_pixels)
+        by_rows: Tensor | None = None
+        if ctx.needs_input_grad[3]:
+            each = _product(by_scores.transpose(1, 2), keys, onto=by_pixels)
+            by_rows = each if n == B else each.unflatten(0, (B, -1)).sum(1)
         return by_keys, by_scores.sum(-1, keepdim=True), by_said, by_rows, None, None
 
 
@@ -393,7 +398,7 @@ def _product(left: Tensor, right: Tensor, onto: Tensor | None = None) -> Tensor:
 
 def _through_softmax(gradient: Tensor, weights: Tensor, dim: int) -> Tensor:
     """The gradient at a softmax's arguments from that at its result `weights`."""
-    return torch._softmax_backward_data(gradient, weights, dim, weights.dtype)
+    return torch.ops.aten._softmax_backward_data(gradient, weights, dim, weights.dtype)
 
 
 def _scores(small: Tensor, pixels: _Pixels, projection: nn.Linear) -> Tensor:
