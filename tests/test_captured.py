@@ -77,6 +77,16 @@ def test_a_grid_learns_what_the_batch_learns(start, policy, chunk):
     assert ragged
 
 
+def test_a_grid_learns_it_in_bf16_too(start):
+    """Types must fit in the backward pass of a grid as well; the numbers are bf16's."""
+    run = start(prompts=POLICIES["everything"], precision="bf16")
+    expected, by_batch = learn(run, run.batches[0]), gradients(run)
+    found, by_grid = learn_on_grid(run, gridded(run, run.batches[0])), gradients(run)
+    assert float(found["loss"]) == pytest.approx(float(expected["loss"]), rel=0.05)
+    whole = [torch.cat([one.flatten() for one in them.values() if one is not None]) for them in (by_batch, by_grid)]
+    assert torch.cosine_similarity(*whole, dim=0) > 0.95
+
+
 def test_a_grid_hands_the_encoder_the_same_gradient(start):
     run = start(trainable=TrainableConfig(train="all", gradient_checkpointing=False), cache=False)
     batch = run.batches[0]
@@ -163,8 +173,9 @@ class TestOnAGpu:
     """Recorded steps against the same steps unrecorded, and nothing in them waits."""
 
     @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-    def test_recorded_steps_learn_what_unrecorded_ones_learn(self, start, policy):
-        run = start(device="cuda", prompts=policy)
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_recorded_steps_learn_what_unrecorded_ones_learn(self, start, policy, precision):
+        run = start(device="cuda", prompts=policy, precision=precision)
         recorded = learner(run)
         assert isinstance(recorded, RecordedSteps)
         for step in range(6):
@@ -175,7 +186,7 @@ class TestOnAGpu:
 
     @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
     def test_no_step_waits_for_the_device(self, start, policy):
-        run = start(device="cuda", prompts=policy)
+        run = start(device="cuda", prompts=policy, precision="bf16")
         for step in range(12):
             run.embed(run.batches.views(step))
         recorded = learner(run)
