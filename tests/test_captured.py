@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,10 +13,10 @@ from torch.utils._pytree import tree_leaves
 from samtune.config import OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
 from samtune.training.batches import FILL, OBJECT
 from samtune.training.captured import RecordedSteps, StaticInputs, grid_size, gridded, learner
-from samtune.training.events import StepDone
+from samtune.training.events import StepDone, Validated
 from samtune.training.learning import learn, learn_from, learn_on_grid
 from samtune.training.loop import train
-from samtune.training.setup import new
+from samtune.training.setup import new, resumed
 from tests.small import make_dataset
 
 POLICIES = {
@@ -203,6 +206,18 @@ class TestOnAGpu:
                 run.optimizer.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+    def test_an_interrupted_run_goes_on_with_the_same_numbers(self, start):
+        settings = {"device": "cuda", "prompts": POLICIES["everything"], "eval_every": 4}
+        whole, cut = start(**settings), start(**settings)
+        train(whole)
+        train(cut, [lambda event: os.kill(os.getpid(), signal.SIGTERM) if isinstance(event, Validated) else None])
+        assert cut.optimizer.state[next(iter(cut.parameters.values()))]["step"].is_cuda
+        again = resumed(cut.folder.path)
+        assert 0 < again.progress.step < 12
+        train(again)
+        for name, parameter in whole.parameters.items():
+            assert torch.equal(parameter, again.parameters[name]), name
 
     def test_a_gpu_learns_what_a_cpu_learns(self, start):
         """The same draws, and fp32 on both."""

@@ -144,6 +144,14 @@ def test_whatever_learns_changes_and_resumes(dataset, config, tmp_path, what):
     same(weights(whole), weights(again))
 
 
+def test_a_second_run_in_one_process_may_have_another_precision(dataset, config, tmp_path):
+    runs = [
+        new(dataset.root, config.model_copy(update={"precision": precision, "out": tmp_path / precision}))
+        for precision in ("bf16", "fp32")
+    ]
+    assert [run.precision for run in runs] == ["bf16", "no"]
+
+
 def test_chunks_hand_the_encoder_the_gradient_of_the_whole(dataset, config, tmp_path):
     learns_all = TrainableConfig(train="all", gradient_checkpointing=False)
     runs = []
