@@ -220,4 +220,4 @@ def test_tight_boxes_have_exclusive_ends():
 
 
 def test_the_configuration_fits_every_input_size():
-    assert nano_config(384).vision_config.backbone_feature_sizes == [[96, 96], [48, 48], [24, 24]]
+    assert nano_config(512).vision_config.backbone_feature_sizes == [[128, 128], [64, 64], [32, 32]]

@@ -309,7 +309,7 @@ class PretrainStage(Config):
     loss: LossConfig = LossConfig(focal=0.0, bce=1.0)
 
 
-_SHARP = LossConfig(focal=20.0, focal_alpha=-1.0)
+_SHARP = LossConfig(focal=20.0, focal_alpha=-1.0, area_bce=0.3)
 
 
 class PretrainConfig(Config):
@@ -342,5 +342,5 @@ class PretrainConfig(Config):
         PretrainStage(size=128, steps=1500, images=4),
         PretrainStage(size=192, steps=1500, images=4, loss=LossConfig(focal=10.0, focal_alpha=-1.0, bce=0.2)),
         PretrainStage(size=256, steps=1400, images=3, objects=9, lr=3e-4, final_lr=1.8e-4, loss=_SHARP),
-        PretrainStage(size=256, steps=1300, images=3, objects=9, lr=1.8e-4, final_lr=1e-5, loss=_SHARP),
+        PretrainStage(size=384, steps=1600, images=4, lr=1.5e-4, final_lr=2e-6, corrections=0.35, loss=_SHARP),
     )

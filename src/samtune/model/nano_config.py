@@ -17,7 +17,7 @@ from transformers.models.sam2.configuration_sam2 import (
     Sam2VisionConfig,
 )
 
-NANO_SIZE = 256
+NANO_SIZE = 384
 """Side of nano's input in pixels."""
 
 _WIDTHS = [48, 96, 192, 384]

@@ -414,7 +414,7 @@ def _generator(seed: int, step: int) -> torch.Generator:
 
 @torch.no_grad()
 def measure(model: Sam2Model, bank: SceneBank, held_out: int) -> dict[str, float]:
-    """Mean IoU on whole held-out scenes at the input size of the stage, for tight boxes and clicks at the deepest pixel.
+    """Mean IoU on whole held-out scenes at the stage's input size, for tight boxes and clicks at the deepest pixel.
 
     The masks are those a user gets: one for a box, the best by predicted IoU of three for a click.
     """
