@@ -1,4 +1,4 @@
-"""What storing embeddings in bf16 or int8 costs: the same prompts on exact and on stored embeddings.
+"""What bf16 and int8 cost: the same prompts on exact embeddings, on stored ones, and with all arithmetic in bf16.
 
     python benchmarks/cache_precision.py DATASET --model nano --split test
 
@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,41 +23,51 @@ from samtune.evaluation.evaluate import measure, read_truth, spread
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.dataset_embeddings import DatasetEmbeddings, View
 from samtune.model.load import load_model
+from samtune.model.precision import autocast, settle
 
-STORED = ("fp32", "bf16", "int8")
+WAYS: dict[str, tuple[Literal["fp32", "bf16", "int8"], str]] = {
+    "fp32": ("fp32", "no"),
+    "stored as bf16": ("bf16", "no"),
+    "stored as int8": ("int8", "no"),
+    "computed in bf16": ("bf16", "bf16"),
+}
+"""How embeddings are stored, and what encoder and decoder compute in."""
 KINDS = ("box", "point")
 
 
 def compare(dataset: Dataset, model: str, split: str, most: int, folder: Path) -> dict[str, Any]:
-    """Figures by kind of storage."""
+    """Figures by way."""
+    device = torch.device("cpu")
+    settle(device)
     loaded = load_model(model)
     loaded.model.requires_grad_(False)
     predictor = Predictor(loaded)
     sources = {
-        name: DatasetEmbeddings.open(
-            dataset, loaded, EmbedConfig(cache_dir=folder, cache_dtype=name), torch.device("cpu"), "no"
+        way: DatasetEmbeddings.open(
+            dataset, loaded, EmbedConfig(cache_dir=folder, cache_dtype=stored), device, precision
         )
-        for name in STORED
+        for way, (stored, precision) in WAYS.items()
     }
-    ious: dict[str, dict[str, list[float]]] = {name: {kind: [] for kind in KINDS} for name in STORED}
+    ious: dict[str, dict[str, list[float]]] = {way: {kind: [] for kind in KINDS} for way in WAYS}
     for image, objects in spread(dataset.split(split).images, most):
         truth = [read_truth(dataset, found) for found in objects]
-        for name, source in sources.items():
-            embedded = EmbeddedImage(source([View(image)]), (image.height, image.width))
-            for kind in KINDS:
-                ious[name][kind] += [one.iou for one in measure(predictor, embedded, kind, objects, truth, 32)]
+        for way, source in sources.items():
+            with torch.no_grad(), autocast(device, source.precision):
+                embedded = EmbeddedImage(source([View(image)]), (image.height, image.width))
+                for kind in KINDS:
+                    ious[way][kind] += [one.iou for one in measure(predictor, embedded, kind, objects, truth, 32)]
     exact = {kind: np.array(ious["fp32"][kind]) for kind in KINDS}
     return {
-        name: {
+        way: {
             kind: {
                 "mean_iou": fmean(values),
                 "mean_change": float(np.mean(np.array(values) - exact[kind])),
                 "largest_change": float(np.abs(np.array(values) - exact[kind]).max()),
             }
-            for kind, values in ious[name].items()
+            for kind, values in ious[way].items()
         }
-        | {"objects": len(ious[name]["box"]), "bytes_per_image": _bytes_per_entry(sources[name])}
-        for name in STORED
+        | {"objects": len(ious[way]["box"]), "bytes_per_image": _bytes_per_entry(sources[way])}
+        for way in WAYS
     }
 
 

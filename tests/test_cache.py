@@ -85,6 +85,18 @@ def test_smaller_types_are_near_and_the_same_cold_and_warm(folder, images, tiny_
     assert ask(cache, images[:1], tiny_model, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is mapped")
+def test_what_is_stored_as_it_is_wanted_is_mapped_not_copied(folder, images, tiny_model):
+    cache = EmbeddingCache(folder, tiny_model, stored="bf16")
+    ask(cache, images[:1], tiny_model)
+    found = ask(cache, images[:1], tiny_model, dtype=torch.bfloat16)
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    places = [line.split()[0].split("-") for line in maps if line.endswith(str(entry_files(folder)[0]))]
+    for tensor in found.tensors:
+        assert any(int(start, 16) <= tensor.data_ptr() < int(end, 16) for start, end in places)
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_entries_take_the_space_that_is_promised(folder, images, tiny_model):
     sizes = {}
     for stored in ("fp32", "bf16", "int8"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
-from samtune.config import CacheConfig, EmbedConfig, OptimizerConfig, TrainConfig
+from samtune.config import CacheConfig, EmbedConfig, OptimizerConfig, TrainableConfig, TrainConfig
 from samtune.errors import DataError
 from samtune.model.cache import cache_info
 from samtune.model.dataset_embeddings import DatasetEmbeddings, View, embed_dataset
@@ -151,3 +152,25 @@ def test_what_rounding_costs_is_bounded(dataset, model, tmp_path, stored, most):
     view = View(dataset.images[0])
     for found, expected in zip(rounded.embed([view]).tensors, exact.embed([view]).tensors, strict=True):
         assert 0 < (found - expected).norm() / expected.norm() < most
+
+
+@pytest.mark.parametrize(
+    ("train", "cache", "expected"),
+    [
+        ("decoder", True, "conv_s0 and conv_s1 of the decoder stay frozen, cached embeddings contain them"),
+        ("decoder+encoder-last-1", True, "the embedding cache is off: what it would keep is learning"),
+        ("decoder", False, None),
+    ],
+)
+def test_a_run_says_what_the_cache_means_for_it(dataset, model, tmp_path, train, cache, expected):
+    settings = TrainConfig(
+        model=model, out=tmp_path / "run", device="cpu", cache=cache, trainable=TrainableConfig(train=train)
+    )
+    run = new(dataset.root, settings)
+    assert (run.embeddings.cache is None) == (expected is None or "off" in expected)
+    learning = {name for name in run.parameters if "conv_s" in name}
+    assert bool(learning) == (expected is None or "off" in expected)
+    notes = json.loads(run.folder.about.read_text())["notes"]
+    assert notes == list(run.notes)
+    told = "; ".join(notes)
+    assert expected in told if expected else "cache" not in told
