@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,10 +13,10 @@ from torch.utils._pytree import tree_leaves
 from samtune.config import OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
 from samtune.training.batches import FILL, OBJECT
 from samtune.training.captured import RecordedSteps, StaticInputs, grid_size, gridded, learner
-from samtune.training.events import StepDone
+from samtune.training.events import StepDone, Validated
 from samtune.training.learning import learn, learn_from, learn_on_grid
 from samtune.training.loop import train
-from samtune.training.setup import new
+from samtune.training.setup import new, resumed
 from tests.small import make_dataset
 
 POLICIES = {
@@ -75,6 +78,16 @@ def test_a_grid_learns_what_the_batch_learns(start, policy, chunk):
         assert_same(found, expected)
         ragged += len(set(batch.counts)) > 1
     assert ragged
+
+
+def test_a_grid_learns_it_in_bf16_too(start):
+    """Types must fit in the backward pass of a grid as well; the numbers are bf16's."""
+    run = start(prompts=POLICIES["everything"], precision="bf16")
+    expected, by_batch = learn(run, run.batches[0]), gradients(run)
+    found, by_grid = learn_on_grid(run, gridded(run, run.batches[0])), gradients(run)
+    assert float(found["loss"]) == pytest.approx(float(expected["loss"]), rel=0.05)
+    whole = [torch.cat([one.flatten() for one in them.values() if one is not None]) for them in (by_batch, by_grid)]
+    assert torch.cosine_similarity(*whole, dim=0) > 0.95
 
 
 def test_a_grid_hands_the_encoder_the_same_gradient(start):
@@ -163,8 +176,9 @@ class TestOnAGpu:
     """Recorded steps against the same steps unrecorded, and nothing in them waits."""
 
     @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-    def test_recorded_steps_learn_what_unrecorded_ones_learn(self, start, policy):
-        run = start(device="cuda", prompts=policy)
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_recorded_steps_learn_what_unrecorded_ones_learn(self, start, policy, precision):
+        run = start(device="cuda", prompts=policy, precision=precision)
         recorded = learner(run)
         assert isinstance(recorded, RecordedSteps)
         for step in range(6):
@@ -175,7 +189,7 @@ class TestOnAGpu:
 
     @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
     def test_no_step_waits_for_the_device(self, start, policy):
-        run = start(device="cuda", prompts=policy)
+        run = start(device="cuda", prompts=policy, precision="bf16")
         for step in range(12):
             run.embed(run.batches.views(step))
         recorded = learner(run)
@@ -192,6 +206,18 @@ class TestOnAGpu:
                 run.optimizer.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+    def test_an_interrupted_run_goes_on_with_the_same_numbers(self, start):
+        settings = {"device": "cuda", "prompts": POLICIES["everything"], "eval_every": 4}
+        whole, cut = start(**settings), start(**settings)
+        train(whole)
+        train(cut, [lambda event: os.kill(os.getpid(), signal.SIGTERM) if isinstance(event, Validated) else None])
+        assert cut.optimizer.state[next(iter(cut.parameters.values()))]["step"].is_cuda
+        again = resumed(cut.folder.path)
+        assert 0 < again.progress.step < 12
+        train(again)
+        for name, parameter in whole.parameters.items():
+            assert torch.equal(parameter, again.parameters[name]), name
 
     def test_a_gpu_learns_what_a_cpu_learns(self, start):
         """The same draws, and fp32 on both."""

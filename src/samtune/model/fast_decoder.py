@@ -33,7 +33,7 @@ Nothing is approximated; what differs is rounding. `tests/test_fast_decoder.py` 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -115,12 +115,15 @@ def decode_grid(model: Sam2Model, embeddings: ImageEmbeddings, prompts: PromptBa
 def _precision_of_pixels(embeddings: ImageEmbeddings) -> Iterator[torch.dtype]:
     """What everything that has a pixel's dimension is computed in: autocast's type, or that of the embeddings.
 
-    Tokens follow autocast on a GPU. On a CPU they stay in fp32: they are few, and to cast four million weights for
-    them, twice a step, takes longer than the products do.
+    Tokens stay in fp32 and autocast is off inside: tokens are few, and to cast four million weights for them, twice a
+    step, takes longer than the products do.
     """
     device = embeddings.device.type
+    if not torch.amp.is_autocast_available(device):
+        yield embeddings.dtype
+        return
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeddings.dtype
-    with torch.autocast(device, enabled=False) if device == "cpu" else nullcontext():
+    with torch.autocast(device, enabled=False):
         yield dtype
 
 
