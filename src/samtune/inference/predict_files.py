@@ -50,6 +50,7 @@ class PredictReport:
         doubt = f", {self.refused:,} of them where the model says nothing is there" if self.refused else ""
         return [
             f"{_count(self.objects, 'mask')} in {_count(self.pictures, 'picture')}{doubt}",
+            *([self.note] if self.note else []),
             f"results    {self.out / RESULTS}",
         ]
 

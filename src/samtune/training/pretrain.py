@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -134,10 +135,10 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
 
 def set_input_size(model: Sam2Model, size: int) -> None:
     """Let the model take pictures of another size, a multiple of 64 px, and say so in its config. No weight changes."""
-    vision = model.config.vision_config
-    vision.backbone_config.image_size = [size, size]
-    vision.backbone_feature_sizes = [[size // stride] * 2 for stride in (4, 8, 16)]
-    model.config.prompt_encoder_config.image_size = size
+    config: Any = model.config
+    config.vision_config.backbone_config.image_size = [size, size]
+    config.vision_config.backbone_feature_sizes = [[size // stride] * 2 for stride in (4, 8, 16)]
+    config.prompt_encoder_config.image_size = size
     encoder = model.prompt_encoder
     encoder.image_embedding_size = (size // 16, size // 16)
     encoder.mask_input_size = (size // 4, size // 4)
