@@ -222,7 +222,7 @@ def bench(
 ) -> None:
     """Measure how fast this machine tunes a model, and tell how long a run will take.
 
-    Pictures are drawn, encoded and trained on, for real; nothing is kept. Takes under a minute with nano, and some
+    Pictures are drawn, encoded and trained on, for real; nothing is kept. Takes a minute or two with nano, and some
     minutes with large models on a CPU.
 
     Args:
