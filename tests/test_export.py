@@ -189,5 +189,6 @@ def test_an_export_without_space_is_said_and_leaves_nothing(
 ) -> None:
     with full_disk(100_000), pytest.raises(StorageError) as caught:
         export(decoder_run, tmp_path / out, format)
+    assert caught.value.exit_code == 2
     assert f"in       {tmp_path / out}\n" in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """The command line: `samtune.api` and `samtune.config`, nothing else.
 
-Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 and 143 interrupted (a training run's checkpoint is saved).
+Exit codes: 0 done, 1 failed, 2 bad input or usage, or a disk that refuses, 130 and 143 interrupted (a training run's
+checkpoint is saved).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ raises; they are not part of this tree.
     │   ├── ConfigError     an option, a YAML key, a value out of range
     │   ├── DataError       a dataset, an annotation file, an image, an archive
     │   └── ModelError      a model name, a checkpoint, a run folder
-    ├── StorageError        exit code 1: no space, no permission, a file that vanished
+    ├── StorageError        exit code 2: no space, no permission, a file that vanished
     └── RemoteError         exit code 1: a service that did not answer as it should
 """
 
@@ -54,6 +54,8 @@ class ModelError(UsageError):
 
 class StorageError(SamtuneError):
     """The disk refused: no space, no permission, a file that vanished while it was in use."""
+
+    exit_code = 2
 
 
 class RemoteError(SamtuneError):
