@@ -279,21 +279,22 @@ def step_generator(seed: int, step: int, rank: int = 0, purpose: int = 0) -> tor
 
 
 def loader(batches: TrainingBatches, first: int, end: int, workers: int, *, pin: bool = False) -> Iterator[Batch]:
-    """Batches of the steps `first` to `end` - 1 in order, loaded ahead while steps are computed.
+    """Batches of the steps `first` to `end` - 1 in order.
 
     Args:
         batches: where they come from.
         first, end: which.
-        workers: processes that load; 0 means a thread of this one.
+        workers: processes that load ahead; 0 means this one: in line, or ahead in a thread, where a GPU computes.
         pin: load into pinned memory, for a GPU.
     """
+    steps = range(first, end)
     if not workers:
-        return _loaded_by_a_thread(batches, range(first, end), pin)
+        return _loaded_by_a_thread(batches, steps) if pin else (batches[step] for step in steps)
     return iter(
         DataLoader(
             batches,
             batch_size=None,
-            sampler=range(first, end),
+            sampler=steps,
             num_workers=workers,
             prefetch_factor=4,
             multiprocessing_context="forkserver",
@@ -302,9 +303,11 @@ def loader(batches: TrainingBatches, first: int, end: int, workers: int, *, pin:
     )
 
 
-def _loaded_by_a_thread(batches: TrainingBatches, steps: range, pin: bool) -> Iterator[Batch]:
+def _loaded_by_a_thread(batches: TrainingBatches, steps: range) -> Iterator[Batch]:
+    """Into pinned memory, from which a GPU copies by itself."""
+
     def load(step: int) -> Batch:
-        return batches[step].pin_memory() if pin else batches[step]
+        return batches[step].pin_memory()
 
     thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
     waiting: deque[Future[Batch]] = deque()
