@@ -8,7 +8,16 @@ from torch.nn import functional as F
 
 from samtune.config import LossConfig
 from samtune.model.decoder import DecoderOutput
-from samtune.training.losses import Counts, balanced_cross_entropy, binary, dice_loss, focal_loss, hard_iou, tuning_loss
+from samtune.training.losses import (
+    Counts,
+    area_cross_entropy,
+    balanced_cross_entropy,
+    binary,
+    dice_loss,
+    focal_loss,
+    hard_iou,
+    tuning_loss,
+)
 
 
 def answers(count: int, seed: int = 0) -> DecoderOutput:
@@ -103,3 +112,21 @@ def test_binary_keeps_an_object_too_small_for_half_a_pixel():
 def test_two_empty_masks_agree():
     empty = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
     assert hard_iou(empty, empty).item() == 1.0
+
+
+def test_area_cross_entropy_is_the_same_for_any_picture_around_an_object():
+    """Background that is known to be background adds nothing; a mean over the pixels would shrink with it."""
+    target = torch.zeros(1, 1, 8, 8)
+    target[..., 2:6, 2:6] = 1
+    logits = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    around = [F.pad(logits, (8,) * 4, value=-100.0), F.pad(target, (8,) * 4)]
+    torch.testing.assert_close(area_cross_entropy(*around), area_cross_entropy(logits, target))
+
+
+def test_area_cross_entropy_of_a_mask_far_too_large_is_bounded_by_its_own_area():
+    target = torch.zeros(1, 1, 64, 64)
+    target[..., :4, :4] = 1
+    everything = torch.full((1, 1, 64, 64), 3.0)
+    sure = -torch.log(torch.sigmoid(torch.tensor(-3.0)))
+    assert area_cross_entropy(everything, target).item() < 1.1 * sure.item()
+    assert area_cross_entropy(everything, target).item() > 20 * area_cross_entropy(20 * target - 10, target).item()

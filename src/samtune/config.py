@@ -256,7 +256,11 @@ class TrainConfig(CacheConfig):
     chunk: int = Field(
         default=0, ge=0, description="Prompts per decoder call; fewer take less memory. 0 means 8 on a CPU, else 32."
     )
-    workers: int = Field(default=0, ge=0, description="Processes that load batches ahead; 0 loads them in this one, ahead in a thread for a GPU.")
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="Processes that load batches ahead; 0 loads them in this one, for a GPU in a thread.",
+    )
     device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="Arithmetic; auto picks what is fast and safe here."
