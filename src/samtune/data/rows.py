@@ -6,7 +6,6 @@ Knows nothing of dataframes, which take longer to load than a small set to prepa
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -72,18 +71,16 @@ class RowSpool:
 
     def __init__(self, folder: Path) -> None:
         # Without a name, so that nothing is left behind.
-        self._file = TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as this does
-        self._images = 0
+        self._file: IO[str] = TemporaryFile("w+", dir=folder, encoding="ascii", newline="\n")  # noqa: SIM115
 
     def add(self, rows: Sequence[Row]) -> None:
         """Keep the rows of one image."""
-        pickle.dump([tuple(row) for row in rows], self._file, protocol=pickle.HIGHEST_PROTOCOL)
-        self._images += 1
+        self._file.write(json.dumps(rows) + "\n")
 
     def __iter__(self) -> Iterator[Row]:
         self._file.seek(0)
-        for _ in range(self._images):
-            yield from map(Row._make, pickle.load(self._file))  # noqa: S301 - written by this process
+        for line in self._file:
+            yield from map(Row._make, json.loads(line))
 
     def close(self) -> None:
         """Give the disk space back."""
