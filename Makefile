@@ -59,10 +59,10 @@ $(BENCH): requirements.lock pyproject.toml tests/parity/requirements.txt
 	build/bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps sam2==1.1.0 --editable .
 	@touch $@
 
-real-sets: $(READY)  ## The main job on the real sets under SAMTUNE_REAL_DATA; a quarter of an hour
+real-sets: $(READY)  ## The main job on the real sets under SAMTUNE_REAL_DATA; a quarter of half an hour
 	$(BIN)/python benchmarks/real_sets.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco)
 
-parity: build/parity/.ready  ## Every size of SAM 2.0 and 2.1 against the official package; an hour
+parity: build/parity/.ready  ## Every size of SAM 2.0 and 2.1 against the official package; half an hour
 	$(BIN)/python -m pytest -m slow -s tests/parity
 
 build/parity/.ready: $(READY) tests/parity/requirements.txt
