@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samtune.model import decoder, fast_decoder, products
+from samtune.model import decoder, fast_decoder, products, upscaling
 from samtune.model.decoder import DecoderOutput
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.prompts import PADDING, PromptBatch
@@ -232,3 +234,64 @@ def test_gradients_at_pixels_are_those_of_the_plain_formulas():
         # positions are constants, so that the gradient at `placed` is the one at `rows`, which gradcheck demands
         assert torch.autograd.gradcheck(be_read, (rows, keys, offset, said), check_undefined_grad=False)
         assert torch.autograd.gradcheck(read, (rows, keys), check_undefined_grad=False)
+
+
+def test_masks_one_by_one_are_those_of_all_together(learning):
+    """Upscaling by the function with its own backward pass against autograd: values and every gradient, in fp64."""
+    decoder = copy.deepcopy(learning.mask_decoder).double()
+    generator = torch.Generator().manual_seed(10)
+    size, images, each = (4, 4), 2, 3
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    rows, heads = drawn(images * each, 16, CHANNELS), drawn(images * each, 4, CHANNELS // 8)
+    fine, finer = drawn(images, CHANNELS // 4, 8, 8), drawn(images, CHANNELS // 8, 16, 16)
+    norm, first, second = decoder.upscale_layer_norm, decoder.upscale_conv1, decoder.upscale_conv2
+    matrices = (upscaling._halves(layer.weight) for layer in (first, second))
+    weights = upscaling._Weights(*matrices, first.bias, second.bias, norm.weight, norm.bias)
+    order = upscaling.strips(fine, 1), upscaling.strips(finer, 2)
+    together = upscaling._masks_together(rows, heads, *order, size, norm.eps, weights)
+    one_by_one = upscaling._Masks.apply(rows, heads, *order, size, norm.eps, True, *weights)
+    torch.testing.assert_close(one_by_one, together)
+
+    factors = drawn(*together.shape).detach()
+    learned = [rows, heads, fine, finer, *(layer.weight for layer in (first, second)), *weights[2:]]
+    found, expected = (
+        torch.autograd.grad((masks * factors).sum(), learned, retain_graph=True) for masks in (one_by_one, together)
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_upscaling_is_that_of_the_convolutions(learning):
+    """Both orders, the features' and the masks', against transformers' modules on pictures."""
+    decoder, generator = learning.mask_decoder, torch.Generator().manual_seed(11)
+    size = (3, 5)
+    rows = torch.randn(2, 15, CHANNELS, generator=generator)
+    heads = torch.randn(2, 4, CHANNELS // 8, generator=generator)
+    fine = torch.randn(1, CHANNELS // 4, 6, 10, generator=generator)
+    finer = torch.randn(1, CHANNELS // 8, 12, 20, generator=generator)
+    with torch.no_grad():
+        found = upscaling.masks(decoder, rows, heads, upscaling.strips(fine, 1), upscaling.strips(finer, 2), size)
+        pixels = rows.transpose(1, 2).unflatten(2, size)
+        pixels = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(pixels) + fine))
+        pixels = decoder.activation(decoder.upscale_conv2(pixels) + finer)
+        expected = torch.einsum("nmc,nchw->nmhw", heads, pixels)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (4, 4, 4, 4), (3, 0, 3, 1), (40, 2)])
+def test_prompts_go_through_in_as_few_grids_as_there_are_counts(counts):
+    """Each prompt once, with those of its image, and no more at a time than a chunk."""
+    index = torch.cat([torch.full((count,), image) for image, count in enumerate(counts)])
+    index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))]
+    prompts = PromptBatch.from_boxes(torch.zeros(len(index), 4))
+    grids = list(fast_decoder._grids(prompts, index))
+    assert sorted(torch.cat([rows for rows, *_ in grids]).tolist()) == list(range(len(index)))
+    for rows, images, masked in grids:
+        assert not masked
+        assert len(rows) <= fast_decoder.CHUNK
+        torch.testing.assert_close(index[rows], torch.tensor(images).repeat_interleave(len(rows) // len(images)))
+    if max(counts) <= 4:
+        assert len(grids) == len(set(counts) - {0})

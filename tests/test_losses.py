@@ -8,16 +8,8 @@ from torch.nn import functional as F
 
 from samtune.config import LossConfig
 from samtune.model.decoder import DecoderOutput
-from samtune.training.losses import (
-    Counts,
-    area_cross_entropy,
-    balanced_cross_entropy,
-    binary,
-    dice_loss,
-    focal_loss,
-    hard_iou,
-    tuning_loss,
-)
+from samtune.training.losses import Counts, binary, hard_iou, tuning_loss
+from samtune.training.mask_losses import area_cross_entropy, balanced_cross_entropy, focal_and_dice
 
 
 def answers(count: int, seed: int = 0) -> DecoderOutput:
@@ -80,15 +72,61 @@ def test_the_losses_of_chunks_add_up_to_the_loss_of_the_step():
 
 def test_focal_loss_without_focus_or_weighting_is_cross_entropy():
     logits = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    target = targets(2)[:, None]
-    expected = F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="none").mean((2, 3))
-    torch.testing.assert_close(focal_loss(logits, target, alpha=-1.0, gamma=0.0), expected)
+    target = targets(2)
+    wanted = target[:, None].expand_as(logits)
+    expected = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean((2, 3))
+    focal, _ = focal_and_dice(logits, target, alpha=-1.0, gamma=0.0)
+    torch.testing.assert_close(focal, expected)
 
 
 def test_dice_loss_is_one_minus_dice():
     predicted = targets(1).roll(2, dims=2)
-    loss = dice_loss(((predicted * 2 - 1) * 100)[:, None], targets(1)[:, None])
-    assert loss.item() == pytest.approx(1 - (2 * 8 + 1) / (32 + 1))
+    _, dice = focal_and_dice(((predicted * 2 - 1) * 100)[:, None], targets(1), alpha=0.25, gamma=2.0)
+    assert dice.item() == pytest.approx(1 - (2 * 8 + 1) / (32 + 1))
+
+
+def plain_focal_and_dice(logits, target, alpha, gamma):
+    """By the formulas of the papers, in operations that autograd knows."""
+    target = target[:, None].expand_as(logits)
+    probability = logits.sigmoid()
+    right = probability * target + (1 - probability) * (1 - target)
+    weight = alpha * target + (1 - alpha) * (1 - target) if alpha >= 0 else 1.0
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    focal = (weight * (1 - right) ** gamma * entropy).mean((2, 3))
+    overlap = 2 * (probability * target).sum((2, 3)) + 1
+    return focal, 1 - overlap / (probability.sum((2, 3)) + target.sum((2, 3)) + 1)
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (-1.0, 0.0), (0.6, 1.0), (0.25, 3.5), (0.5, 0.5)])
+def test_focal_and_dice_and_their_derivatives_are_those_of_the_plain_formulas(alpha, gamma):
+    generator = torch.Generator().manual_seed(2)
+    logits = (3 * torch.randn(5, 4, 6, 7, generator=generator, dtype=torch.float64)).requires_grad_()
+    target = torch.rand(5, 6, 7, generator=generator, dtype=torch.float64)
+    target[0], target[1] = target[0].round(), 0
+    weights = torch.randn(2, 5, 4, generator=generator, dtype=torch.float64)
+    weights[:, 2:, 1:] = 0  # masks that nobody wants a derivative of, and a prompt without any
+    weights[:, 4] = 0
+    found, expected = (
+        torch.stack(function(logits, target, alpha, gamma)) for function in (focal_and_dice, plain_focal_and_dice)
+    )
+    torch.testing.assert_close(found, expected)
+    (by_hand,), (by_autograd,) = (torch.autograd.grad((each * weights).sum(), logits) for each in (found, expected))
+    assert by_hand[:, 0].any()
+    assert not by_hand[2:, 1:].any()
+    torch.testing.assert_close(by_hand, by_autograd)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_focal_and_dice_stay_finite_where_the_model_is_sure(dtype):
+    logits = torch.tensor([-200.0, -30.0, 30.0, 200.0], dtype=dtype).repeat(2, 1, 4, 1).requires_grad_()
+    target = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)])
+    focal, dice = focal_and_dice(logits, target, alpha=0.25, gamma=2.0)
+    (focal + dice).sum().backward()
+    assert focal.dtype == dice.dtype == torch.float32
+    assert focal.isfinite().all()
+    assert dice.isfinite().all()
+    assert logits.grad.dtype == dtype
+    assert logits.grad.isfinite().all()
 
 
 def test_balanced_cross_entropy_weighs_a_small_object_like_its_background():

@@ -52,12 +52,13 @@ class ImageEmbeddings:
         return self.image_embeddings.dtype
 
     def __getitem__(self, images: int | slice | Sequence[int] | Tensor) -> ImageEmbeddings:
-        """Some of the images, still as a batch: `embeddings[2]` has B = 1."""
-        if isinstance(images, int):
-            place = range(len(self))[images]
-            images = slice(place, place + 1)  # a view, not a copy
+        """Some of the images, still as a batch: `embeddings[2]` has B = 1. Consecutive ones are a view, not a copy."""
         if not isinstance(images, (slice, Tensor)):
-            images = torch.tensor(list(images), dtype=torch.long, device=self.device)
+            places = [range(len(self))[place] for place in ([images] if isinstance(images, int) else images)]
+            first = places[0] if places else 0
+            images = slice(first, first + len(places))
+            if places != list(range(images.start, images.stop)):
+                images = torch.tensor(places, dtype=torch.long, device=self.device)
         image, *features = (tensor[images] for tensor in self.tensors)
         return ImageEmbeddings(image, (features[0], features[1]))
 

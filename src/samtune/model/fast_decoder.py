@@ -14,9 +14,8 @@ spends most of its time projecting X, which has 4096 rows, to keys, queries and 
    one, so a constant added to all values comes out as itself, and can be added to the tokens' side. The embedding
    `no_mask_embed`, which is added to every pixel, is such a constant too. (The biases of the keys that are pixels thus
    get no gradient here; elsewhere theirs is rounding noise around zero.)
-4. *Stay in rows.* A transposed convolution whose stride equals its kernel is a matrix product per pixel. Its output
-   pixels are kept in the order they arise in, `[y, x, dy, dx]`, the high-resolution features are brought into that
-   order once per image, and only the finished masks are put straight.
+4. *Stay in rows.* A transposed convolution whose stride equals its kernel is a matrix product per pixel, and no pixel
+   has to be moved before the masks are finished: see `upscaling.py`.
 5. *Keep scores as `[tokens, L]`* in both directions, so that every softmax runs along or across long rows.
 6. *Meet in one product.* X is used several times in each layer, and its gradients there are products with few inner
    rows. `_Read` and `_BeRead` make one wide product of each one's, on top of the gradient that comes from further on:
@@ -32,6 +31,7 @@ Nothing is approximated; what differs is rounding. `tests/test_fast_decoder.py` 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -45,12 +45,13 @@ from torch.nn import functional as F
 from transformers import Sam2Model
 from transformers.models.sam2.modeling_sam2 import Sam2Attention, Sam2MaskDecoder, Sam2TwoWayAttentionBlock
 
+from samtune.model import upscaling
 from samtune.model.decoder import DecoderOutput
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.prompts import PADDING, PromptBatch
 
-CHUNK = 4
-"""Prompts worked on at once on a CPU: more do not fit its caches, and gain nothing."""
+CHUNK = 16
+"""Prompts worked on at once on a CPU: what is done for tokens takes as long for sixteen as for one."""
 CHUNK_ACCELERATOR = 64
 """The same on a GPU, where more rows per kernel do gain."""
 
@@ -71,22 +72,14 @@ def decode(
     Returns:
         The answers, in the order of the prompts.
     """
-    image_index = torch.zeros(len(prompts), dtype=torch.int64) if image_index is None else image_index.cpu()
-    has_mask = torch.zeros(len(prompts), dtype=torch.bool) if prompts.has_mask is None else prompts.has_mask.cpu()
-    chunk = CHUNK if embeddings.device.type == "cpu" else CHUNK_ACCELERATOR
     rows: list[Tensor] = []
     parts: list[DecoderOutput] = []
     with _precision_of_pixels(embeddings) as dtype:
         positions = _positions(model).to(dtype)
-        for number in image_index.unique().tolist():
-            image = _Images(embeddings[number].to(dtype=dtype), positions, int((image_index == number).sum()))
-            for masked in (False, True):
-                members = torch.nonzero((image_index == number) & (has_mask == masked)).squeeze(1)
-                for some in members.split(chunk) if len(members) else ():
-                    rows.append(some)
-                    is_all = len(some) == len(prompts)
-                    some_prompts = prompts if is_all else prompts.select(some.to(prompts.points.device))
-                    parts.append(_decode_some(model, image, some_prompts, masked))
+        for some, images, masked in _grids(prompts, image_index):
+            rows.append(some)
+            shared = _Images(embeddings[images].to(dtype=dtype), positions, len(some) // len(images))
+            parts.append(_decode_some(model, shared, prompts.select(some.to(prompts.points.device)), masked))
     return _in_order(parts, torch.cat(rows))
 
 
@@ -109,6 +102,28 @@ def decode_grid(model: Sam2Model, embeddings: ImageEmbeddings, prompts: PromptBa
     with _precision_of_pixels(embeddings) as dtype:
         images = _Images(embeddings.to(dtype=dtype), _positions(model).to(dtype), each)
         return _decode_some(model, images, prompts, masked=prompts.masks is not None)
+
+
+def _grids(prompts: PromptBatch, image_index: Tensor | None) -> Iterator[tuple[Tensor, list[int], bool]]:
+    """Prompts in as few grids as hold equally many of each of some images, all with a mask or all without.
+
+    Yields:
+        Which prompts, int64 `[n]`, those of an image following one another; which images; whether they have masks.
+        No more than a chunk of prompts at a time.
+    """
+    chunk = CHUNK if prompts.points.device.type == "cpu" else CHUNK_ACCELERATOR
+    index = torch.zeros(len(prompts), dtype=torch.int64) if image_index is None else image_index.cpu()
+    has_mask = torch.zeros(len(prompts), dtype=torch.bool) if prompts.has_mask is None else prompts.has_mask.cpu()
+    for masked in (False, True):
+        pieces: defaultdict[int, list[tuple[int, Tensor]]] = defaultdict(list)
+        for image in index.unique().tolist():
+            for some in torch.nonzero((index == image) & (has_mask == masked)).squeeze(1).split(chunk):
+                pieces[len(some)].append((image, some))
+        pieces.pop(0, None)
+        for count, equal in pieces.items():
+            for start in range(0, len(equal), chunk // count):
+                images, rows = zip(*equal[start : start + chunk // count], strict=True)
+                yield torch.cat(rows), list(images), masked
 
 
 @contextmanager
@@ -153,7 +168,7 @@ class _Images:
     """
 
     def __init__(self, embeddings: ImageEmbeddings, positions: Tensor, prompts: int) -> None:
-        self.size = embeddings.image_embeddings.shape[-2:]
+        self.size = (embeddings.image_embeddings.shape[-2], embeddings.image_embeddings.shape[-1])
         self.rows = embeddings.image_embeddings.flatten(2).transpose(1, 2)
         self.positions = positions
         self.prompts = prompts
@@ -166,33 +181,19 @@ class _Images:
 
     @cached_property
     def fine(self) -> Tensor:
-        """The features after `conv_s1`, `[B, L, 4, C/4]`: remark 4's order."""
-        return self._nested(self._fine, 1)
+        """The features after `conv_s1`, as `upscaling.strips`."""
+        return upscaling.strips(self._fine, 1)
 
     @cached_property
     def finer(self) -> Tensor:
-        """The features after `conv_s0`, `[B, L, 4, 4, C/8]`."""
-        return self._nested(self._finer, 2)
+        """The features after `conv_s0`, as `upscaling.strips`."""
+        return upscaling.strips(self._finer, 2)
 
     def projected(self, rows: Tensor, projection: nn.Linear) -> Tensor:
         """`rows` (`self.rows` or `self.placed`) through a projection without its bias, once for all prompts."""
         if projection not in self._projected:
             self._projected[projection] = F.linear(rows, projection.weight.to(rows.dtype))
         return self._projected[projection]
-
-    def _nested(self, features: Tensor, levels: int) -> Tensor:
-        """`[B, c, 2^k h, 2^k w]` to `[B, h * w, 4, ..., 4, c]`, k fours, for k = 1 or 2 levels."""
-        B, (height, width) = len(features), self.size
-        pixels = features.permute(0, 2, 3, 1)
-        if levels == 1:
-            return (
-                pixels.unflatten(1, (height, 2))
-                .unflatten(3, (width, 2))
-                .transpose(2, 3)
-                .reshape(B, -1, 4, pixels.shape[-1])
-            )
-        split = pixels.unflatten(1, (height, 2, 2)).unflatten(4, (width, 2, 2))
-        return split.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(B, height * width, 4, 4, pixels.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -435,31 +436,7 @@ def _answers(decoder: Sam2MaskDecoder, images: _Images, tokens: Tensor, rows: Te
     mask_tokens = tokens[:, 2 : 2 + decoder.num_mask_tokens]
     heads = [head(mask_tokens[:, i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)]
     return DecoderOutput(
-        masks=_masks(decoder, images, torch.stack(heads, dim=1), rows),
+        masks=upscaling.masks(decoder, rows, torch.stack(heads, dim=1), images.fine, images.finer, images.size),
         iou_scores=decoder.iou_prediction_head(tokens[:, 1]),
         object_score_logits=decoder.pred_obj_score_head(tokens[:, 0]).squeeze(-1),
     )
-
-
-def _masks(decoder: Sam2MaskDecoder, images: _Images, heads: Tensor, rows: Tensor) -> Tensor:
-    """Upscale the pixels four times and multiply with the mask tokens' vectors `[n, M, C/8]`: `[n, M, 4h, 4w]`."""
-    n, M, _ = heads.shape
-    height, width = images.size
-    norm = decoder.upscale_layer_norm
-    twice = _upscaled(rows, decoder.upscale_conv1) + _for_each(images.fine, n)
-    twice = F.gelu(F.layer_norm(twice, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-    four_times = F.gelu(_upscaled(twice, decoder.upscale_conv2) + _for_each(images.finer, n))
-    masks = _product(four_times.view(n, -1, heads.shape[-1]), heads.to(rows.dtype).transpose(1, 2))
-    nested = masks.view(n, height, width, 2, 2, 2, 2, M)
-    return nested.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(n, M, 4 * height, 4 * width)
-
-
-def _upscaled(rows: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:
-    """A transposed convolution of stride 2 as a matrix product (remark 4): `[..., in]` to `[..., 4, out]`.
-
-    The bias is part of the product, because its gradient then is one sum along the rows of a matrix.
-    """
-    assert convolution.bias is not None
-    matrix = convolution.weight.to(rows.dtype).permute(0, 2, 3, 1).flatten(1)
-    product = torch.addmm(convolution.bias.to(rows.dtype).repeat(4), rows.flatten(0, -2), matrix)
-    return product.view(*rows.shape[:-1], 4, -1)

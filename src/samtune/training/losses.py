@@ -15,9 +15,7 @@ from torch.nn import functional as F
 
 from samtune.config import LossConfig
 from samtune.model.decoder import SINGLE_TOKEN, DecoderOutput
-
-_SMALLEST_AREA = 8.0
-"""In low-res pixels; smaller objects weigh less where the cross-entropy is divided by the area."""
+from samtune.training.mask_losses import area_cross_entropy, balanced_cross_entropy, focal_and_dice
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +68,15 @@ def tuning_loss(
     """
     counts = counts or Counts.of(targets, counted)
     present = _present(targets).float()
-    logits, target = output.masks.float(), targets.float()[:, None]
-
-    focal = focal_loss(logits, target, config.focal_alpha, config.focal_gamma)
-    dice = dice_loss(logits, target)
+    focal, dice = focal_and_dice(output.masks, targets, config.focal_alpha, config.focal_gamma)
     mask_loss = config.focal * focal + config.dice * dice
     parts = {"focal": focal, "dice": dice}
     if config.bce > 0:
-        bce = balanced_cross_entropy(logits, target)
-        mask_loss = mask_loss + config.bce * bce
-        parts["bce"] = bce
+        parts["bce"] = balanced_cross_entropy(output.masks.float(), targets.float()[:, None])
+        mask_loss = mask_loss + config.bce * parts["bce"]
     if config.area_bce > 0:
-        area_bce = area_cross_entropy(logits, target)
-        mask_loss = mask_loss + config.area_bce * area_bce
-        parts["area_bce"] = area_bce
+        parts["area_bce"] = area_cross_entropy(output.masks.float(), targets.float()[:, None])
+        mask_loss = mask_loss + config.area_bce * parts["area_bce"]
     best = mask_loss[:, SINGLE_TOKEN + 1 :].detach().argmin(1, keepdim=True) + SINGLE_TOKEN + 1
 
     def supervised(per_mask: Tensor) -> Tensor:
@@ -91,7 +84,7 @@ def tuning_loss(
         return (chosen * present).sum() / counts.objects
 
     with torch.no_grad():
-        reached = hard_iou(logits > 0, binary(targets)[:, None])
+        reached = hard_iou(output.masks > 0, binary(targets)[:, None])
     iou = ((output.iou_scores.float() - reached).abs().mean(1) * present).sum() / counts.objects
     score_logits = output.object_score_logits.float()
     weight = None if counted is None else counted.float()
@@ -110,62 +103,8 @@ def binary(targets: Tensor) -> Tensor:
     return (targets > 0) & (targets >= targets.flatten(1).amax(1).clamp(max=0.5)[:, None, None])
 
 
-def focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Sigmoid focal loss (Lin et al. 2017, eq. 5), mean over the pixels of each mask.
-
-    Args:
-        logits: `[N, M, h, w]`.
-        targets: `[N, 1, h, w]`, 0 to 1.
-        alpha: weight of the object's pixels against the background's; negative turns the weighting off.
-        gamma: how much easy pixels count less.
-
-    Returns:
-        `[N, M]`.
-    """
-    targets = targets.expand_as(logits)
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    probability = logits.sigmoid()
-    missed = probability + targets - 2 * probability * targets
-    loss = cross_entropy * missed.pow(gamma)
-    if alpha >= 0:
-        loss = loss * (alpha * targets + (1 - alpha) * (1 - targets))
-    return loss.flatten(2).mean(2)
-
-
-def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """1 - Dice of soft masks, smoothed by one pixel (Milletari et al. 2016): `[N, M]` from `[N, M, h, w]`."""
-    probability = logits.sigmoid().flatten(2)
-    target = targets.flatten(2)
-    overlap = 2 * (probability * target).sum(2)
-    return 1 - (overlap + 1) / (probability.sum(2) + target.sum(2) + 1)
-
-
-def balanced_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in which object and background weigh half each, whatever their areas: `[N, M]` from `[N, M, h, w]`.
-
-    Gets a decoder going from random weights, where focal loss collapses to empty masks.
-    """
-    loss = F.binary_cross_entropy_with_logits(logits, targets.expand_as(logits), reduction="none").flatten(2)
-    inside, outside = targets.flatten(2), 1 - targets.flatten(2)
-    return (loss * inside).sum(2) / inside.sum(2).clamp(min=1) / 2 + (loss * outside).sum(2) / (
-        outside.sum(2).clamp(min=1)
-    ) / 2
-
-
-def area_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy summed over the picture and divided by an area: `[N, M]` from `[N, M, h, w]`.
-
-    A pixel on either side of the edge weighs the same, so that masks come out neither too small nor too large, and a
-    small object weighs as much as a large one. The area is the object's or the predicted mask's, whichever is larger:
-    divided by the object's alone, a few masks that are far too large would outshout all others.
-    """
-    loss = F.binary_cross_entropy_with_logits(logits, targets.expand_as(logits), reduction="none")
-    predicted = logits.detach().sigmoid().flatten(2).sum(2)
-    return loss.flatten(2).sum(2) / torch.maximum(predicted, targets.flatten(2).sum(2)).clamp(min=_SMALLEST_AREA)
-
-
 def hard_iou(predicted: Tensor, masks: Tensor) -> Tensor:
     """IoU of boolean masks `[N, M, h, w]` and `[N, 1, h, w]`: float `[N, M]`; two empty masks agree, IoU 1."""
-    intersection = (predicted & masks).flatten(2).sum(2).float()
-    union = (predicted | masks).flatten(2).sum(2).float()
+    intersection, *areas = (area.flatten(2).sum(2, dtype=torch.int32) for area in (predicted & masks, predicted, masks))
+    union = areas[0] + areas[1] - intersection
     return (intersection / union.clamp(min=1)).masked_fill(union == 0, 1.0)
