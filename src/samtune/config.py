@@ -254,7 +254,7 @@ class TrainConfig(CacheConfig):
     eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means a tenth of the run.")
     eval_objects: int = Field(default=500, ge=1, description="Most validation objects, the same ones each time.")
     chunk: int = Field(
-        default=0, ge=0, description="Prompts per decoder call; fewer take less memory. 0 means 8 on a CPU, else 32."
+        default=0, ge=0, description="Prompts per decoder call; fewer take less memory. 0 means 16 on a CPU, else 32."
     )
     workers: int = Field(
         default=0,
