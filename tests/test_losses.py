@@ -116,11 +116,12 @@ def test_focal_and_dice_and_their_derivatives_are_those_of_the_plain_formulas(al
     torch.testing.assert_close(by_hand, by_autograd)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_focal_and_dice_stay_finite_where_the_model_is_sure(dtype):
+def test_focal_and_dice_stay_finite_where_the_model_is_sure(dtype, gamma):
     logits = torch.tensor([-200.0, -30.0, 30.0, 200.0], dtype=dtype).repeat(2, 1, 4, 1).requires_grad_()
     target = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)])
-    focal, dice = focal_and_dice(logits, target, alpha=0.25, gamma=2.0)
+    focal, dice = focal_and_dice(logits, target, alpha=0.25, gamma=gamma)
     (focal + dice).sum().backward()
     assert focal.dtype == dice.dtype == torch.float32
     assert focal.isfinite().all()

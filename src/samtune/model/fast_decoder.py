@@ -2,7 +2,7 @@
 
 Let X be an image's embedding as rows, one per pixel (`[L, C]`, L = h * w), E its position encoding, and let T be a
 prompt's tokens (`[T, C]`, nine of them for a box). The decoder is a conversation between T and X, and transformers
-spends most of its time projecting X, which has 4096 rows, to keys, queries and values. Five remarks save most of that.
+spends most of its time projecting X, which has 4096 rows, to keys, queries and values. Six remarks save most of that.
 
 1. *Project the tokens instead.* A score is `q . (Wk x)`, which is also `(Wk' q) . x`; and the sum of values
    `sum a (Wv x)` is `Wv (sum a x)`. With H heads that costs `H * T * C` per pixel instead of `C * d`, d being the
@@ -21,9 +21,9 @@ spends most of its time projecting X, which has 4096 rows, to keys, queries and 
    rows. `_Read` and `_BeRead` make one wide product of each one's, on top of the gradient that comes from further on:
    nothing as large as X is written only to be added.
 
-There are two ways in. `decode` takes any prompts in any order and goes image by image, which wastes nothing and suits
-a CPU. `decode_grid` takes equally many prompts of each image and does all of them at once, without looking at a value:
-what a GPU wants, and what a CUDA graph can record.
+There are two ways in. `decode_grid` takes equally many prompts of each image and does all of them at once, without
+looking at a value: what a GPU wants, and what a CUDA graph can record. `decode` takes any prompts in any order, and
+makes as few such grids of them as it can without padding.
 
 Nothing is approximated; what differs is rounding. `tests/test_fast_decoder.py` holds logits and every gradient to
 `decoder.py`'s and transformers' own.

@@ -68,14 +68,14 @@ def masks(
     Returns:
         Logits `[n, M, 4h, 4w]`, in the type of `rows`.
     """
-    dtype, eps, heads = rows.dtype, decoder.upscale_layer_norm.eps, heads.to(rows.dtype)
     first, second, norm = decoder.upscale_conv1, decoder.upscale_conv2, decoder.upscale_layer_norm
-    assert first.bias is not None and second.bias is not None
-    matrices = _halves(first.weight.to(dtype)), _halves(second.weight.to(dtype))
-    weights = _Weights(*matrices, first.bias, second.bias, norm.weight, norm.bias)
+    assert first.bias is not None
+    assert second.bias is not None
+    heads, matrices = heads.to(rows.dtype), [_halves(layer.weight.to(rows.dtype)) for layer in (first, second)]
+    weights = _Weights(matrices[0], matrices[1], first.bias, second.bias, norm.weight, norm.bias)
     if rows.device.type == "cpu":
-        return _Masks.apply(rows, heads, fine, finer, size, eps, torch.is_grad_enabled(), *weights)
-    return _masks_together(rows, heads, fine, finer, size, eps, weights)
+        return _Masks.apply(rows, heads, fine, finer, size, norm.eps, torch.is_grad_enabled(), *weights)
+    return _masks_together(rows, heads, fine, finer, size, norm.eps, weights)
 
 
 def _halves(weight: Tensor) -> Tensor:

@@ -106,7 +106,9 @@ class _FocalAndDice(torch.autograd.Function):
             if ctx.gamma > 0:
                 by_missed = F.softplus(z).addcmul_(z, t, value=-1).mul_(slope)
                 by_logit.mul_(missed).addcmul_(by_missed, doubt, value=ctx.gamma)
-                by_logit.mul_(missed if ctx.gamma == 2 else missed.pow_(ctx.gamma - 1))
+                if ctx.gamma < 1:  # an infinite slope where nothing is missed, times nothing
+                    missed.clamp_(min=torch.finfo(missed.dtype).tiny)
+                by_logit.mul_(missed.pow_(ctx.gamma - 1))
             by_logit.mul_(_weight(t, ctx.alpha)).mul_(of_pixel)
             by_logit.addcmul_(torch.addcmul(of_probability, of_object, t), slope)
             gradient[prompts][:, masks] = by_logit.to(gradient.dtype)
