@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samtune.model.decoder import decode, select_masks
+from samtune.model.decoder import ALL_TOKENS, GUESSES, NO_TOKENS, SINGLE_TOKEN, asked_tokens, decode, select_masks
+from samtune.model.decoders import DECODERS
 from samtune.model.embeddings import encode
 from samtune.prompts import PADDING, PromptBatch
 
@@ -77,3 +78,29 @@ def test_an_unstable_single_mask_gives_way_to_the_best_of_three(tiny_model, pixe
     assert torch.equal(masks[0, 0], output.masks[0, best])
     assert scores[0, 0] == output.iou_scores[0, best]
     assert torch.equal(masks[1, 0], output.masks[1, 0])
+
+
+@pytest.mark.parametrize("name", sorted(DECODERS))
+@pytest.mark.parametrize("asked", [GUESSES, NO_TOKENS, slice(SINGLE_TOKEN, 1)])
+def test_masks_nobody_asked_for_are_left_out_and_nothing_else_changes(tiny_model, pixels, name, asked):
+    prompts = PromptBatch.from_boxes(BOXES)
+    with torch.no_grad():
+        embeddings = encode(tiny_model, pixels[:1])
+        everything = DECODERS[name](tiny_model, embeddings, prompts)
+        some = DECODERS[name](tiny_model, embeddings, prompts, tokens=asked)
+    torch.testing.assert_close(some.masks, everything.masks[:, asked])
+    assert torch.equal(some.iou_scores, everything.iou_scores)
+    assert torch.equal(some.object_score_logits, everything.object_score_logits)
+
+
+@pytest.mark.parametrize("falls_back", [True, False])
+@pytest.mark.parametrize("multimask", [True, False])
+def test_what_is_selected_needs_only_the_masks_asked_for(tiny_model, pixels, monkeypatch, falls_back, multimask):
+    monkeypatch.setattr(tiny_model.mask_decoder.config, "dynamic_multimask_via_stability", falls_back)
+    prompts = PromptBatch.from_boxes(BOXES)
+    tokens = asked_tokens(tiny_model, multimask_output=multimask)
+    with torch.no_grad():
+        embeddings = encode(tiny_model, pixels[:1])
+        everything, some = (decode(tiny_model, embeddings, prompts, tokens=wanted) for wanted in (ALL_TOKENS, tokens))
+    selected, expected = (select_masks(tiny_model, each, multimask_output=multimask) for each in (some, everything))
+    torch.testing.assert_close(selected, expected)

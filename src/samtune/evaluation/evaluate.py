@@ -25,7 +25,7 @@ from samtune.evaluation.metrics import Overlap, box_mask, ellipse_mask
 from samtune.evaluation.results import KINDS, Answer, BackgroundResult, Evaluation, ObjectResult
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.cache import encoder_fingerprint
-from samtune.model.decoder import select_masks
+from samtune.model.decoder import ALL_TOKENS, NO_TOKENS, asked_tokens, select_masks
 from samtune.model.preprocess import MASK_THRESHOLD, clamp_low_res, upscale_masks
 from samtune.prompts import PromptBatch, background_prompts, correction_clicks, pick_points
 
@@ -137,10 +137,11 @@ def measure(
         guesses: also measure the three guesses.
     """
     answers: list[Answer] = []
+    tokens = ALL_TOKENS if guesses else asked_tokens(predictor.loaded.model, multimask_output=False)
     for start in range(0, len(objects), chunk):
         regions = truth[start : start + chunk]
         prompts = predictor.to_model_frame(embedded, _prompts(kind, objects[start : start + chunk], regions))
-        output = predictor.decode(embedded, prompts)
+        output = predictor.decode(embedded, prompts, tokens)
         handed, scores = select_masks(predictor.loaded.model, output, multimask_output=False)
         overlaps = [found[0] for found in _overlaps(handed, regions, embedded.size)]
         three = _three(output.masks[:, 1:], output.iou_scores[:, 1:], regions, embedded.size) if guesses else None
@@ -271,12 +272,13 @@ def _click_curves(
     predictor: Predictor, embedded: EmbeddedImage, truth: Sequence[Region], config: EvalConfig
 ) -> Iterator[tuple[float, ...]]:
     """IoU after each click of a simulated annotator: first the object's deepest pixel, then the error's, each time."""
+    tokens = asked_tokens(predictor.loaded.model, multimask_output=False)
     for start in range(0, len(truth), config.chunk):
         regions = truth[start : start + config.chunk]
         prompts = predictor.to_model_frame(embedded, _prompts("point", [], regions)).to(predictor.device)
         ious: list[list[float]] = []
         for turn in range(config.clicks + 1):
-            output = predictor.decode(embedded, prompts)
+            output = predictor.decode(embedded, prompts, tokens)
             handed, _ = select_masks(predictor.loaded.model, output, multimask_output=False)
             ious.append([found[0].iou for found in _overlaps(handed, regions, embedded.size)])
             if turn < config.clicks:
@@ -312,7 +314,7 @@ def _background(
     prompts = background_prompts(torch.from_numpy(occupied), config.background_clicks, PromptPolicy(), generator)
     if prompts is None:
         return
-    output = predictor.decode(embedded, predictor.to_model_frame(embedded, prompts))
+    output = predictor.decode(embedded, predictor.to_model_frame(embedded, prompts), NO_TOKENS)
     for score in output.object_score_logits.tolist():
         yield BackgroundResult(image.image_path, image.group, score)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from samtune.config import AutomaticConfig
 from samtune.inference.predictor import EmbeddedImage, Predictor
-from samtune.model.decoder import DecoderOutput
+from samtune.model.decoder import GUESSES, DecoderOutput
 from samtune.model.preprocess import MASK_THRESHOLD, upscale_masks
 from samtune.prompts import PromptBatch
 
@@ -79,8 +79,8 @@ def automatic_masks(predictor: Predictor, embedded: EmbeddedImage, config: Autom
 
 
 def _guesses(predictor: Predictor, embedded: EmbeddedImage, points: Tensor) -> DecoderOutput:
-    """The answer to a click at each of `points`, xy `[N, 2]` as shares of the picture's sides."""
-    return predictor.decode(embedded, PromptBatch.from_clicks((points * predictor.loaded.image_size)[:, None]))
+    """The three guesses at a click at each of `points`, xy `[N, 2]` as shares of the picture's sides."""
+    return predictor.decode(embedded, PromptBatch.from_clicks((points * predictor.loaded.image_size)[:, None]), GUESSES)
 
 
 def _good(output: DecoderOutput, points: Tensor, config: AutomaticConfig) -> tuple[NDArray[np.uint8], Tensor]:
@@ -88,15 +88,15 @@ def _good(output: DecoderOutput, points: Tensor, config: AutomaticConfig) -> tup
 
     Returns:
         K low-res masks, uint8 `[K, h * w / 8]`, and their figures `[K, 5]`: predicted IoU, stability, object score,
-        number of the point, number of the mask token.
+        number of the point, number of the guess.
     """
-    logits, scores = output.masks[:, 1:].flatten(0, 1), output.iou_scores[:, 1:].flatten().cpu()
+    logits, scores = output.masks.flatten(0, 1), output.iou_scores[:, 1:].flatten().cpu()
     outer = (logits > -STABILITY_OFFSET).flatten(1).sum(1)
     stability = ((logits > STABILITY_OFFSET).flatten(1).sum(1) / outer.clamp(min=1)).cpu()
     present = output.object_score_logits.cpu().repeat_interleave(3)
     good = (present > 0) & (scores >= config.min_iou_score) & (stability >= config.min_stability)
-    number, token = points.repeat_interleave(3), torch.arange(1, 4).repeat(len(points))
-    figures = torch.stack([scores.float(), stability, present.float(), number, token], dim=1)
+    number, guess = points.repeat_interleave(3), torch.arange(3).repeat(len(points))
+    figures = torch.stack([scores.float(), stability, present.float(), number, guess], dim=1)
     masks = (logits[good.to(logits.device)] > MASK_THRESHOLD).flatten(1).cpu().numpy()
     return np.packbits(masks, axis=1), figures[good]
 

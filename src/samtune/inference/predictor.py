@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samtune.model.decoder import DecoderOutput, select_masks
+from samtune.model.decoder import ALL_TOKENS, DecoderOutput, asked_tokens, select_masks
 from samtune.model.decoders import DECODERS, DEFAULT_DECODER
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.model.encoder import encode
@@ -60,9 +60,9 @@ class Predictor:
         return EmbeddedImage(encode(self.loaded.model, pixels[None]), (image.shape[0], image.shape[1]))
 
     @torch.no_grad()
-    def decode(self, embedded: EmbeddedImage, prompts: PromptBatch) -> DecoderOutput:
-        """The decoder's own answer to N prompts, in pixels of the model's square input."""
-        return self._decode(self.loaded.model, embedded.embeddings, prompts.to(self.device), None)
+    def decode(self, embedded: EmbeddedImage, prompts: PromptBatch, tokens: slice = ALL_TOKENS) -> DecoderOutput:
+        """The decoder's own answer to N prompts, in pixels of the model's square input, with the masks of `tokens`."""
+        return self._decode(self.loaded.model, embedded.embeddings, prompts.to(self.device), tokens=tokens)
 
     def to_model_frame(self, embedded: EmbeddedImage, prompts: PromptBatch) -> PromptBatch:
         """Prompts in pixels of the picture to prompts in pixels of the model's input."""
@@ -84,9 +84,10 @@ class Predictor:
             One prediction per prompt, in order.
         """
         predictions: list[Prediction] = []
+        tokens = asked_tokens(self.loaded.model, multimask_output=multimask_output)
         for start in range(0, len(prompts), chunk):
             batch = self.to_model_frame(embedded, PromptBatch.from_prompts(prompts[start : start + chunk]))
-            output = self.decode(embedded, batch)
+            output = self.decode(embedded, batch, tokens)
             low_res, scores = select_masks(self.loaded.model, output, multimask_output=multimask_output)
             predictions += [
                 self._prediction(*answer, embedded.size)

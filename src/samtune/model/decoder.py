@@ -18,6 +18,8 @@ from samtune.prompts import PADDING, PromptBatch
 
 SINGLE_TOKEN = 0
 """Index of the mask token for unambiguous prompts; 1 to 3 are for ambiguous ones."""
+ALL_TOKENS, GUESSES, NO_TOKENS = slice(0, 4), slice(1, 4), slice(0, 0)
+"""Which mask tokens' masks to ask for; without any, the other answers come alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class DecoderOutput:
     """What the decoder says to N prompts.
 
     Attributes:
-        masks: `[N, 4, h, w]` low-res logits; token 0 is the single mask, 1 to 3 the guesses at an ambiguous prompt.
+        masks: `[N, M, h, w]` low-res logits of the mask tokens that were asked for; token 0 is the single mask, 1 to 3
+            are the guesses at an ambiguous prompt.
         iou_scores: `[N, 4]`, predicted IoU of each mask, 0 to 1.
         object_score_logits: `[N]`, above 0 where the model holds that there is an object.
     """
@@ -36,7 +39,11 @@ class DecoderOutput:
 
 
 def decode(
-    model: Sam2Model, embeddings: ImageEmbeddings, prompts: PromptBatch, image_index: Tensor | None = None
+    model: Sam2Model,
+    embeddings: ImageEmbeddings,
+    prompts: PromptBatch,
+    image_index: Tensor | None = None,
+    tokens: slice = ALL_TOKENS,
 ) -> DecoderOutput:
     """Run prompt encoder and mask decoder.
 
@@ -45,6 +52,7 @@ def decode(
         embeddings: of B images.
         prompts: N prompts in pixels of the model's square input.
         image_index: int64 `[N]`, the image each prompt belongs to; may be left out when B is 1.
+        tokens: whose masks are wanted; every other answer is given in any case.
 
     Returns:
         The answers, in the order of the prompts.
@@ -52,7 +60,7 @@ def decode(
     if image_index is None:
         image_index = torch.zeros(len(prompts), dtype=torch.int64, device=prompts.points.device)
     groups = _equal_groups(prompts)
-    parts = [_decode_equal(model, embeddings, prompts.select(rows), image_index[rows]) for rows in groups]
+    parts = [_decode_equal(model, embeddings, prompts.select(rows), image_index[rows], tokens) for rows in groups]
     if len(parts) == 1:
         return parts[0]
     back = torch.cat(groups).argsort()
@@ -61,6 +69,13 @@ def decode(
         torch.cat([part.iou_scores for part in parts])[back],
         torch.cat([part.object_score_logits for part in parts])[back],
     )
+
+
+def asked_tokens(model: Sam2Model, *, multimask_output: bool) -> slice:
+    """Whose masks `select_masks` needs: the three guesses', or all four because the single mask may be unstable."""
+    if multimask_output:
+        return GUESSES
+    return ALL_TOKENS if model.mask_decoder.config.dynamic_multimask_via_stability else slice(SINGLE_TOKEN, 1)
 
 
 def select_masks(model: Sam2Model, output: DecoderOutput, *, multimask_output: bool) -> tuple[Tensor, Tensor]:
@@ -74,7 +89,7 @@ def select_masks(model: Sam2Model, output: DecoderOutput, *, multimask_output: b
         Logits `[N, M, h, w]` and predicted IoUs `[N, M]`, M = 3 or 1.
     """
     if multimask_output:
-        return output.masks[:, 1:], output.iou_scores[:, 1:]
+        return output.masks[:, -3:], output.iou_scores[:, 1:]
     single, single_iou = output.masks[:, 0], output.iou_scores[:, 0]
     config = model.mask_decoder.config
     if config.dynamic_multimask_via_stability:
@@ -104,7 +119,7 @@ def _equal_groups(prompts: PromptBatch) -> list[Tensor]:
 
 
 def _decode_equal(
-    model: Sam2Model, embeddings: ImageEmbeddings, prompts: PromptBatch, image_index: Tensor
+    model: Sam2Model, embeddings: ImageEmbeddings, prompts: PromptBatch, image_index: Tensor, asked: slice
 ) -> DecoderOutput:
     """Decode prompts that all have equally many points. N plays the role of transformers' batch, one prompt each."""
     decoder = model.mask_decoder
@@ -131,7 +146,7 @@ def _decode_equal(
     mask_tokens = tokens[:, 0, 2 : 2 + decoder.num_mask_tokens]
     weights = torch.stack([head(mask_tokens[:, i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
     return DecoderOutput(
-        masks=(weights @ image.flatten(2)).unflatten(2, image.shape[-2:]),
+        masks=(weights[:, asked] @ image.flatten(2)).unflatten(2, image.shape[-2:]),
         iou_scores=decoder.iou_prediction_head(tokens[:, 0, 1]),
         object_score_logits=decoder.pred_obj_score_head(tokens[:, 0, 0]).squeeze(-1),
     )

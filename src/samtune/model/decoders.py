@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol
 
 from torch import Tensor
 from transformers import Sam2Model
 
 from samtune.model import decoder, fast_decoder
-from samtune.model.decoder import DecoderOutput
+from samtune.model.decoder import ALL_TOKENS, DecoderOutput
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.prompts import PromptBatch
 
-Decode: TypeAlias = Callable[[Sam2Model, ImageEmbeddings, PromptBatch, Tensor | None], DecoderOutput]
+
+class Decode(Protocol):
+    """A decoder path; `samtune.model.decoder.decode` says what it takes and gives."""
+
+    def __call__(
+        self,
+        model: Sam2Model,
+        embeddings: ImageEmbeddings,
+        prompts: PromptBatch,
+        image_index: Tensor | None = None,
+        tokens: slice = ALL_TOKENS,
+    ) -> DecoderOutput:
+        """Answer prompts."""
+        ...
+
 
 DECODERS: dict[str, Decode] = {"fast": fast_decoder.decode, "plain": decoder.decode}
 DEFAULT_DECODER = "fast"

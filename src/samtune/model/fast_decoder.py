@@ -46,7 +46,7 @@ from transformers import Sam2Model
 from transformers.models.sam2.modeling_sam2 import Sam2Attention, Sam2MaskDecoder, Sam2TwoWayAttentionBlock
 
 from samtune.model import upscaling
-from samtune.model.decoder import DecoderOutput
+from samtune.model.decoder import ALL_TOKENS, DecoderOutput
 from samtune.model.embeddings import ImageEmbeddings
 from samtune.prompts import PADDING, PromptBatch
 
@@ -57,7 +57,11 @@ CHUNK_ACCELERATOR = 64
 
 
 def decode(
-    model: Sam2Model, embeddings: ImageEmbeddings, prompts: PromptBatch, image_index: Tensor | None = None
+    model: Sam2Model,
+    embeddings: ImageEmbeddings,
+    prompts: PromptBatch,
+    image_index: Tensor | None = None,
+    tokens: slice = ALL_TOKENS,
 ) -> DecoderOutput:
     """Run prompt encoder and mask decoder. Arguments and result are those of `samtune.model.decoder.decode`.
 
@@ -68,6 +72,7 @@ def decode(
         embeddings: of B images, best in `channels_last` memory order.
         prompts: N prompts in pixels of the model's square input.
         image_index: int64 `[N]`, the image each prompt belongs to; may be left out when B is 1.
+        tokens: whose masks are wanted. Without any, pixels are not upscaled, which is half of the work.
 
     Returns:
         The answers, in the order of the prompts.
@@ -79,7 +84,8 @@ def decode(
         for some, images, masked in _grids(prompts, image_index):
             rows.append(some)
             shared = _Images(embeddings[images].to(dtype=dtype), positions, len(some) // len(images))
-            parts.append(_decode_some(model, shared, prompts.select(some.to(prompts.points.device)), masked))
+            some_prompts = prompts.select(some.to(prompts.points.device))
+            parts.append(_decode_some(model, shared, some_prompts, masked, tokens))
     return _in_order(parts, torch.cat(rows))
 
 
@@ -101,7 +107,7 @@ def decode_grid(model: Sam2Model, embeddings: ImageEmbeddings, prompts: PromptBa
     assert left == 0, f"{len(prompts)} prompts are no grid over {len(embeddings)} images"
     with _precision_of_pixels(embeddings) as dtype:
         images = _Images(embeddings.to(dtype=dtype), _positions(model).to(dtype), each)
-        return _decode_some(model, images, prompts, masked=prompts.masks is not None)
+        return _decode_some(model, images, prompts, prompts.masks is not None, ALL_TOKENS)
 
 
 def _grids(prompts: PromptBatch, image_index: Tensor | None) -> Iterator[tuple[Tensor, list[int], bool]]:
@@ -229,7 +235,7 @@ class _Pixels:
         )
 
 
-def _decode_some(model: Sam2Model, images: _Images, prompts: PromptBatch, masked: bool) -> DecoderOutput:
+def _decode_some(model: Sam2Model, images: _Images, prompts: PromptBatch, masked: bool, asked: slice) -> DecoderOutput:
     """Decode n prompts, equally many about each image and in their order, all of them with a mask or all without."""
     decoder = model.mask_decoder
     tokens, absent = _tokens(model, prompts)
@@ -248,7 +254,7 @@ def _decode_some(model: Sam2Model, images: _Images, prompts: PromptBatch, masked
     transformer = decoder.transformer
     read, pixels = _read(transformer.final_attn_token_to_image, tokens + start, pixels)
     tokens = transformer.layer_norm_final_attn(tokens + read)
-    return _answers(decoder, images, tokens, pixels.rows)
+    return _answers(decoder, images, tokens, pixels.rows, asked)
 
 
 def _for_each(rows: Tensor, n: int) -> Tensor:
@@ -431,12 +437,16 @@ def _by_head(attention: Sam2Attention, weight: Tensor) -> Tensor:
     return weight.unflatten(0, (attention.num_attention_heads, -1))
 
 
-def _answers(decoder: Sam2MaskDecoder, images: _Images, tokens: Tensor, rows: Tensor) -> DecoderOutput:
+def _answers(decoder: Sam2MaskDecoder, images: _Images, tokens: Tensor, rows: Tensor, asked: slice) -> DecoderOutput:
     """Masks, predicted IoUs and object scores from the last tokens `[n, T, C]` and pixels `[n, L, C]`."""
     mask_tokens = tokens[:, 2 : 2 + decoder.num_mask_tokens]
-    heads = [head(mask_tokens[:, i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)]
+    heads = [head(mask_tokens[:, i]) for i, head in list(enumerate(decoder.output_hypernetworks_mlps))[asked]]
+    if heads:
+        masks = upscaling.masks(decoder, rows, torch.stack(heads, dim=1), images.fine, images.finer, images.size)
+    else:
+        masks = rows.new_empty(len(rows), 0, *(4 * side for side in images.size))
     return DecoderOutput(
-        masks=upscaling.masks(decoder, rows, torch.stack(heads, dim=1), images.fine, images.finer, images.size),
+        masks=masks,
         iou_scores=decoder.iou_prediction_head(tokens[:, 1]),
         object_score_logits=decoder.pred_obj_score_head(tokens[:, 0]).squeeze(-1),
     )
