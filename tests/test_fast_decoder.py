@@ -281,6 +281,15 @@ def test_upscaling_is_that_of_the_convolutions(learning):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("index", [[1, 0], [1, 0, 1, 0], [2, 0, 2, 0, 1], [0, 0, 2]])
+@pytest.mark.parametrize("masked", [False, True])
+def test_answers_come_in_the_order_of_the_prompts(learning, index, masked):
+    """Also where all go through in one grid, which sorts them by image."""
+    generator = torch.Generator().manual_seed(12)
+    prompts = PromptBatch.cat([random_prompt("clicks", 1, masked, generator) for _ in index])
+    assert_equal_decoders(learning, random_embeddings(3, generator), prompts, torch.tensor(index))
+
+
 @pytest.mark.parametrize("counts", [(1, 1), (4, 4, 4, 4), (3, 0, 3, 1), (40, 2)])
 def test_prompts_go_through_in_as_few_grids_as_there_are_counts(counts):
     """Each prompt once, with those of its image, and no more at a time than a chunk."""

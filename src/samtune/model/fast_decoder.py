@@ -155,9 +155,8 @@ def _positions(model: Sam2Model) -> Tensor:
 
 def _in_order(parts: list[DecoderOutput], rows: Tensor) -> DecoderOutput:
     """Join partial answers and bring them into the order of the prompts."""
-    if len(parts) == 1:
-        return parts[0]
-    joined = [torch.cat([getattr(part, name) for part in parts]) for name in DecoderOutput.__dataclass_fields__]
+    by_name = ([getattr(part, name) for part in parts] for name in DecoderOutput.__dataclass_fields__)
+    joined = [tensors[0] if len(tensors) == 1 else torch.cat(tensors) for tensors in by_name]
     if not torch.equal(rows, torch.arange(len(rows))):
         back = rows.argsort().to(joined[0].device)
         joined = [tensor[back] for tensor in joined]
