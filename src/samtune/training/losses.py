@@ -71,12 +71,11 @@ def tuning_loss(
     focal, dice = focal_and_dice(output.masks, targets, config.focal_alpha, config.focal_gamma)
     mask_loss = config.focal * focal + config.dice * dice
     parts = {"focal": focal, "dice": dice}
-    if config.bce > 0:
-        parts["bce"] = balanced_cross_entropy(output.masks.float(), targets.float()[:, None])
-        mask_loss = mask_loss + config.bce * parts["bce"]
-    if config.area_bce > 0:
-        parts["area_bce"] = area_cross_entropy(output.masks.float(), targets.float()[:, None])
-        mask_loss = mask_loss + config.area_bce * parts["area_bce"]
+    further = (("bce", config.bce, balanced_cross_entropy), ("area_bce", config.area_bce, area_cross_entropy))
+    for name, share, loss in further:
+        if share > 0:
+            parts[name] = loss(output.masks.float(), targets.float()[:, None])
+            mask_loss = mask_loss + share * parts[name]
     best = mask_loss[:, SINGLE_TOKEN + 1 :].detach().argmin(1, keepdim=True) + SINGLE_TOKEN + 1
 
     def supervised(per_mask: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class _FocalAndDice(torch.autograd.Function):
             z, t = logits[prompts].to(dtype), targets[prompts, None].to(dtype)
             p = z.sigmoid()
             missed = torch.addcmul(t, p, 1 - 2 * t)
-            loss = F.softplus(z).addcmul_(z, t, value=-1).mul_(missed.pow_(gamma)).mul_(_weight(t, alpha))
+            loss = _entropy(z, t).mul_(missed.pow_(gamma)).mul_(_weight(t, alpha))
             focal[prompts] = loss.mean((2, 3))
             total[prompts] = p.sum((2, 3)) + t.sum((2, 3)) + 1
             overlap[prompts] = 2 * p.mul_(t).sum((2, 3)) + 1
@@ -104,7 +104,7 @@ class _FocalAndDice(torch.autograd.Function):
             slope, missed = torch.addcmul(p, p, p, value=-1), torch.addcmul(t, p, doubt)
             by_logit = p.sub_(t)
             if ctx.gamma > 0:
-                by_missed = F.softplus(z).addcmul_(z, t, value=-1).mul_(slope)
+                by_missed = _entropy(z, t).mul_(slope)
                 by_logit.mul_(missed).addcmul_(by_missed, doubt, value=ctx.gamma)
                 if ctx.gamma < 1:  # an infinite slope where nothing is missed, times nothing
                     missed.clamp_(min=torch.finfo(missed.dtype).tiny)
@@ -129,6 +129,11 @@ def _wanted(*gradients: Tensor) -> Tensor | slice:
     if gradients[0].device.type != "cpu":
         return slice(None)
     return torch.stack(gradients).ne(0).flatten(0, 1).any(0).nonzero().squeeze(1)
+
+
+def _entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Each pixel's cross-entropy, in memory of its own."""
+    return F.softplus(logits).addcmul_(logits, targets, value=-1)
 
 
 def _weight(targets: Tensor, alpha: float) -> Tensor:
