@@ -79,13 +79,16 @@ def decode(
     """
     rows: list[Tensor] = []
     parts: list[DecoderOutput] = []
+    shared: dict[tuple[int, ...], _Images] = {}
     with _precision_of_pixels(embeddings) as dtype:
         positions = _positions(model).to(dtype)
         for some, images, masked in _grids(prompts, image_index):
             rows.append(some)
-            shared = _Images(embeddings[images].to(dtype=dtype), positions, len(some) // len(images))
+            same = (len(some), *images)
+            if same not in shared:
+                shared[same] = _Images(embeddings[images].to(dtype=dtype), positions, len(some) // len(images))
             some_prompts = prompts.select(some.to(prompts.points.device))
-            parts.append(_decode_some(model, shared, some_prompts, masked, tokens))
+            parts.append(_decode_some(model, shared[same], some_prompts, masked, tokens))
     return _in_order(parts, torch.cat(rows))
 
 
