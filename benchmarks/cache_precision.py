@@ -19,11 +19,11 @@ import torch
 
 from samtune.config import EmbedConfig
 from samtune.data.table import Dataset
-from samtune.evaluation.evaluate import measure, read_truth, spread
+from samtune.embeddings.dataset import DatasetEmbeddings, View
+from samtune.evaluation.protocol import measure, read_truth, spread
 from samtune.inference.predictor import EmbeddedImage, Predictor
-from samtune.model.dataset_embeddings import DatasetEmbeddings, View
-from samtune.model.load import load_model
-from samtune.model.precision import autocast, settle
+from samtune.model.io.load import load_model
+from samtune.runtime.precision import autocast, settle
 
 WAYS: dict[str, tuple[Literal["fp32", "bf16", "int8"], str]] = {
     "fp32": ("fp32", "no"),

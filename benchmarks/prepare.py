@@ -95,7 +95,7 @@ def plain_loop(source: Path, out: Path) -> int:
 def ours(source: Path, out: Path) -> int:
     """`samtune prepare` with its defaults."""
     from samtune.config import PrepareConfig
-    from samtune.data.prepare import prepare
+    from samtune.data.prepare.prepare import prepare
 
     return sum(prepare(source, out, PrepareConfig(on_error="skip")).objects.values())
 

@@ -24,17 +24,17 @@ from contest import DEVICE, memory_peak, serve, wait
 from samtune.bench.machine import look_at
 from samtune.bench.measure import embed_all, set_up
 from samtune.bench.turns import Turns
-from samtune.bench.work import write_work
 from samtune.config import BenchConfig
 from samtune.data.table import Dataset
-from samtune.evaluation.evaluate import measure, read_truth
-from samtune.export.official import write_official
+from samtune.embeddings.dataset import View
+from samtune.evaluation.protocol import measure, read_truth
+from samtune.export.official_package import write_official
 from samtune.inference.predictor import EmbeddedImage, Predictor
+from samtune.model.architecture import image_config
 from samtune.model.catalogue import BACKBONES
-from samtune.model.dataset_embeddings import View
-from samtune.model.layout import image_config
-from samtune.model.load import load_model, save_model
-from samtune.model.nano_config import reset_layers
+from samtune.model.io.load import load_model, save_model
+from samtune.nano.architecture import reset_layers
+from samtune.synthetic.benchmark_images import write_work
 
 Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import Sam2Model
 
-from samtune.model.decoder import decode, select_masks
-from samtune.model.embeddings import encode
-from samtune.model.load import LoadedModel
+from samtune.model.decoder.reference import decode, select_masks
+from samtune.model.encoder.embeddings import encode
+from samtune.model.io.load import LoadedModel
 from samtune.model.preprocess import clamp_low_res, scale_boxes, scale_points, to_model_input, upscale_masks
-from samtune.prompts import PromptBatch
+from samtune.prompts.batch import PromptBatch
 
 LOGITS, SCORES, PIXELS = 1e-4, 1e-5, 1e-4
 """What may differ: low-res logits and scores absolutely, full-resolution masks by a share of their pixels."""

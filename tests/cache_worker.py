@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from samtune.model.cache import CachedView, EmbeddingCache
-from samtune.model.embeddings import ImageEmbeddings, encode
+from samtune.embeddings.cache import CachedView, EmbeddingCache
+from samtune.model.encoder.embeddings import ImageEmbeddings, encode
 from tests.tiny import TINY_SIZE, tiny_sam2
 
 

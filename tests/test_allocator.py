@@ -10,7 +10,7 @@ import pytest
 
 COUNT_PAGE_FAULTS = """
 import resource, torch
-from samtune.model.allocator import keep_freed_memory
+from samtune.runtime.allocator import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

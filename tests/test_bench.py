@@ -11,15 +11,15 @@ from itertools import pairwise
 import pytest
 import torch
 
+from samtune.bench.figures import BenchReport, StepTime, duration, run_time, seconds, table
 from samtune.bench.machine import Machine, MatmulRate, matmul_rate
 from samtune.bench.measure import IMAGES, embed_all, set_up
-from samtune.bench.report import BenchReport, StepTime, duration, run_time, seconds, table
 from samtune.bench.traffic import Traffic
 from samtune.bench.turns import STEPS, Turns
-from samtune.bench.work import OBJECTS, SIDE, write_work
 from samtune.cli import main
 from samtune.config import BenchConfig
 from samtune.data.table import Dataset
+from samtune.synthetic.benchmark_images import OBJECTS, SIDE, write_work
 
 RATES = tuple(MatmulRate(dtype, threads, 50.0 * threads, 1024) for dtype in ("fp32", "bf16") for threads in (1, 2))
 MACHINE = Machine("a processor", "cpu", 2, 2, 0.5, RATES, 40.0, {"python": "3.11", "torch": "2.13"})

@@ -8,7 +8,7 @@ import pytest
 
 from samtune.config import EvalConfig
 from samtune.errors import DataError
-from samtune.evaluation.compare import compare
+from samtune.evaluation.comparison import compare
 from samtune.evaluation.results import Answer, BackgroundResult, Evaluation, ObjectResult
 
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samtune.model.decoder import ALL_TOKENS, GUESSES, NO_TOKENS, SINGLE_TOKEN, asked_tokens, decode, select_masks
-from samtune.model.decoders import DECODERS
-from samtune.model.embeddings import encode
-from samtune.prompts import PADDING, PromptBatch
+from samtune.model.decoder.choice import DECODERS
+from samtune.model.decoder.reference import (
+    ALL_TOKENS,
+    GUESSES,
+    NO_TOKENS,
+    SINGLE_TOKEN,
+    asked_tokens,
+    decode,
+    select_masks,
+)
+from samtune.model.encoder.embeddings import encode
+from samtune.prompts.batch import PADDING, PromptBatch
 
 BOXES = torch.tensor([[4.0, 6.0, 40.0, 50.0], [10.0, 10.0, 20.0, 30.0], [1.0, 30.0, 60.0, 63.0]])
 POINTS = torch.tensor([[[12.0, 9.0]], [[40.0, 41.0]]])

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from samtune.config import PrepareConfig
-from samtune.data.doctor import audit
-from samtune.data.doctor_report import draw, render_html
+from samtune.data.checks.doctor import audit
+from samtune.data.checks.page import draw, render_html
 from samtune.data.images import turn_upright
 from samtune.data.masks import encode_rle
-from samtune.data.prepare import prepare
+from samtune.data.prepare.prepare import prepare
 from samtune.data.table import Dataset
 from samtune.errors import DataError
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from samtune.config import CacheConfig, EmbedConfig, OptimizerConfig, TrainableConfig, TrainConfig
+from samtune.embeddings.cache import cache_info
+from samtune.embeddings.dataset import DatasetEmbeddings, View, embed_dataset
+from samtune.embeddings.prefetch import ReadAhead
 from samtune.errors import DataError
-from samtune.model.cache import cache_info
-from samtune.model.dataset_embeddings import DatasetEmbeddings, View, embed_dataset
-from samtune.model.load import load_model
-from samtune.model.reading import ReadAhead
+from samtune.model.io.load import load_model
 from samtune.training.loop import train
-from samtune.training.setup import new
+from samtune.training.run import new
 from tests.small import make_dataset
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samtune.model.decoder import decode
-from samtune.model.embeddings import ImageEmbeddings, encode
-from samtune.prompts import PromptBatch
+from samtune.model.decoder.reference import decode
+from samtune.model.encoder.embeddings import ImageEmbeddings, encode
+from samtune.prompts.batch import PromptBatch
 from tests.tiny import TINY_SIZE
 
 

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Sam2Model
 
-from samtune.model import embeddings, encoder, products
-from samtune.model.nano_config import reset_layers
+from samtune.model.encoder import embeddings
+from samtune.model.encoder import fast as encoder
+from samtune.nano.architecture import reset_layers
+from samtune.runtime import matmul as products
 from tests.tiny import TINY_SIZE, tiny_config, tiny_sam2
 
 

@@ -17,7 +17,7 @@ from samtune.config import TrainableConfig
 from samtune.errors import ModelError, SamtuneError, StorageError
 from samtune.export.export import Format, export
 from samtune.export.verify import Difference, answers, check, difference
-from samtune.model.load import LoadedModel, load_model, save_model
+from samtune.model.io.load import LoadedModel, load_model, save_model
 from samtune.model.trainable import Trainable, merged, save_adapter, select_trainable
 from tests.system import full_disk
 from tests.tiny_official import tiny_official
@@ -52,8 +52,8 @@ def tuned(folder: Path, train: str, *, steps: int = 2) -> tuple[Path, LoadedMode
 
 
 def _answers_with_gradients(model: Sam2Model) -> torch.Tensor:
-    from samtune.model.decoder import decode
-    from samtune.model.embeddings import encode
+    from samtune.model.decoder.reference import decode
+    from samtune.model.encoder.embeddings import encode
     from samtune.prompts import PromptBatch
 
     pixels = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))

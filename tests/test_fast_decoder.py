@@ -9,10 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samtune.model import decoder, fast_decoder, products, upscaling
-from samtune.model.decoder import DecoderOutput
-from samtune.model.embeddings import ImageEmbeddings
-from samtune.prompts import PADDING, PromptBatch
+from samtune.model.decoder import fast as fast_decoder
+from samtune.model.decoder import reference as decoder
+from samtune.model.decoder import upscaling
+from samtune.model.decoder.reference import DecoderOutput
+from samtune.model.encoder.embeddings import ImageEmbeddings
+from samtune.prompts.batch import PADDING, PromptBatch
+from samtune.runtime import matmul as products
 from tests.tiny import TINY_SIZE, tiny_config, tiny_sam2
 
 CHANNELS = tiny_config().mask_decoder_config.hidden_size

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from samtune.config import PrepareConfig
-from samtune.data.doctor import audit
-from samtune.data.doctor_report import render_html
+from samtune.data.checks.doctor import audit
+from samtune.data.checks.page import render_html
 from samtune.data.masks import encode_rle, format_counts
-from samtune.data.prepare import prepare
+from samtune.data.prepare.prepare import prepare
 from samtune.errors import SamtuneError
 
 CASES = int(os.environ.get("SAMTUNE_FUZZ_CASES", "300"))

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from samtune.config import PrepareConfig
-from samtune.data.doctor import audit
-from samtune.data.prepare import prepare
+from samtune.data.checks.doctor import audit
+from samtune.data.prepare.prepare import prepare
 
 SQUARE = [10.0, 10.0, 30.0, 10.0, 30.0, 25.0, 10.0, 25.0]
 SIZE = [40, 60]

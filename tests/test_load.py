@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from transformers import Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
 from samtune.errors import ModelError, StorageError
+from samtune.model.architecture import MATRIX, MATRIX_TWIN
 from samtune.model.catalogue import ALIASES, BACKBONES, COSTS, NANO_FOLDER, catalogue
 from samtune.model.cost import cost
-from samtune.model.layout import MATRIX, MATRIX_TWIN
-from samtune.model.load import LoadedModel, load_model, save_model
-from samtune.model.official import CONFIG_KEY, to_official
+from samtune.model.io.load import LoadedModel, load_model, save_model
+from samtune.model.io.official_layout import CONFIG_KEY, to_official
 from tests.hub import Hub, running
 from tests.system import full_disk, without_rights
 from tests.tiny_official import TINY_OFFICIAL, tiny_official

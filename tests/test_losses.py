@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from samtune.config import LossConfig
-from samtune.model.decoder import DecoderOutput
-from samtune.training.losses import Counts, binary, hard_iou, tuning_loss
-from samtune.training.mask_losses import area_cross_entropy, balanced_cross_entropy, focal_and_dice
+from samtune.model.decoder.reference import DecoderOutput
+from samtune.training.losses.masks import area_cross_entropy, balanced_cross_entropy, focal_and_dice
+from samtune.training.losses.tuning import Counts, binary, hard_iou, tuning_loss
 
 
 def answers(count: int, seed: int = 0) -> DecoderOutput:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
-from samtune.data.checks import crosses_itself
+from samtune.data.checks.image import crosses_itself
 from samtune.data.masks import (
     SegmentationError,
     components_of,

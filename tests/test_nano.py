@@ -11,17 +11,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from samtune.config import LossConfig, PretrainConfig, PretrainStage, PromptPolicy
-from samtune.data.scenes import random_scene
 from samtune.model.catalogue import NANO_FOLDER
-from samtune.model.decoder import DecoderOutput, decode, select_masks
-from samtune.model.embeddings import ImageEmbeddings, encode
-from samtune.model.load import load_model
-from samtune.model.nano_config import NANO_SIZE, nano_config, untrained_nano
+from samtune.model.decoder.reference import DecoderOutput, decode, select_masks
+from samtune.model.encoder.embeddings import ImageEmbeddings, encode
+from samtune.model.io.load import load_model
 from samtune.model.preprocess import to_model_input, upscale_masks
-from samtune.prompts import PromptBatch, background_prompts, correction_clicks, pick_points
-from samtune.training import pretrain as recipe
-from samtune.training.losses import hard_iou
-from samtune.training.pretrain import pretrain
+from samtune.nano import pretraining as recipe
+from samtune.nano.architecture import NANO_SIZE, nano_config, untrained_nano
+from samtune.nano.pretraining import pretrain
+from samtune.prompts.batch import PromptBatch
+from samtune.prompts.simulate import background_prompts, correction_clicks, pick_points
+from samtune.synthetic.scenes import random_scene
+from samtune.training.losses.tuning import hard_iou
 
 CENTER = PromptPolicy(point_at="center", correction_from_object=0.0)
 

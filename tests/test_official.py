@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from samtune.errors import ModelError
+from samtune.model.architecture import MATRIX, MATRIX_TWIN, VIDEO, empty_image_model, image_config, video_shapes
 from samtune.model.catalogue import BACKBONES, VERSIONS
-from samtune.model.layout import MATRIX, MATRIX_TWIN, VIDEO, empty_image_model, image_config, video_shapes
-from samtune.model.load import LoadedModel, architecture, load_model
-from samtune.model.official import CONFIG_KEY, official_name, to_official, to_transformers, widened_config
+from samtune.model.io.load import LoadedModel, architecture, load_model
+from samtune.model.io.official_layout import CONFIG_KEY, official_name, to_official, to_transformers, widened_config
 from samtune.model.preprocess import to_model_input
 from tests.answers import check_answers, our_answers, transformers_answers
 from tests.tiny_official import TINY_OFFICIAL

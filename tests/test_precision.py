@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samtune.model.precision import SMALLEST_FOR_BF16, arithmetic, autocast
+from samtune.runtime.precision import SMALLEST_FOR_BF16, arithmetic, autocast
 
 CPU = torch.device("cpu")
 

@@ -22,10 +22,10 @@ from polars.testing import assert_frame_equal
 from pycocotools import mask as coco
 
 from samtune.config import PrepareConfig
-from samtune.data.demo_export import write_demo_export
-from samtune.data.prepare import prepare
+from samtune.data.prepare.prepare import prepare
 from samtune.data.table import Dataset
 from samtune.errors import DataError, StorageError
+from samtune.synthetic.demo_export import write_demo_export
 from samtune.types import Severity
 from tests.conftest import real_data
 
@@ -255,7 +255,7 @@ def test_an_interrupted_run_leaves_no_half_dataset(export, tmp_path, number):
     code = (
         "import signal, sys; from pathlib import Path; from samtune.config import PrepareConfig; "
         "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background jobs ignore it
-        "from samtune.data.prepare import prepare; print('go', flush=True); "
+        "from samtune.data.prepare.prepare import prepare; print('go', flush=True); "
         "[prepare(Path(sys.argv[1]), Path(sys.argv[2]), PrepareConfig(workers=1)) for _ in range(1000)]"
     )
     arguments = [sys.executable, "-c", code, str(export), str(tmp_path / "out")]

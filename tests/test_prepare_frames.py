@@ -10,7 +10,7 @@ from PIL import Image
 
 from samtune.config import PrepareConfig
 from samtune.data.images import turn_upright
-from samtune.data.prepare import prepare
+from samtune.data.prepare.prepare import prepare
 from samtune.errors import DataError
 
 WIDTH, HEIGHT = 60, 40

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from samtune.config import PrepareConfig
-from samtune.data.doctor import audit
-from samtune.data.prepare import prepare
+from samtune.data.checks.doctor import audit
+from samtune.data.prepare.prepare import prepare
 from samtune.data.readers import read
 from samtune.types import Split
 

@@ -8,12 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samtune.config import PromptPolicy
-from samtune.prompts import (
-    BOX_LOWER_RIGHT,
-    BOX_UPPER_LEFT,
-    PADDING,
+from samtune.prompts.batch import BOX_LOWER_RIGHT, BOX_UPPER_LEFT, PADDING, PromptBatch
+from samtune.prompts.simulate import (
     Draws,
-    PromptBatch,
     _deepest_by_minima,
     background_prompts,
     correction_clicks,

@@ -11,10 +11,10 @@ import pytest
 from samtune.config import EvalConfig
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError
-from samtune.evaluation.judge import judge
-from samtune.evaluation.report import write_report
 from samtune.inference.predictor import Predictor
-from samtune.model.load import load_model, save_model
+from samtune.model.io.load import load_model, save_model
+from samtune.report.build import judge
+from samtune.report.page import write_report
 from tests.small import make_dataset
 from tests.tiny import tiny_sam2
 

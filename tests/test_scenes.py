@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samtune.data import scenes
-from samtune.data.scenes import Outline, Scene, microscope_scene, random_scene
+from samtune.synthetic import scenes
+from samtune.synthetic.scenes import Outline, Scene, microscope_scene, random_scene
 
 DRAWERS = [random_scene, microscope_scene]
 

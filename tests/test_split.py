@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samtune.data.split import SplitItem, assign_splits, group_of, join_groups, source_stem
+from samtune.data.prepare.split import SplitItem, assign_splits, group_of, join_groups, source_stem
 from samtune.errors import ConfigError
 from samtune.types import Split
 
@@ -75,7 +75,7 @@ def test_the_seed_matters() -> None:
 def test_hash_seed_does_not_matter() -> None:
     """Two processes with different PYTHONHASHSEED give the same split."""
     program = (
-        "from samtune.data.split import *\n"
+        "from samtune.data.prepare.split import *\n"
         "items = [SplitItem(str(n), str(n % 37), {'a': n % 3, 'b': n % 5}) for n in range(200)]\n"
         "print(sorted(assign_splits(items, (0.6, 0.2, 0.2), 3).items()))"
     )

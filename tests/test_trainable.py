@@ -12,10 +12,10 @@ from transformers import Sam2Model
 
 from samtune.config import OptimizerConfig, TrainableConfig
 from samtune.errors import ConfigError
-from samtune.model.decoder import decode
-from samtune.model.embeddings import encode
+from samtune.model.decoder.reference import decode
+from samtune.model.encoder.embeddings import encode
 from samtune.model.trainable import Trainable, merged, parameter_groups, save_adapter, select_trainable
-from samtune.prompts import PromptBatch
+from samtune.prompts.batch import PromptBatch
 from tests.tiny import TINY_SIZE, tiny_sam2
 
 

@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
 from samtune.data.table import Dataset
 from samtune.errors import DataError, ModelError, StorageError
-from samtune.model.load import load_model
+from samtune.model.io.load import load_model
 from samtune.training.batches import Sampling, TrainingBatches, loader, low_res_targets
-from samtune.training.events import StepDone, Validated
-from samtune.training.learning import learn
+from samtune.training.checkpoint import save_last
 from samtune.training.loop import train
 from samtune.training.optimizer import lr_factor
-from samtune.training.setup import new, resumed
-from samtune.training.state import save_last
+from samtune.training.run import new, resumed
+from samtune.training.step import learn
+from samtune.training.tracking.events import StepDone, Validated
 from tests.small import make_dataset
 from tests.system import full_disk
 

@@ -11,8 +11,8 @@ from itertools import count
 
 import pytest
 
-from samtune.data.workers import mapped
 from samtune.errors import DataError, SamtuneError
+from samtune.utils.workers import mapped
 
 
 def double(number: int) -> int:
@@ -62,7 +62,7 @@ def test_a_script_needs_no_guard_around_its_main_part(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import operator\n"
-        "from samtune.data.workers import mapped\n"
+        "from samtune.utils.workers import mapped\n"
         "print('once', flush=True)\n"
         "print(sum(mapped(operator.neg, iter(range(100_000)), 2)))\n"
     )

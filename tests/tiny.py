@@ -11,7 +11,7 @@ from transformers.models.sam2.configuration_sam2 import (
     Sam2VisionConfig,
 )
 
-from samtune.model.nano_config import reset_layers
+from samtune.nano.architecture import reset_layers
 
 TINY_SIZE = 64
 

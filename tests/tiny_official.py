@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import Sam2Model
 
-from samtune.model.layout import image_config
+from samtune.model.architecture import image_config
 from tests.tiny import random_sam2
 
 TINY_OFFICIAL: dict[str, Any] = {

@@ -21,22 +21,22 @@ from samtune.config import (
     PretrainConfig,
     TrainConfig,
 )
-from samtune.progress import progress, stages, stderr_console
+from samtune.utils.progress import progress, stages, stderr_console
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from samtune.bench.report import BenchReport
-    from samtune.data.doctor import Audit
-    from samtune.data.prepare import PrepareReport
-    from samtune.evaluation.compare import Comparison
-    from samtune.evaluation.evaluate import Evaluation
+    from samtune.bench.figures import BenchReport
+    from samtune.data.checks.doctor import Audit
+    from samtune.data.prepare.prepare import PrepareReport
+    from samtune.embeddings.cache import CacheInfo
+    from samtune.embeddings.dataset import EmbedReport
+    from samtune.evaluation.comparison import Comparison
+    from samtune.evaluation.protocol import Evaluation
     from samtune.export.export import ExportReport
-    from samtune.inference.predict_files import PredictReport
+    from samtune.inference.files import PredictReport
     from samtune.inference.predictor import Predictor
-    from samtune.model.cache import CacheInfo
-    from samtune.model.dataset_embeddings import EmbedReport
-    from samtune.training.setup import Run
+    from samtune.training.run import Run
 
 
 def doctor(
@@ -48,8 +48,8 @@ def doctor(
     quiet: bool = False,
 ) -> Audit:
     """Check annotations and images without changing anything; see `data.doctor.audit`. `html` also writes a page."""
-    from samtune.data.doctor import audit
-    from samtune.data.doctor_report import render_html
+    from samtune.data.checks.doctor import audit
+    from samtune.data.checks.page import render_html
 
     with progress("checking", quiet=quiet) as advance:
         found = audit(Path(source), source_format, images, progress=advance)
@@ -62,7 +62,7 @@ def prepare(
     source: Path | str, out: Path | str, config: PrepareConfig | None = None, *, quiet: bool = False
 ) -> PrepareReport:
     """Turn annotations into mask files and a table; see `data.prepare.prepare`."""
-    from samtune.data.prepare import prepare as prepare_source
+    from samtune.data.prepare.prepare import prepare as prepare_source
 
     with progress("preparing", quiet=quiet) as advance:
         return prepare_source(Path(source), Path(out), config or PrepareConfig(), progress=advance)
@@ -94,21 +94,21 @@ class TrainResult:
 
 def train(dataset: Path | str, config: TrainConfig | None = None, *, quiet: bool = False) -> TrainResult:
     """Tune a model on a prepared dataset; see `training.loop.train`."""
-    from samtune.training.setup import new
+    from samtune.training.run import new
 
     return _train(new(Path(dataset), config or TrainConfig()), quiet)
 
 
 def resume(folder: Path | str, *, quiet: bool = False) -> TrainResult:
     """Continue an interrupted run where its last checkpoint left it, with the same numbers it would have had."""
-    from samtune.training.setup import resumed
+    from samtune.training.run import resumed
 
     return _train(resumed(Path(folder)), quiet)
 
 
 def _train(run: Run, quiet: bool) -> TrainResult:
-    from samtune.training.listeners import file_listeners, progress_listener
     from samtune.training.loop import train as train_run
+    from samtune.training.tracking.listeners import file_listeners, progress_listener
 
     with ExitStack() as stack:
         listeners = stack.enter_context(file_listeners(run.folder))
@@ -127,7 +127,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on a split; see `evaluation.evaluate`. `out` also writes every object's figures as JSON."""
     from samtune.data.table import Dataset
-    from samtune.evaluation.evaluate import evaluate as measure
+    from samtune.evaluation.protocol import evaluate as measure
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
@@ -149,7 +149,7 @@ def compare(
 ) -> Comparison:
     """Measure two models on the same prompts and write figures, pictures and `report.html`; see `evaluation.judge`."""
     from samtune.data.table import Dataset
-    from samtune.evaluation.judge import judge
+    from samtune.report.build import judge
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
@@ -171,7 +171,7 @@ def predict(
     images: Path | str, model: Path | str, out: Path | str, config: PredictConfig, *, quiet: bool = False
 ) -> PredictReport:
     """Segment picture files; see `inference.predict_files`."""
-    from samtune.inference.predict_files import predict_files
+    from samtune.inference.files import predict_files
 
     asked = predictor(model, device=config.device)
     with progress("predicting", quiet=quiet) as advance:
@@ -193,7 +193,7 @@ def export(
 
 def embed(dataset: Path | str, config: EmbedConfig | None = None, *, quiet: bool = False) -> EmbedReport:
     """Compute the image embeddings of a dataset ahead of training; see `model.dataset_embeddings`."""
-    from samtune.model.dataset_embeddings import embed_dataset
+    from samtune.embeddings.dataset import embed_dataset
 
     with progress("embedding", quiet=quiet) as advance:
         return embed_dataset(Path(dataset), config or EmbedConfig(), progress=advance)
@@ -201,14 +201,14 @@ def embed(dataset: Path | str, config: EmbedConfig | None = None, *, quiet: bool
 
 def cache_info(folder: Path | str) -> CacheInfo:
     """What an embedding cache holds; `folder` is the cache or the dataset it stands in."""
-    from samtune.model import cache
+    from samtune.embeddings import cache
 
     return cache.cache_info(_cache_folder(Path(folder)))
 
 
 def clear_cache(folder: Path | str) -> CacheInfo:
     """Remove all image embeddings of a cache; returns what was there."""
-    from samtune.model import cache
+    from samtune.embeddings import cache
 
     return cache.clear_cache(_cache_folder(Path(folder)))
 
@@ -243,7 +243,7 @@ def models_table() -> Table:
 
 def pretrain(config: PretrainConfig) -> Path:
     """Train the small model from scratch on procedural scenes, or go on where it stopped; see docs/nano.md."""
-    from samtune.training.pretrain import pretrain as run
+    from samtune.nano.pretraining import pretrain as run
 
     console = stderr_console()
 
@@ -268,8 +268,8 @@ def download_roboflow(
 def predictor(model: Path | str, *, device: str = "auto") -> Predictor:
     """A model ready to answer prompts; see `inference.predictor`."""
     from samtune.inference.predictor import Predictor
-    from samtune.model.load import load_model
-    from samtune.model.precision import choose_device, settle
+    from samtune.model.io.load import load_model
+    from samtune.runtime.precision import choose_device, settle
 
     chosen = choose_device(device)
     settle(chosen)

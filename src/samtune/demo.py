@@ -9,7 +9,7 @@ from pathlib import Path
 from samtune import api
 from samtune.config import OptimizerConfig, PrepareConfig, TrainConfig
 from samtune.errors import UsageError
-from samtune.progress import progress, stderr_console
+from samtune.utils.progress import progress, stderr_console
 
 STEPS = 400
 _MARK = ".samtune-demo"
@@ -47,7 +47,7 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
         UsageError: `out` holds something that is no demo.
         SystemExit: a signal ended the training.
     """
-    from samtune.data.demo_export import write_demo_export
+    from samtune.synthetic.demo_export import write_demo_export
 
     console = stderr_console(quiet=quiet)
     paths = {name: out / name for name in ("export", "dataset", "run", "comparison")}

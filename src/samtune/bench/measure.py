@@ -8,15 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, TypeAlias
 
+from samtune.bench.figures import BenchReport, StepTime
 from samtune.bench.machine import look_at, wait_for
-from samtune.bench.report import BenchReport, StepTime
 from samtune.bench.turns import StepWork, Turns
-from samtune.bench.work import write_work
 from samtune.config import BenchConfig, TrainConfig
 from samtune.data.table import Dataset
-from samtune.model.dataset_embeddings import View
-from samtune.model.load import load_model
-from samtune.training.setup import Run, new
+from samtune.embeddings.dataset import View
+from samtune.model.io.load import load_model
+from samtune.synthetic.benchmark_images import write_work
+from samtune.training.run import Run, new
 
 SETTINGS = ((1, 1), (1, 8), (4, 4))
 """Images of a step, and objects of each."""

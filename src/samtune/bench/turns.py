@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from torch.utils.flop_counter import FlopCounterMode
 
 from samtune.bench.traffic import Traffic
-from samtune.training.events import Event, StepDone
+from samtune.training.checkpoint import Progress
 from samtune.training.loop import STEPS_BETWEEN_READINGS, train
-from samtune.training.setup import Run
-from samtune.training.state import Progress
+from samtune.training.run import Run
+from samtune.training.tracking.events import Event, StepDone
 
 STEPS = STEPS_BETWEEN_READINGS
 """Steps of one turn: what the loop reports together."""

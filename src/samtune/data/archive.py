@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Literal, Protocol, cast
 
 from samtune.errors import DataError
-from samtune.files import new_folder
+from samtune.utils.files import new_folder
 
 _CHUNK = 1 << 20
 _SPLIT_FOLDERS = frozenset({"train", "valid", "val", "validation", "test", "images", "labels", "annotations", "masks"})

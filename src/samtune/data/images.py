@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from samtune.errors import DataError
-from samtune.files import LFS_POINTER
+from samtune.utils.files import LFS_POINTER
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """Pillow's names of the formats that are read."""

@@ -30,7 +30,7 @@ import httpx
 
 from samtune.data.archive import unpack
 from samtune.errors import ConfigError, DataError, RemoteError, SamtuneError
-from samtune.files import storage_errors, write_json
+from samtune.utils.files import storage_errors, write_json
 
 API = "https://api.roboflow.com"
 KEY_VARIABLE = "ROBOFLOW_API_KEY"

@@ -21,10 +21,10 @@ from polars.io.plugins import register_io_source
 
 from samtune.data.images import read_image
 from samtune.data.masks import read_mask_file
-from samtune.data.rows import TABLE, TABLE_CSV, Row
+from samtune.data.prepare.spool import TABLE, TABLE_CSV, Row
 from samtune.errors import DataError
-from samtune.files import new_file
 from samtune.types import Split
+from samtune.utils.files import new_file
 
 SCHEMA: dict[str, pl.DataType] = {
     "image_path": pl.String(),

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from samtune.config import EvalConfig
 from samtune.errors import DataError
 from samtune.evaluation.metrics import Calibration, Summary, calibration, summarize
-from samtune.files import write_json
+from samtune.utils.files import write_json
 
 FORMAT = 2
 KINDS = ("box", "point")

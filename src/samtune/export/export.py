@@ -18,11 +18,11 @@ from transformers.utils import logging
 
 from samtune.errors import ModelError
 from samtune.export.card import RunFacts, model_card, read_run
-from samtune.export.official import official_config, write_official
+from samtune.export.official_package import official_config, write_official
 from samtune.export.verify import Difference, answers, check, difference
-from samtune.files import new_folder, storage_errors
 from samtune.model.catalogue import hub_name
-from samtune.model.load import LoadedModel, load_model, write_model
+from samtune.model.io.load import LoadedModel, load_model, write_model
+from samtune.utils.files import new_folder, storage_errors
 
 Format: TypeAlias = Literal["official", "hf", "adapter"]
 _OFFICIAL_FILE = "model.pt"

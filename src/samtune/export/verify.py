@@ -11,11 +11,11 @@ from torch.nn import functional
 from transformers import Sam2Model
 
 from samtune.errors import SamtuneError
-from samtune.model.decoder import DecoderOutput, decode
-from samtune.model.embeddings import encode
-from samtune.model.layout import input_size
+from samtune.model.architecture import input_size
+from samtune.model.decoder.reference import DecoderOutput, decode
+from samtune.model.encoder.embeddings import encode
 from samtune.model.preprocess import scale_boxes, scale_points, to_model_input, upscale_masks
-from samtune.prompts import PromptBatch
+from samtune.prompts.batch import PromptBatch
 
 LOGIT_BOUND = 1e-4
 """Largest difference of a low-res logit an export may have, in fp32."""

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from samtune.config import AutomaticConfig
 from samtune.inference.predictor import EmbeddedImage, Predictor
-from samtune.model.decoder import GUESSES, DecoderOutput
+from samtune.model.decoder.reference import GUESSES, DecoderOutput
 from samtune.model.preprocess import MASK_THRESHOLD, upscale_masks
-from samtune.prompts import PromptBatch
+from samtune.prompts.batch import PromptBatch
 
 STABILITY_OFFSET = 1.0
 """Distance of the two logit thresholds whose masks must agree, as in the official generator."""

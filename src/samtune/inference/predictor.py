@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samtune.model.decoder import ALL_TOKENS, DecoderOutput, asked_tokens, select_masks
-from samtune.model.decoders import DECODERS, DEFAULT_DECODER
-from samtune.model.embeddings import ImageEmbeddings
-from samtune.model.encoder import encode
-from samtune.model.load import LoadedModel
+from samtune.model.decoder.choice import DECODERS, DEFAULT_DECODER
+from samtune.model.decoder.reference import ALL_TOKENS, DecoderOutput, asked_tokens, select_masks
+from samtune.model.encoder.embeddings import ImageEmbeddings
+from samtune.model.encoder.fast import encode
+from samtune.model.io.load import LoadedModel
 from samtune.model.preprocess import MASK_THRESHOLD, clamp_low_res, scale_points, to_model_input, upscale_masks
-from samtune.prompts import PromptBatch
+from samtune.prompts.batch import PromptBatch
 from samtune.types import Prediction, Prompt
 
 

@@ -16,7 +16,7 @@ from samtune.model.cost import Cost, cost
 
 NANO = "nano"
 """Name of the small model that ships in the package."""
-NANO_FOLDER = Path(__file__).parent / "nano"
+NANO_FOLDER = Path(__file__).parents[1] / "nano" / "weights"
 """Where it stands: a Hugging Face folder with fp16 weights."""
 
 

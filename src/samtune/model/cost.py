@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from samtune.model.decoder import decode
-from samtune.model.embeddings import ImageEmbeddings, encode
-from samtune.model.layout import empty_image_model, input_size
-from samtune.prompts import PromptBatch
+from samtune.model.architecture import empty_image_model, input_size
+from samtune.model.decoder.reference import decode
+from samtune.model.encoder.embeddings import ImageEmbeddings, encode
+from samtune.prompts.batch import PromptBatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ from transformers import Sam2Model
 
 from samtune.config import OptimizerConfig, TrainableConfig
 from samtune.errors import ConfigError
-from samtune.files import new_folder, share
-from samtune.model.weights import disk_errors
+from samtune.model.io.tensors import disk_errors
+from samtune.utils.files import new_folder, share
 
 PARTS = ("decoder", "prompt-encoder", "lora", "encoder-last-N", "all")
 """What `train` may be joined of."""

@@ -23,10 +23,11 @@ from torch.utils.data import Dataset as TorchDataset
 
 from samtune.config import PromptPolicy
 from samtune.data.table import Dataset, ImageEntry, ObjectEntry
+from samtune.embeddings.dataset import View
 from samtune.errors import DataError
-from samtune.model.dataset_embeddings import View
-from samtune.prompts import PADDING, Draws, PromptBatch, Random, background_prompts, simulate_prompts
-from samtune.training.losses import binary
+from samtune.prompts.batch import PADDING, PromptBatch
+from samtune.prompts.simulate import Draws, Random, background_prompts, simulate_prompts
+from samtune.training.losses.tuning import binary
 
 FILL, BACKGROUND, OBJECT = -1, 0, 1
 """What a prompt is about; fill is there to make an image's prompts as many as another's, and counts nowhere."""

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from samtune.training.batches import loader
-from samtune.training.captured import learner
-from samtune.training.events import Listener, RunFinished, RunStarted, StepDone, Validated
+from samtune.training.checkpoint import Progress, save_last
+from samtune.training.cuda_graphs import learner
 from samtune.training.optimizer import lr_factor, set_learning_rate
-from samtune.training.setup import Run
-from samtune.training.state import Progress, save_last
+from samtune.training.run import Run
+from samtune.training.tracking.events import Listener, RunFinished, RunStarted, StepDone, Validated
 
 STEPS_BETWEEN_READINGS = 10
 """Losses are read from the device this often; every reading makes a GPU wait."""

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from samtune.config import PromptPolicy
 from samtune.data.table import Dataset, ImageEntry
-from samtune.evaluation.evaluate import KINDS, measure, read_truth, spread
+from samtune.evaluation.protocol import KINDS, measure, read_truth, spread
 from samtune.inference.predictor import EmbeddedImage, Predictor
 
 TRAIN_SHARE = 0.2

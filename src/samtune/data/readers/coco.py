@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from samtune.data.masks import SegmentationError, parse_counts
+from samtune.data.prepare.split import group_of
 from samtune.data.readers.common import (
     ImageFinder,
     OnIssue,
@@ -34,7 +35,6 @@ from samtune.data.readers.common import (
 )
 from samtune.data.readers.detect import ROBOFLOW_NAME, json_files, json_kind
 from samtune.data.readers.stream import decode, open_json, parts
-from samtune.data.split import group_of
 from samtune.errors import DataError
 from samtune.types import Annotation, Box, ImageRecord, Issue, Polygons, RunLengths, Segmentation, Severity, Split
 

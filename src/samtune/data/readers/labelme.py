@@ -17,6 +17,7 @@ from PIL import Image
 from samtune.data.images import SUFFIXES
 from samtune.data.masks import SegmentationError, encode_rle
 from samtune.data.paths import confine
+from samtune.data.prepare.split import group_of
 from samtune.data.readers.common import (
     OnIssue,
     category_name,
@@ -31,7 +32,6 @@ from samtune.data.readers.common import (
 )
 from samtune.data.readers.detect import json_files, json_kind
 from samtune.data.readers.stream import load_json
-from samtune.data.split import group_of
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, Polygons, RunLengths, Segmentation, Severity, Split
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from samtune.data.images import SUFFIXES
 from samtune.data.masks import components_of, encode_rle, read_labels
+from samtune.data.prepare.split import group_of
 from samtune.data.readers.common import (
     DEFAULT_CATEGORY,
     OnIssue,
@@ -29,7 +30,6 @@ from samtune.data.readers.common import (
     unique,
 )
 from samtune.data.readers.detect import MASK_FOLDERS
-from samtune.data.split import group_of
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, MaskFile, Segmentation, Severity, Split
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from samtune.data.masks import SegmentationError
 from samtune.data.paths import confine
+from samtune.data.prepare.split import group_of
 from samtune.data.readers.coco import id_key, parse_segmentation
 from samtune.data.readers.common import (
     DEFAULT_CATEGORY,
@@ -23,7 +24,6 @@ from samtune.data.readers.common import (
 )
 from samtune.data.readers.detect import json_files
 from samtune.data.readers.stream import load_json
-from samtune.data.split import group_of
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, Severity, Split
 

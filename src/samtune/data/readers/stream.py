@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
 from samtune.errors import DataError
-from samtune.files import LFS_POINTER
+from samtune.utils.files import LFS_POINTER
 
 MAX_FILE = 16 << 30
 MAX_VALUE = 256 << 20

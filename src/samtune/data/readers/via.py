@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from samtune.data.masks import SegmentationError
+from samtune.data.prepare.split import group_of
 from samtune.data.readers.common import (
     DEFAULT_CATEGORY,
     ImageFinder,
@@ -25,7 +26,6 @@ from samtune.data.readers.common import (
 )
 from samtune.data.readers.detect import json_files, json_kind
 from samtune.data.readers.stream import load_json
-from samtune.data.split import group_of
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, Polygons, Severity, Split
 

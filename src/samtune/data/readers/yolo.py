@@ -16,6 +16,7 @@ import yaml
 
 from samtune.data.images import SUFFIXES, probe_image
 from samtune.data.paths import confine
+from samtune.data.prepare.split import group_of
 from samtune.data.readers.common import (
     OnIssue,
     category_name,
@@ -25,7 +26,6 @@ from samtune.data.readers.common import (
     split_folders,
     unique,
 )
-from samtune.data.split import group_of
 from samtune.errors import DataError
 from samtune.types import Annotation, Box, ImageRecord, Issue, Polygons, Severity, Split
 

@@ -1,0 +1,33 @@
+"""Every setting of samtune: frozen pydantic models that refuse unknown keys, for command line, YAML and Python alike.
+
+A field's description is its help text on the command line, so it states the unit; the default stands beside it. One
+file per stage.
+"""
+
+from samtune.config.base import Config
+from samtune.config.bench import BenchConfig
+from samtune.config.embeddings import CacheConfig, EmbedConfig
+from samtune.config.evaluation import EvalConfig
+from samtune.config.inference import AutomaticConfig, PredictConfig
+from samtune.config.prepare import PrepareConfig
+from samtune.config.pretraining import PretrainConfig, PretrainStage
+from samtune.config.prompts import PromptPolicy
+from samtune.config.training import LossConfig, OptimizerConfig, TrainableConfig, TrainConfig
+
+__all__ = [
+    "AutomaticConfig",
+    "BenchConfig",
+    "CacheConfig",
+    "Config",
+    "EmbedConfig",
+    "EvalConfig",
+    "LossConfig",
+    "OptimizerConfig",
+    "PredictConfig",
+    "PrepareConfig",
+    "PretrainConfig",
+    "PretrainStage",
+    "PromptPolicy",
+    "TrainConfig",
+    "TrainableConfig",
+]

@@ -1,0 +1,68 @@
+"""Pre-training of the small model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from samtune.config.base import Config, Fraction
+from samtune.config.training import LossConfig
+
+
+class PretrainStage(Config):
+    """A stretch of pre-training with one input size."""
+
+    subject: Literal["prompts", "scenes"] = Field(
+        default="scenes",
+        description="prompts: decoder and prompt encoder alone, on noise; scenes: everything, on pictures.",
+    )
+    size: int = Field(ge=64, multiple_of=64, description="Side of the input, in pixels.")
+    steps: int = Field(ge=1, description="Optimizer steps.")
+    images: int = Field(default=2, ge=1, description="Images per step.")
+    objects: int = Field(default=12, ge=1, description="Most objects per image and step.")
+    lr: float = Field(default=1e-3, gt=0.0, description="Learning rate at the stage's start.")
+    final_lr: float = Field(default=1e-3, gt=0.0, description="Learning rate at its end; a straight line in between.")
+    warmup: int = Field(default=50, ge=0, description="Steps of linear warm-up.")
+    corrections: Fraction = Field(
+        default=0.5, description="Share of steps with a second round: a correction click and the first mask."
+    )
+    loss: LossConfig = LossConfig(focal=0.0, bce=1.0)
+
+
+_SHARP = LossConfig(focal=20.0, focal_alpha=-1.0, area_bce=0.3)
+
+
+class PretrainConfig(Config):
+    """Pre-training of `nano` from random weights, or from given ones, on procedural scenes."""
+
+    out: Path = Field(
+        default=Path("runs/nano"), description="Folder for scenes, checkpoints and the log; run again to continue."
+    )
+    start: str | None = Field(
+        default=None, description="A model to start from, such as nano, instead of random weights."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute.")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto", description="Arithmetic; auto takes bf16 where the hardware has units for it."
+    )
+    scenes: int = Field(default=4000, ge=1, description="Scenes to draw before training.")
+    scene_size: int = Field(default=512, ge=64, description="Side of the drawn scenes, in pixels.")
+    held_out: int = Field(default=40, ge=1, description="Further scenes that only measure.")
+    workers: int = Field(default=0, ge=0, description="Processes that draw scenes; 0 means one per core.")
+    seed: int = Field(default=0, ge=0, description="Seed of weights, scenes and training.")
+    weight_decay: float = Field(default=0.05, ge=0.0, description="Weight decay of matrices.")
+    clip: float = Field(default=1.0, gt=0.0, description="Largest gradient norm.")
+    ema: float = Field(
+        default=0.998, ge=0.0, lt=1.0, description="Decay of the moving average of the weights, which is what ships."
+    )
+    save_every: int = Field(default=200, ge=1, description="Steps between checkpoints.")
+    measure_every: int = Field(default=1000, ge=1, description="Steps between measurements on the held-out scenes.")
+    stages: tuple[PretrainStage, ...] = (
+        PretrainStage(subject="prompts", size=128, steps=600, images=4, objects=24),
+        PretrainStage(size=128, steps=1500, images=4),
+        PretrainStage(size=192, steps=1500, images=4, loss=LossConfig(focal=10.0, focal_alpha=-1.0, bce=0.2)),
+        PretrainStage(size=256, steps=1400, images=3, objects=9, lr=3e-4, final_lr=1.8e-4, loss=_SHARP),
+        PretrainStage(size=384, steps=1600, images=4, lr=1.5e-4, final_lr=2e-6, corrections=0.35, loss=_SHARP),
+    )

@@ -1,0 +1,104 @@
+"""A training run: losses, optimizer, what learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from pydantic import Field
+
+from samtune.config.base import Config, Device, Fraction, Model
+from samtune.config.embeddings import CacheConfig
+from samtune.config.prompts import PromptPolicy
+
+
+class LossConfig(Config):
+    """Weights of the loss terms. Source: SAM 2's training recipe, 20 : 1 : 1 : 1."""
+
+    focal: float = Field(default=20.0, ge=0.0, description="Weight of the focal loss on mask logits.")
+    dice: float = Field(default=1.0, ge=0.0, description="Weight of the dice loss on masks.")
+    iou: float = Field(default=1.0, ge=0.0, description="Weight of the L1 loss on the predicted IoU.")
+    object_score: float = Field(default=1.0, ge=0.0, description="Weight of the cross-entropy on 'an object is there'.")
+    focal_alpha: float = Field(
+        default=0.25, ge=-1.0, le=1.0, description="Focal loss alpha; negative turns class weighting off."
+    )
+    focal_gamma: float = Field(default=2.0, ge=0.0, description="Focal loss gamma.")
+    bce: float = Field(
+        default=0.0, ge=0.0, description="Weight of a balanced cross-entropy on masks, for training from scratch."
+    )
+    area_bce: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="Weight of a cross-entropy on masks that is divided by the mask's area; for small objects.",
+    )
+
+
+class OptimizerConfig(Config):
+    """AdamW with linear warm-up and cosine decay."""
+
+    lr: float = Field(default=5e-5, gt=0.0, description="Learning rate of the decoder and prompt encoder.")
+    encoder_lr: float = Field(default=3e-6, gt=0.0, description="Learning rate of the image encoder, where it learns.")
+    layer_decay: float = Field(
+        default=0.9, gt=0.0, le=1.0, description="Learning rate factor per encoder block, from last to first."
+    )
+    weight_decay: float = Field(default=0.1, ge=0.0, description="Weight decay; biases, norms and embeddings get none.")
+    warmup: Fraction = Field(default=0.03, description="Share of the steps with linear warm-up.")
+    final_lr: Fraction = Field(default=0.1, description="Learning rate at the end, as a share of the peak.")
+    clip: float = Field(default=0.1, gt=0.0, description="Largest gradient norm.")
+    ema: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="Decay of the moving average of the weights; 0 turns it off."
+    )
+
+
+class TrainableConfig(Config):
+    """What learns."""
+
+    train: Annotated[str, Parameter(name=("--train", "--trainable.train"))] = Field(
+        default="decoder",
+        description="decoder, decoder+prompt-encoder, lora, encoder-last-N, or all; parts joined with +.",
+    )
+    lora_rank: int = Field(default=8, ge=1, le=256, description="Rank of the LoRA adapter.")
+    lora_alpha: float = Field(default=16.0, gt=0.0, description="Scale of the LoRA adapter.")
+    lora_targets: tuple[str, ...] = Field(
+        default=("qkv", "proj"), description="Names of the attention layers that get adapters."
+    )
+    gradient_checkpointing: bool = Field(default=True, description="Trade time for memory where the encoder learns.")
+
+
+class TrainConfig(CacheConfig):
+    """A training run. With the dataset's path it is `config.yaml` in the run folder, and starts the same run again."""
+
+    model: Model = "nano"
+    out: Path | None = Field(default=None, description="Run folder; default runs/NAME.")
+    name: str = Field(default="tune", description="Name of the run folder under runs/, numbered when it exists.")
+    steps: int = Field(default=3000, ge=1, description="Optimizer steps.")
+    seed: int = Field(default=0, ge=0, description="Seed of everything random.")
+    images_per_step: int = Field(default=1, ge=1, description="Images per step.")
+    objects_per_image: int = Field(default=8, ge=1, description="Most objects per image and step.")
+    flip: bool = Field(
+        default=False, description="Mirror images left to right at random; doubles the embeddings to compute."
+    )
+    eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means a tenth of the run.")
+    eval_objects: int = Field(default=500, ge=1, description="Most validation objects, the same ones each time.")
+    chunk: int = Field(
+        default=0, ge=0, description="Prompts per decoder call; fewer take less memory. 0 means 16 on a CPU, else 32."
+    )
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="Processes that load batches ahead; 0 loads them in this one, for a GPU in a thread.",
+    )
+    device: Device = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="Arithmetic; auto picks what is fast and safe here."
+    )
+    decoder: Literal["fast", "plain"] = Field(default="fast", description="Decoder path; both give the same numbers.")
+    cuda_graphs: bool = Field(
+        default=True, description="On a GPU, record steps as CUDA graphs while the encoder is frozen."
+    )
+    cache: bool = Field(default=True, description="Keep image embeddings on disk while the encoder is frozen.")
+    prompts: PromptPolicy = PromptPolicy()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    trainable: TrainableConfig = TrainableConfig()

@@ -1,0 +1,1 @@
+"""What can be wrong with images, objects and whole datasets; `samtune doctor`."""

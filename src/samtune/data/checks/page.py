@@ -1,0 +1,262 @@
+"""What the doctor found, for people and programs: short grouped text, complete JSON, one HTML page with pictures.
+
+JSON, format 1:
+
+    format            1
+    source            path as given
+    source_format     name of the format
+    exit_code         0 clean or warnings, 2 errors
+    counts            {"error": n, "warning": n, "info": n}
+    summary           splits: {SPLIT: {images, without_objects, objects, categories: {NAME: n}}}
+                      sizes: {tiny, small, medium, large: n} by mask pixels, under 16^2, 32^2, 96^2, above
+                      objects_per_image: {"N": images}, image_sizes: {"WIDTHxHEIGHT": images}
+                      unusable_images, unusable_objects: n
+    issues            [{code, severity, message, repair, file, image, annotation, where}], errors first
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samtune.types import Annotation, Issue, Polygons, Severity
+from samtune.utils.files import write_text
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from samtune.data.checks.doctor import Audit, Example, Picture, Summary
+
+_MOST_CATEGORIES = 12
+_PICTURE = 320
+_OUTLINE_COLOUR, _BOX_COLOUR = (255, 40, 80), (255, 210, 0)
+_CODE_ORDER = list(Severity)
+
+
+def render_text(audit: Audit) -> str:
+    """The audit in a screenful: what the set is made of, then each kind of finding once, errors first."""
+    lines = [f"{audit.source}  ({audit.source_format})", "", *_summary_lines(audit.summary)]
+    for (severity, code), issues in _grouped(audit.issues):
+        first = issues[0]
+        lines += ["", f"{severity.value}: {code}  x {len(issues)}", f"  {_printable(first.message)}"]
+        place = ", ".join(dict.fromkeys(part for part in (Path(first.file).name, first.image, first.where) if part))
+        lines.append(f"  {'such as' if len(issues) > 1 else 'in'} {_printable(place)}")
+        if first.repair:
+            lines.append(f"  prepare: {_printable(first.repair)}")
+    return "\n".join([*lines, "", _verdict(audit.issues)])
+
+
+def to_json(audit: Audit) -> dict[str, Any]:
+    """The audit whole; the schema stands at the head of this file."""
+    summary = audit.summary
+    return {
+        "format": 1,
+        "source": str(audit.source),
+        "source_format": audit.source_format,
+        "exit_code": audit.exit_code,
+        "counts": _counts(audit.issues),
+        "summary": {
+            "splits": {
+                name: {
+                    "images": split.images,
+                    "without_objects": split.without_objects,
+                    "objects": split.objects,
+                    "categories": dict(split.categories.most_common()),
+                }
+                for name, split in summary.splits.items()
+            },
+            "sizes": {name: summary.sizes[name] for name in ("tiny", "small", "medium", "large")},
+            "objects_per_image": {str(number): images for number, images in sorted(summary.objects_per_image.items())},
+            "image_sizes": {f"{width}x{height}": images for (width, height), images in summary.image_sizes.items()},
+            "unusable_images": summary.unusable_images,
+            "unusable_objects": summary.unusable_objects,
+        },
+        "issues": [asdict(issue) for issue in audit.issues],
+    }
+
+
+def render_html(audit: Audit, out: Path) -> None:
+    """Write one page that needs no other file: the summary, and each kind of finding with pictures.
+
+    Everything that comes from the dataset is escaped.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    from jinja2 import Environment
+
+    by_code: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for example in audit.examples:
+        by_code[example.issue.code].append(_shown(example))
+    groups = [
+        {"severity": severity.value, "code": code, "count": len(issues), "first": issues[0], "examples": by_code[code]}
+        for (severity, code), issues in _grouped(audit.issues)
+    ]
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
+    write_text(
+        out,
+        page.render(
+            audit=audit, groups=groups, verdict=_verdict(audit.issues), sizes=audit.summary.sizes,
+            per_image=_per_image(audit.summary),
+        ),
+    )  # fmt: skip
+
+
+def _grouped(issues: Iterable[Issue]) -> list[tuple[tuple[Severity, str], list[Issue]]]:
+    groups: dict[tuple[Severity, str], list[Issue]] = defaultdict(list)
+    for issue in issues:
+        groups[issue.severity, issue.code].append(issue)
+    return sorted(groups.items(), key=lambda item: (_CODE_ORDER.index(item[0][0]), -len(item[1]), item[0][1]))
+
+
+def _counts(issues: Sequence[Issue]) -> dict[str, int]:
+    found = Counter(issue.severity for issue in issues)
+    return {severity.value: found[severity] for severity in Severity}
+
+
+def _verdict(issues: Sequence[Issue]) -> str:
+    counts = _counts(issues)
+    if not any(counts.values()):
+        return "Nothing found."
+    return ", ".join(f"{count} {_plural(name, count)}" for name, count in counts.items() if count)
+
+
+def _plural(name: str, count: int) -> str:
+    noun = "note" if name == "info" else name
+    return noun if count == 1 else noun + "s"
+
+
+def _summary_lines(summary: Summary) -> list[str]:
+    lines: list[str] = []
+    for name, split in summary.splits.items():
+        empty = f", {split.without_objects} images without" if split.without_objects else ""
+        lines.append(f"{name:<6} {split.images} images, {split.objects} objects{empty}")
+        shown = split.categories.most_common(_MOST_CATEGORIES)
+        rest = len(split.categories) - len(shown)
+        counts = ", ".join(f"{_printable(category)} {count}" for category, count in shown)
+        if counts:
+            lines.append(f"       {counts}" + (f" and {rest} more" if rest else ""))
+    sizes = ", ".join(f"{summary.sizes[name]} {name}" for name in ("tiny", "small", "medium", "large"))
+    return [*lines, f"sizes  {sizes}", f"image  {_per_image(summary)}"]
+
+
+def _per_image(summary: Summary) -> str:
+    counts = sorted(summary.objects_per_image.elements())
+    if not counts:
+        return "no usable image"
+    return f"{counts[0]} to {counts[-1]} objects, half of the images at most {counts[(len(counts) - 1) // 2]}"
+
+
+def _printable(text: str) -> str:
+    """Text from a dataset for a terminal: nothing that moves the cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def draw(picture: Picture) -> bytes | None:
+    """The picture, small, with its object's outline and stated box, as a JPEG; None where it cannot be read."""
+    from PIL import Image
+
+    from samtune.data.images import read_image
+    from samtune.errors import DataError
+
+    try:
+        pixels = read_image(picture.path, upright=picture.turned)
+    except DataError:
+        return None
+    height, width = pixels.shape[:2]
+    scale = min(1.0, _PICTURE / max(height, width))
+    image = Image.fromarray(pixels).resize((max(1, round(width * scale)), max(1, round(height * scale))))
+    if picture.annotation is not None:
+        _draw_box(image, picture.annotation, scale)
+        _draw_outline(image, picture.annotation, scale, height, width)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def _shown(example: Example) -> dict[str, Any]:
+    drawn = [picture.drawn or draw(picture) for picture in example.pictures]
+    uris = ["data:image/jpeg;base64," + base64.b64encode(data).decode() for data in drawn if data]
+    return {"issue": example.issue, "pictures": uris}
+
+
+def _draw_box(image: Image.Image, annotation: Annotation, scale: float) -> None:
+    from PIL import ImageDraw
+
+    if annotation.box is not None:
+        x0, y0, x1, y1 = _near([side * scale for side in annotation.box])
+        ImageDraw.Draw(image).rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=_BOX_COLOUR)
+
+
+def _draw_outline(image: Image.Image, annotation: Annotation, scale: float, height: int, width: int) -> None:
+    """Polygons as they are written, because their flaws are in the lines; other shapes by the edge of their pixels."""
+    from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+    from samtune.data.masks import rasterise
+    from samtune.errors import DataError
+
+    shape = annotation.segmentation
+    if isinstance(shape, Polygons):
+        for ring in shape.rings:
+            points = _near([value * scale for value in ring])
+            if len(points) >= 4:
+                ImageDraw.Draw(image).line([*points, *points[:2]], fill=_OUTLINE_COLOUR, width=2)
+    elif shape is not None:
+        try:
+            mask = Image.fromarray(rasterise(shape, height, width).view("uint8") * 255)
+        except DataError:
+            return
+        mask = mask.resize(image.size, Image.Resampling.BOX).point([0] + [255] * 255)
+        edge = ImageChops.difference(mask.filter(ImageFilter.MaxFilter(3)), mask.filter(ImageFilter.MinFilter(3)))
+        image.paste(_OUTLINE_COLOUR, mask=edge)
+
+
+def _near(values: list[float]) -> list[float]:
+    """Coordinates no farther out than drawing can take."""
+    most = 4.0 * _PICTURE
+    return [min(max(value, -most), most) for value in values]
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>samtune doctor: {{ audit.source }}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 66rem; padding: 0 1rem; color: #1c2024 }
+h1 { font-size: 1.4rem; margin-bottom: 0 } h2 { font-size: 1.05rem; margin: 2rem 0 .2rem }
+table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .9rem .2rem 0; text-align: left }
+th { border-bottom: 1px solid #ccc; font-weight: 600 } td.number { text-align: right }
+.error { color: #b3261e } .warning { color: #8a5a00 } .info { color: #3b5bdb } .quiet { color: #667 }
+.examples { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: .5rem 0; max-width: 100% }
+figcaption { font-size: .8rem; color: #556; width: 0; min-width: max(100%, 20rem); overflow-wrap: break-word }
+p { margin: .2rem 0 }
+img { display: inline-block; max-width: 100%; border-radius: 4px; vertical-align: top }
+</style></head><body>
+<h1>{{ audit.source }}</h1>
+<p class="quiet">{{ audit.source_format }} &middot; {{ verdict }}</p>
+<table><tr><th>split</th><th>images</th><th>without objects</th><th>objects</th><th>categories</th></tr>
+{% for name, split in audit.summary.splits.items() %}
+<tr><td>{{ name }}</td><td class="number">{{ split.images }}</td><td class="number">{{ split.without_objects }}</td>
+<td class="number">{{ split.objects }}</td>
+<td>{% for category, count in split.categories.most_common(40) %}{{ category }} {{ count }}
+{{- ", " if not loop.last }}{% endfor %}</td></tr>
+{% endfor %}</table>
+<p>Objects by size: {% for name in ("tiny", "small", "medium", "large") %}{{ sizes[name] }} {{ name }}
+{{- ", " if not loop.last }}{% endfor %} (limits 16&sup2;, 32&sup2;, 96&sup2; pixels). Per image: {{ per_image }}.</p>
+{% for group in groups %}
+<h2><span class="{{ group.severity }}">{{ group.severity }}</span> {{ group.code }} &times; {{ group.count }}</h2>
+<p>{{ group.first.message }}</p>
+{% if group.first.repair %}<p class="quiet">prepare: {{ group.first.repair }}</p>{% endif %}
+<div class="examples">{% for example in group.examples if example.pictures %}
+<figure>{% for uri in example.pictures %}<img src="{{ uri }}" alt="">
+{% endfor %}<figcaption>{{ example.issue.image or "" }}
+{{- " annotation " ~ example.issue.annotation if example.issue.annotation }}: {{ example.issue.message }}</figcaption>
+</figure>
+{% endfor %}</div>
+{% endfor %}
+</body></html>
+"""

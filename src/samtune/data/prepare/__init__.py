@@ -1,0 +1,1 @@
+"""From annotations to a dataset: masks, splits, the table."""

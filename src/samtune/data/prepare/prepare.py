@@ -1,0 +1,365 @@
+"""From annotations to a dataset: every object's mask as its own file, and the table that links images to masks.
+
+    DATASET/table.parquet, table.csv   one row per object, one per image without objects (see `table.py`)
+    DATASET/masks/IMAGE/NNN.png        one mask per object
+    DATASET/images/...                 the images, with `copy_images`, from an archive, or where EXIF turns them
+    DATASET/merged/...                 one mask per image or category, with `merge`
+    DATASET/issues.json                everything that was found wrong, and what was done about it
+    DATASET/dataset.json               where the dataset came from, and what it holds
+
+The same source gives the same bytes. The folder appears whole or not at all. Images stream through: rows and findings
+wait on disk for the end; what stays in memory of an image is what tells it from the others, about 1 KB.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from samtune.data.archive import is_archive, unpack
+from samtune.data.checks.dataset import KEPT_APART, Seen, find_leaks, never_learned
+from samtune.data.checks.duplicates import same_images
+from samtune.data.checks.image import told_of, told_of_archive
+from samtune.data.images import SUFFIXES
+from samtune.data.prepare.image import NamedImage, PreparedImage, Writing, prepare_image, safe_name
+from samtune.data.prepare.split import SplitItem, assign_splits, group_of, join_groups
+from samtune.data.prepare.spool import TABLE, ImageSummary, IssueSpool, Row, RowSpool, read_issues, write_issues
+from samtune.data.readers import detect_format, read
+from samtune.data.readers.common import unique
+from samtune.errors import DataError
+from samtune.types import ImageRecord, Issue, Severity, Split
+from samtune.utils.files import new_folder, recover_folder, storage_errors, write_json
+from samtune.utils.workers import mapped
+
+if TYPE_CHECKING:
+    from samtune.config import PrepareConfig
+    from samtune.data.table import Dataset
+
+ISSUES, ABOUT = "issues.json", "dataset.json"
+DEFAULT_SHARES = (0.8, 0.1, 0.1)
+_ASKED_APART = "--group-by source keeps such images together; --group-by {} was asked for."
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What `prepare` made.
+
+    Attributes:
+        root: the dataset's folder.
+        found: findings by severity and code.
+        images: images by split.
+        objects: objects by split.
+    """
+
+    root: Path
+    found: Mapping[tuple[str, str], int]
+    images: dict[str, int]
+    objects: dict[str, int]
+
+    @property
+    def broken(self) -> int:
+        """Objects and images that could not be used."""
+        return sum(count for (severity, _), count in self.found.items() if severity == Severity.ERROR)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset, opened."""
+        from samtune.data.table import Dataset
+
+        return Dataset.open(self.root)
+
+    @cached_property
+    def issues(self) -> tuple[Issue, ...]:
+        """Everything found wrong."""
+        return tuple(read_issues(self.root / ISSUES))
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        counts = [
+            f"{split:<10} {count} images, {self.objects.get(split, 0)} objects" for split, count in self.images.items()
+        ]
+        found = [f"{severity:<10} {count} x {code}" for (severity, code), count in sorted(self.found.items())]
+        listed = [f"issues     {self.root / ISSUES}"] if self.found else []
+        return [*counts, *found, *listed, f"table      {self.root / TABLE}"]
+
+
+def prepare(
+    source: Path,
+    out: Path,
+    config: PrepareConfig,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PrepareReport:
+    """Write a dataset.
+
+    Args:
+        source: folder, annotation file, or zip of an export.
+        out: dataset folder; an earlier dataset there is replaced, anything else is refused.
+        config: how.
+        progress: told of images done and their total.
+
+    Raises:
+        DataError: the source cannot be read, holds no usable object, or more broken objects than allowed; or `out`
+            holds something else.
+        StorageError: the disk refused; nothing is left behind.
+    """
+    _check_out(source, out)
+    with _unpacked(source, out) as (folder, is_temporary):
+        source_format = detect_format(folder) if config.source_format == "auto" else config.source_format
+        expected = _count_images(config.images or folder)
+        copy = config.copy_images or is_temporary
+        with new_folder(out, sync=False) as target, closing(_Gathered(target, source, folder)) as gathered:
+            images = _named(read(folder, source_format, config.images, on_issue=gathered.from_reader), folder, config)
+            how = Writing(target, out, copy, config.min_area, config.mask_format, config.merge)
+            work = partial(prepare_image, how=how)
+            done = 0
+            results = mapped(work, images, config.workers, expected=expected, meanwhile=_load_table)
+            for done, prepared in enumerate(results, start=1):
+                gathered.add(prepared)
+                progress(done, max(expected, done))
+            progress(done, done)
+            _judge(gathered, done, config)
+            _write(target, _settled(gathered, config), gathered, source_format, config)
+    return gathered.report(out)
+
+
+class _Gathered:
+    """What is kept of all images: rows and findings on disk, and a little of each image to compare it with the others.
+
+    Attributes:
+        source: what is prepared.
+        rows: the table, in the splits of the source.
+        read: findings of the reader.
+        found: findings about images, objects and the whole set.
+        images: the usable images.
+        seen: how to know them again, in the same order.
+    """
+
+    def __init__(self, target: Path, source: Path, folder: Path) -> None:
+        self.source = source
+        self.rows = RowSpool(target)
+        self.read, self.found = IssueSpool(target), IssueSpool(target)
+        self.images: list[ImageSummary] = []
+        self.seen: list[Seen] = []
+        self._folder = folder
+
+    def from_reader(self, issue: Issue) -> None:
+        """Take a finding of the reader."""
+        self.read.add(self._told(issue))
+
+    def add_issues(self, issues: Iterable[Issue]) -> None:
+        """Take other findings."""
+        for issue in issues:
+            self.found.add(self._told(issue))
+
+    def add(self, prepared: PreparedImage) -> None:
+        """Take what became of the next image."""
+        self.add_issues(prepared.issues)
+        if prepared.seen is None:
+            return
+        self.rows.add(prepared.rows)
+        self.seen.append(prepared.seen)
+        self.images.append(ImageSummary.of(prepared.rows))
+
+    def objects(self) -> dict[str, Counter[str]]:
+        """Objects by split and category; a split without objects is there too."""
+        objects: dict[str, Counter[str]] = {}
+        for image in self.images:
+            objects.setdefault(image.split, Counter()).update(image.categories)
+        return objects
+
+    def report(self, root: Path) -> PrepareReport:
+        """What was made, once it stands in `root`."""
+        images = Counter(split for split, _ in {(image.split, image.image_id) for image in self.images})
+        objects = self.objects()
+        return PrepareReport(
+            root,
+            self.read.counts + self.found.counts,
+            {split.value: images[split.value] for split in Split},
+            {split.value: objects.get(split.value, Counter[str]()).total() for split in Split},
+        )
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        for spool in (self.rows, self.read, self.found):
+            spool.close()
+
+    def _told(self, issue: Issue) -> Issue:
+        return issue if self._folder == self.source else told_of_archive(issue, self.source, self._folder)
+
+
+def _named(records: Iterable[ImageRecord], root: Path, config: PrepareConfig) -> Iterator[NamedImage]:
+    """The records with their groups and the names of their files."""
+    base = (config.images or (root if root.is_dir() else root.parent)).resolve()
+    names: set[str] = set()
+    for record in records:
+        path = record.path.resolve()
+        name = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
+        # Names are told apart in lower case, because some file systems do.
+        yield NamedImage(
+            unique(safe_name(record.path.stem).lower(), names),
+            replace(record, group=group_of(name, config.group_by)),
+        )
+
+
+def _count_images(root: Path) -> int:
+    """About how many images there are, for the progress."""
+    folder = root if root.is_dir() else root.parent
+    names = (name.lower() for _, _, files in os.walk(folder) for name in files)
+    return sum(Path(name).suffix in SUFFIXES and "_mask." not in name for name in names)
+
+
+def _settled(gathered: _Gathered, config: PrepareConfig) -> Iterator[Row]:
+    """The rows in their final splits; `gathered` gets these splits, and what only the whole set shows."""
+    pairs = same_images([image.print for image in gathered.seen])
+    shares = _shares(gathered.images, config)
+    rows, repair, seen = iter(gathered.rows), KEPT_APART, gathered.seen
+    if shares is not None:
+        paths = [image.image_path for image in gathered.images]
+        same = [(paths[pair.first], paths[pair.second]) for pair in pairs]
+        rows = _moved(rows, _move(gathered.images, shares, same, config.seed))
+        repair = _ASKED_APART.format(config.group_by)
+        seen = [replace(one, split=Split(image.split)) for one, image in zip(seen, gathered.images, strict=True)]
+    gathered.add_issues(leak.issue for leak in find_leaks(seen, pairs, repair))
+    gathered.add_issues(never_learned(gathered.objects(), gathered.source))
+    return rows
+
+
+def _shares(images: Iterable[ImageSummary], config: PrepareConfig) -> tuple[float, float, float] | None:
+    """The shares of new splits where these are asked for or the source has only one."""
+    if config.shares is None and {image.split for image in images} == {Split.TRAIN.value}:
+        return DEFAULT_SHARES
+    return config.shares
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where images are now.
+
+    Attributes:
+        splits, groups: by `image_path`.
+        rename: whether ids were unique within the source's splits only, so that they need the split's name in front.
+    """
+
+    splits: dict[str, Split]
+    groups: dict[str, str]
+    rename: bool
+
+    def id_of(self, image_id: str, split: str) -> str:
+        """The id of what had this id in this split of the source."""
+        return f"{split}-{image_id}" if self.rename else image_id
+
+
+def _move(
+    images: Sequence[ImageSummary], shares: tuple[float, float, float], same: Iterable[tuple[str, str]], seed: int
+) -> _Places:
+    """Put the images into new splits.
+
+    Images with the same bytes, or that look the same, stay together, so that no split leaks into another.
+    """
+    first: dict[str, ImageSummary] = {}  # a file may be listed in several splits
+    objects: dict[str, Counter[str]] = {}
+    for image in images:
+        first.setdefault(image.image_path, image)
+        objects.setdefault(image.image_path, Counter()).update(image.categories)
+    groups = join_groups({path: image.group for path, image in first.items()}, same)
+    splits = assign_splits([SplitItem(path, groups[path], objects[path]) for path in first], shares, seed)
+    rename = len({image.image_id for image in first.values()}) < len(first)
+    places = _Places(splits, groups, rename)
+    for image in images:
+        image.image_id = places.id_of(image.image_id, image.split)
+        image.split = splits[image.image_path].value
+    return places
+
+
+def _moved(rows: Iterable[Row], places: _Places) -> Iterator[Row]:
+    """The rows in the splits and groups that their images are in now."""
+    for row in rows:
+        yield row._replace(
+            split=places.splits[row.image_path].value,
+            image_id=places.id_of(row.image_id, row.split),
+            group=places.groups[row.image_path],
+        )
+
+
+def _judge(gathered: _Gathered, images: int, config: PrepareConfig) -> None:
+    """Refuse a dataset without objects, or one with more broken objects than the settings allow."""
+    objects = sum(sum(image.categories.values()) for image in gathered.images)
+    broken = gathered.read.errors + gathered.found.errors
+    share = broken / max(broken + objects, 1)
+    allowed = {"fail": 0.0, "skip": 1.0, "auto": config.max_broken}[config.on_error]
+    first = gathered.read.first_error or gathered.found.first_error
+    if first is not None and share > allowed:
+        raise DataError.of(
+            expected=f"at most {allowed:.0%} unusable objects",
+            found=f"{broken} of {broken + objects} ({share:.0%}); the first: {first.message}",
+            where=f"{first.file} {first.where}".strip(),
+            do="repair the source, or accept the loss with --on-error skip, which lists all of them",
+        )
+    if objects == 0:
+        raise DataError.of(
+            expected="at least one object",
+            found=f"{images} images without any usable one",
+            where=str(gathered.source),
+            do="check what the export holds",
+        )
+
+
+def _load_table() -> ModuleType:
+    """The module that writes the table; it loads polars, which takes as long as preparing hundreds of objects."""
+    return import_module("samtune.data.table")
+
+
+def _write(target: Path, rows: Iterator[Row], gathered: _Gathered, source_format: str, config: PrepareConfig) -> None:
+    """Write all but the masks and images."""
+    _load_table().write_rows(target, rows)
+    write_issues(target / ISSUES, (gathered.read, gathered.found))
+    about = {
+        "format": 1,
+        "source_format": source_format,
+        "categories": sorted(set[str]().union(*gathered.objects().values())),
+        "config": config.model_dump(mode="json", exclude={"workers"}),
+    }
+    write_json(target / ABOUT, about)
+
+
+@contextmanager
+def _unpacked(source: Path, out: Path) -> Generator[tuple[Path, bool]]:
+    """The source as a folder, and whether that folder will vanish: an archive's is temporary, and beside `out`."""
+    if not is_archive(source):
+        yield source, False
+        return
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(prefix=f".{out.name}.unpacked-", dir=out.parent)
+    with folder as place:
+        unpacked = unpack(source, Path(place) / "export")
+        with told_of(source, unpacked):
+            yield unpacked, True
+
+
+def _check_out(source: Path, out: Path) -> None:
+    if source.exists() and source.resolve().is_relative_to(out.resolve()):
+        raise DataError.of(
+            expected="a dataset folder apart from the source, which it would replace",
+            found="the source inside it",
+            where=str(out),
+            do="choose another --out",
+        )
+    recover_folder(out)
+    if out.exists() and not (out / TABLE).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError.of(
+            expected="a new folder, or an earlier dataset to replace",
+            found="something else",
+            where=str(out),
+            do="choose another --out",
+        )

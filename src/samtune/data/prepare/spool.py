@@ -1,0 +1,143 @@
+"""What `prepare` keeps while images stream through: rows and findings on disk, a little of each image in memory.
+
+Knows nothing of dataframes, which take longer to load than a small set to prepare.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any, NamedTuple
+
+from samtune.types import Issue, Severity
+from samtune.utils.files import new_file
+
+TABLE, TABLE_CSV = "table.parquet", "table.csv"
+
+_ISSUE_FIELDS = tuple(name.name for name in fields(Issue))
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+class Row(NamedTuple):
+    """A row of the table, see `table.SCHEMA`; `annotation_id` to `area` and `iscrowd` are None without an object."""
+
+    image_path: str
+    mask_path: str | None
+    split: str
+    image_id: str
+    annotation_id: str | None
+    category: str | None
+    x0: int | None
+    y0: int | None
+    x1: int | None
+    y1: int | None
+    area: int | None
+    width: int
+    height: int
+    group: str
+    iscrowd: bool | None
+
+
+@dataclass(slots=True)
+class ImageSummary:
+    """What is kept in memory of an image.
+
+    Attributes:
+        image_path, split, image_id, group: as in its rows.
+        categories: its objects by category.
+    """
+
+    image_path: str
+    split: str
+    image_id: str
+    group: str
+    categories: dict[str, int]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> ImageSummary:
+        """What is kept of the image that these rows are about."""
+        first = rows[0]
+        categories = Counter(row.category for row in rows if row.category is not None)
+        return cls(first.image_path, first.split, first.image_id, first.group, dict(categories))
+
+
+class RowSpool:
+    """Rows on disk, image by image, to be read back in order."""
+
+    def __init__(self, folder: Path) -> None:
+        # Without a name, so that nothing is left behind.
+        self._file: IO[str] = TemporaryFile("w+", dir=folder, encoding="ascii", newline="\n")  # noqa: SIM115
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Keep the rows of one image."""
+        self._file.write(json.dumps(rows) + "\n")
+
+    def __iter__(self) -> Iterator[Row]:
+        self._file.seek(0)
+        for line in self._file:
+            yield from map(Row._make, json.loads(line))
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._file.close()
+
+
+class IssueSpool:
+    """Findings on disk, as text that `issues.json` is put together from, and how many there are of which kind.
+
+    Attributes:
+        counts: findings by severity and code.
+        first_error: the first that is an error.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file: IO[str] = TemporaryFile("w+", dir=folder, encoding="utf-8", newline="\n")  # noqa: SIM115
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.first_error: Issue | None = None
+
+    def add(self, issue: Issue) -> None:
+        """Keep a finding."""
+        self.counts[issue.severity.value, issue.code] += 1
+        if self.first_error is None and issue.severity is Severity.ERROR:
+            self.first_error = issue
+        members = ",\n".join(f'      "{name}": {_encode(getattr(issue, name))}' for name in _ISSUE_FIELDS)
+        self._file.write(f",\n    {{\n{members}\n    }}")
+
+    @property
+    def errors(self) -> int:
+        """How many findings are errors."""
+        return sum(count for (severity, _), count in self.counts.items() if severity == Severity.ERROR)
+
+    def copy_to(self, file: IO[str], *, comma: bool) -> None:
+        """Append the findings, with a comma between them and, if asked for, before the first."""
+        self._file.seek(0 if comma else 1)
+        shutil.copyfileobj(self._file, file)
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._file.close()
+
+
+def write_issues(path: Path, spools: Sequence[IssueSpool]) -> None:
+    """Write `issues.json`: `{"format": 1, "issues": [...]}`, the findings of one spool after those of another.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    with new_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write('{\n  "format": 1,\n  "issues": [')
+        filled = [spool for spool in spools if spool.counts]
+        for spool in filled:
+            spool.copy_to(file, comma=spool is not filled[0])
+        file.write("\n  ]\n}\n" if filled else "]\n}\n")
+
+
+def read_issues(path: Path) -> list[Issue]:
+    """The findings in an `issues.json`."""
+    listed: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["issues"]
+    return [Issue(**entry | {"severity": Severity(entry["severity"])}) for entry in listed]

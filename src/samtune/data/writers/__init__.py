@@ -1,0 +1,1 @@
+"""A prepared dataset in the formats that other tools read."""

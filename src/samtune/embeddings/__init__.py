@@ -1,0 +1,1 @@
+"""Image embeddings of a dataset: computed once, kept on disk, read ahead."""

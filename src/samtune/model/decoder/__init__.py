@@ -1,0 +1,1 @@
+"""The mask decoder: the reference path, the fast path, its upscaling."""

@@ -1,0 +1,1 @@
+"""The image encoder's fast path and the embeddings it gives."""

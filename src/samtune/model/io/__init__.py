@@ -1,0 +1,1 @@
+"""Loading and saving models: names, files, the hub, the official layout."""

@@ -1,0 +1,1 @@
+"""The small SAM 2 that ships with samtune: architecture, pre-training, weights."""

@@ -1,0 +1,1 @@
+"""Prompts as tensors, and prompts simulated from masks."""

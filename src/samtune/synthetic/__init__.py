@@ -1,0 +1,1 @@
+"""Images drawn by chance with exact masks: scenes, the demo's export, benchmark images. Knows no torch."""

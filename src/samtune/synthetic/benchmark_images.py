@@ -1,0 +1,107 @@
+"""What a benchmark works on: a prepared dataset of drawn pictures, every one of them with enough objects for a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from PIL import Image
+
+from samtune.data.masks import mask_box, write_mask_file
+from samtune.data.table import SCHEMA, Dataset, write_table
+from samtune.synthetic.scenes import microscope_scene
+from samtune.types import Split
+from samtune.utils.files import new_folder
+
+SIDE = 1024
+"""Side of the pictures in pixels."""
+OBJECTS = 16
+"""Objects of each picture."""
+_TILES = 2
+_SMALLEST = 60
+
+
+def write_work(
+    out: Path, images: int, *, seed: int = 0, advance: Callable[[int, int], None] = lambda done, total: None
+) -> Dataset:
+    """Draw a dataset: JPEG pictures of 1024 x 1024 pixels with 16 objects each, all but one for training.
+
+    Args:
+        out: folder to write, replaced when it exists.
+        images: pictures for training; one more is for validation.
+        seed: of everything drawn; the same seed gives the same bytes.
+        advance: told of pictures drawn and their total.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    rows: list[dict[str, Any]] = []
+    with new_folder(out, sync=False) as folder:
+        (folder / "images").mkdir()
+        (folder / "masks").mkdir()
+        for index in range(images + 1):
+            split = Split.TRAIN if index < images else Split.VALID
+            rows += _write_picture(folder, split, index, np.random.default_rng((seed, index)))
+            advance(index + 1, images + 1)
+        write_table(folder, pl.DataFrame(rows, schema=SCHEMA))
+    return Dataset.open(out)
+
+
+def _write_picture(folder: Path, split: Split, index: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """One picture, its masks, and its rows of the table."""
+    picture, masks = _picture(rng)
+    image = {
+        "image_path": f"images/{index:04}.jpg",
+        "split": str(split),
+        "image_id": f"{index:04}",
+        "width": SIDE,
+        "height": SIDE,
+        "group": f"{index:04}",
+    }
+    Image.fromarray(picture).save(folder / image["image_path"], quality=92)
+    rows: list[dict[str, Any]] = []
+    for number, mask in enumerate(masks):
+        box = mask_box(mask)
+        assert box is not None, "objects without pixels were left out"
+        path = f"masks/{index:04}-{number:02}.png"
+        write_mask_file(folder / path, mask)
+        described = {"mask_path": path, "annotation_id": f"{index}-{number}", "category": "cell", "iscrowd": False}
+        place = dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))
+        rows.append(image | place | described | {"area": int(mask.sum())})
+    return rows
+
+
+def _picture(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+    """A scene and its mirror images side by side: drawing a quarter of the picture takes a quarter of the time."""
+    masks: list[NDArray[np.bool_]] = []
+    image = np.zeros((SIDE, SIDE, 3), np.uint8)
+    while len(masks) < OBJECTS:
+        scene = microscope_scene(rng, SIDE // _TILES)
+        image = _mirrored(scene.image)
+        masks = [mask for mask in _tiles(scene.labels) if mask.sum() >= _SMALLEST]
+    return image, masks[:OBJECTS]
+
+
+def _mirrored(tile: NDArray[Any]) -> NDArray[Any]:
+    """A tile `[h, w, ...]`, and beside and below it its mirror images: `[2h, 2w, ...]`."""
+    row = np.concatenate([tile, tile[:, ::-1]], axis=1)
+    return np.concatenate([row, row[::-1]], axis=0)
+
+
+def _tiles(labels: NDArray[np.int32]) -> list[NDArray[np.bool_]]:
+    """Masks of the whole picture, of every label of the tile in each of the four places; one tile's after another's."""
+    count, side = int(labels.max()), labels.shape[0]
+    whole = _mirrored(labels)
+    masks: list[NDArray[np.bool_]] = []
+    for place in range(_TILES * _TILES):
+        y, x = divmod(place, _TILES)
+        window = np.s_[y * side : (y + 1) * side, x * side : (x + 1) * side]
+        for label in range(1, count + 1):
+            mask = np.zeros(whole.shape, np.bool_)
+            mask[window] = whole[window] == label
+            masks.append(mask)
+    return masks

@@ -1,0 +1,1 @@
+"""The loss of a tuning step and the losses of single masks."""

@@ -1,0 +1,115 @@
+"""What one step learns: the gradients of its prompts' loss, and the figures beside them.
+
+`learn` takes a batch as it comes. `learn_on_grid` takes one whose images have equally many prompts (`Batch.grid`) and
+looks at no value, so that a GPU is never waited for and the whole can be recorded (see `captured.py`). Both give the
+same loss and the same gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from samtune.model.decoder import fast as fast_decoder
+from samtune.model.decoder.reference import DecoderOutput, select_masks
+from samtune.model.encoder.embeddings import ImageEmbeddings
+from samtune.prompts.batch import PromptBatch
+from samtune.prompts.simulate import Draws, correction_clicks
+from samtune.training.batches import Batch
+from samtune.training.losses.tuning import Counts, binary, hard_iou, tuning_loss
+from samtune.training.run import Run
+
+Figures: TypeAlias = dict[str, Tensor]
+"""`loss`, its parts, and `train_iou`, the IoU of the first predictions; each one number, still on the device."""
+_Decode: TypeAlias = Callable[[ImageEmbeddings, PromptBatch, Tensor], DecoderOutput]
+
+
+def learn(run: Run, batch: Batch) -> Figures:
+    """Add the gradients of one batch, and return its figures.
+
+    Prompts go through the decoder in parts and the gradients at the image embeddings are collected, so that memory does
+    not grow with the number of objects and the encoder, where it learns, is run backward once.
+    """
+    batch = batch.to(run.device)
+    parts = [batch.select(slice(start, start + run.chunk)) for start in range(0, len(batch), run.chunk)]
+    return _through_the_encoder(run, batch, lambda leaves: _learn(run, leaves, batch, parts, run.decode))
+
+
+def learn_on_grid(run: Run, grid: Batch) -> Figures:
+    """The same for a grid on the run's device."""
+    return _through_the_encoder(run, grid, lambda leaves: learn_from(run, leaves, grid))
+
+
+def learn_from(run: Run, embeddings: ImageEmbeddings, grid: Batch) -> Figures:
+    """The same from embeddings at hand. Collects their gradients, where they are leaves that want any."""
+
+    def decode(embeddings: ImageEmbeddings, prompts: PromptBatch, _: Tensor) -> DecoderOutput:
+        return fast_decoder.decode_grid(run.model, embeddings, prompts)
+
+    width = max(1, run.chunk // len(grid.views))
+    return _learn(run, embeddings, grid, grid.columns(width), decode)
+
+
+def _through_the_encoder(run: Run, batch: Batch, learn_from: Callable[[ImageEmbeddings], Figures]) -> Figures:
+    embeddings = run.embed_step(batch)
+    leaves = embeddings.as_leaves()
+    figures = learn_from(leaves)
+    embeddings.backward(leaves)
+    return figures
+
+
+def _learn(run: Run, embeddings: ImageEmbeddings, batch: Batch, parts: Iterable[Batch], decode: _Decode) -> Figures:
+    counts = Counts.of(batch.covered, batch.counted)
+    figures: Figures = {name: torch.zeros((), device=run.device) for name in ("loss", "train_iou")}
+    for part in parts:
+        for name, value in _learn_part(run, embeddings, part, counts, decode).items():
+            figures[name] = figures[name] + value if name in figures else value
+    return figures
+
+
+def _learn_part(run: Run, embeddings: ImageEmbeddings, part: Batch, counts: Counts, decode: _Decode) -> Figures:
+    """Add the gradients of some prompts and of the corrections of their answers; returns their share of the figures."""
+    policy, random, targets = run.config.prompts, Draws(part.draws), part.targets
+    rounds = 1 + policy.correction_clicks
+    prompts = part.prompts(policy, random)
+    figures: Figures = {}
+    for turn in range(rounds):
+        with run.arithmetic():
+            output = decode(embeddings, prompts, part.image_index)
+            loss = tuning_loss(output, targets, run.config.loss, counts, part.counted)
+        (loss.total / rounds).backward()
+        for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
+            figures[name] = figures.get(name, 0) + value / rounds
+        is_last = turn + 1 == rounds
+        if turn > 0 and is_last:
+            break
+        handed = _handed(run, output)
+        if turn == 0:
+            figures["train_iou"] = _iou_sum(handed, targets) / counts.objects
+        if not is_last:
+            prompts = _corrected(run, prompts, handed, targets, random)
+    return figures
+
+
+@torch.no_grad()
+def _handed(run: Run, output: DecoderOutput) -> Tensor:
+    """The masks a user would be handed, as low-res logits `[N, 1, h, w]`."""
+    masks, _ = select_masks(run.model, output, multimask_output=False)
+    return masks
+
+
+@torch.no_grad()
+def _iou_sum(handed: Tensor, targets: Tensor) -> Tensor:
+    """Summed IoU of masks and the objects of `targets`, on the low-res grid."""
+    present = targets.flatten(1).amax(1) > 0
+    return (hard_iou(handed > 0, binary(targets)[:, None]).squeeze(1) * present).sum()
+
+
+@torch.no_grad()
+def _corrected(run: Run, prompts: PromptBatch, handed: Tensor, targets: Tensor, random: Draws) -> PromptBatch:
+    """The prompts with one correction click and the mask they led to, as an annotator would go on."""
+    points, labels = correction_clicks(handed[:, 0] > 0, binary(targets), run.config.prompts, random)
+    return prompts.with_clicks(points.to(prompts.points) * 4, labels).with_masks(handed.float())
