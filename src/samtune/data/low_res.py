@@ -21,7 +21,7 @@ class LowResTargets:
 
     dataset: Dataset
     size: int
-    kept: dict[str, NDArray[np.uint8]] = field(default_factory=dict, init=False)
+    kept: dict[str, NDArray[np.uint8]] = field(default_factory=dict[str, NDArray[np.uint8]], init=False)
 
     def of(self, objects: Sequence[ObjectEntry]) -> NDArray[np.uint8]:
         """uint8 `[N, size, size]`, a new array."""
