@@ -24,7 +24,7 @@ from pycocotools import mask as coco
 from samtune.config import PrepareConfig
 from samtune.data.prepare.prepare import prepare
 from samtune.data.table import Dataset
-from samtune.errors import DataError, StorageError
+from samtune.errors import ConfigError, DataError, StorageError
 from samtune.synthetic.demo_export import write_demo_export
 from samtune.types import Severity
 from tests.conftest import real_data
@@ -237,7 +237,7 @@ def test_a_source_that_cannot_be_used_is_named_and_leaves_nothing(tmp_path, make
 
 def test_a_folder_with_something_else_in_it_is_left_alone(export, tmp_path):
     (tmp_path / "thesis.txt").write_text("keep")
-    with pytest.raises(DataError, match="something else"):
+    with pytest.raises(ConfigError, match="something else"):
         prepare(export, tmp_path, PrepareConfig())
     assert (tmp_path / "thesis.txt").read_text() == "keep"
 

@@ -37,7 +37,8 @@ from samtune.data.readers import detect_format, read
 from samtune.data.readers.common import unique
 from samtune.errors import DataError, SamtuneError
 from samtune.types import ImageRecord, Issue, Severity, Split
-from samtune.utils.files import new_folder, recover_folder, storage_errors, write_json
+from samtune.utils.files import new_folder, storage_errors, write_json
+from samtune.utils.output_folders import check_output
 from samtune.utils.workers import mapped
 
 if TYPE_CHECKING:
@@ -120,11 +121,11 @@ def prepare(
         progress: told of images done and their total.
 
     Raises:
-        DataError: the source cannot be read, holds no usable object, or more broken objects than allowed; or `out`
-            holds something else.
+        ConfigError: `out` holds something else, or the source.
+        DataError: the source cannot be read, holds no usable object, or more broken objects than allowed.
         StorageError: the disk refused; nothing is left behind.
     """
-    _check_out(source, out)
+    check_output(out, mark=TABLE, earlier="an earlier dataset", inputs=[source])
     with _unpacked(source, out) as (folder, is_temporary):
         source_format = detect_format(folder) if config.source_format == "auto" else config.source_format
         expected = _count_images(config.images or folder)
@@ -362,21 +363,3 @@ def _unpacked(source: Path, out: Path) -> Generator[tuple[Path, bool]]:
         unpacked = unpack(source, Path(place) / "export")
         with told_of(source, unpacked):
             yield unpacked, True
-
-
-def _check_out(source: Path, out: Path) -> None:
-    if source.exists() and source.resolve().is_relative_to(out.resolve()):
-        raise DataError.of(
-            expected="a dataset folder apart from the source, which it would replace",
-            found="the source inside it",
-            where=str(out),
-            do="choose another --out",
-        )
-    recover_folder(out)
-    if out.exists() and not (out / TABLE).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError.of(
-            expected="a new folder, or an earlier dataset to replace",
-            found="something else",
-            where=str(out),
-            do="choose another --out",
-        )
