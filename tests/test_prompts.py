@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samtune.config import PromptPolicy
+from samtune.data.low_res import low_res_targets
 from samtune.prompts.batch import BOX_LOWER_RIGHT, BOX_UPPER_LEFT, PADDING, PromptBatch, low_res_to_input
 from samtune.prompts.simulate import (
     CorrectionDraws,
@@ -21,7 +22,6 @@ from samtune.prompts.simulate import (
     random_points,
     simulate_prompts,
 )
-from samtune.training.batches import low_res_targets
 from samtune.training.losses.tuning import binary
 from samtune.types import Prompt
 

@@ -387,6 +387,6 @@ def test_archive_that_is_refused(service: Service, tmp_path: Path) -> None:
 
 def test_target_that_holds_files(service: Service, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("keep")
-    with pytest.raises(DataError, match="new or empty"):
+    with pytest.raises(ConfigError, match="new or empty"):
         fetch(service, tmp_path)
     assert not service.seen("/bucket/")

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
+from samtune.data.low_res import low_res_targets
 from samtune.data.table import Dataset
-from samtune.errors import DataError, ModelError, StorageError
+from samtune.errors import ConfigError, DataError, ModelError, StorageError
 from samtune.model.io.load import load_model
-from samtune.training.batches import EpochOrder, Sampling, TrainingBatches, loader, low_res_targets
+from samtune.training.batches import EpochOrder, Sampling, TrainingBatches, loader
 from samtune.training.checkpoint import save_last
 from samtune.training.loop import train
 from samtune.training.optimizer import lr_factor
@@ -279,7 +280,7 @@ def test_the_learning_rate_warms_up_and_decays():
 def test_a_run_folder_that_holds_something_is_left_alone(dataset, config):
     config.out.mkdir()
     (config.out / "mine.txt").write_text("keep")
-    with pytest.raises(ModelError, match="new or empty"):
+    with pytest.raises(ConfigError, match="new or empty"):
         new(dataset.root, config)
     assert [file.name for file in config.out.iterdir()] == ["mine.txt"]
 

@@ -31,6 +31,7 @@ import httpx
 from samtune.data.archive import unpack
 from samtune.errors import ConfigError, DataError, RemoteError, SamtuneError
 from samtune.utils.files import storage_errors, write_json
+from samtune.utils.output_folders import check_output
 
 API = "https://api.roboflow.com"
 KEY_VARIABLE = "ROBOFLOW_API_KEY"
@@ -106,7 +107,7 @@ def download(
         The folder with the data, inside or equal to `out`.
 
     Raises:
-        ConfigError: no key, a key the service refuses, or arguments of the wrong form.
+        ConfigError: no key, a key the service refuses, arguments of the wrong form, or `out` holds something.
         DataError: no such project or version, or an archive that is refused.
         RemoteError: the service did not answer as it should, or sent a damaged file.
         StorageError: the disk refused.
@@ -141,7 +142,7 @@ def from_url(
         The folder with the data, inside or equal to `out`.
 
     Raises:
-        ConfigError: not an http or https address.
+        ConfigError: not an http or https address, or `out` holds something.
         DataError: nothing at the address, or an archive that is refused.
         RemoteError: the service did not answer as it should, or sent a damaged file.
         StorageError: the disk refused.
@@ -294,13 +295,7 @@ def _message_in(answer: dict[str, Any], key: str) -> str:
 def _fetch_and_unpack(
     url: str, out: Path, source: str, sha256: str | None, progress: Progress | None, patience: Patience
 ) -> Path:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError.of(
-            expected="a new or empty folder for the dataset",
-            found="one that is not",
-            where=str(out),
-            do="choose another with --out",
-        )
+    check_output(out)
     part = _Part(out.with_name(f".{out.name}.part"), source)
     _fetch(url, part, progress or (lambda _done, _total: None), patience)
     if sha256 is not None and (found := part.digest("sha256")) != sha256.lower():

@@ -52,6 +52,7 @@ from samtune.training.checkpoint import Progress, RunFolder, load_last, save_las
 from samtune.training.losses.tuning import Loss, binary, hard_iou, tuning_loss
 from samtune.training.optimizer import MovingAverage, make_optimizer
 from samtune.utils.files import new_file, new_folder
+from samtune.utils.workers import cpu_count
 
 BACKGROUND_CLICKS = 4
 """Clicks per image whose answer is "no object"."""
@@ -280,7 +281,7 @@ def draw_scenes(config: PretrainConfig) -> SceneBank:
         (bank.folder / f"{name}.npz", seed) for name, seed in wanted if not (bank.folder / f"{name}.npz").exists()
     ]
     if missing:
-        workers = config.workers or multiprocessing.cpu_count()
+        workers = config.workers or cpu_count()
         context = multiprocessing.get_context("forkserver")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             for _ in pool.map(

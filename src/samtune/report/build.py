@@ -25,7 +25,8 @@ from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import Predictor
 from samtune.report.page import write_report
 from samtune.types import Prompt
-from samtune.utils.files import new_folder, refuse_to_replace, write_json
+from samtune.utils.files import new_folder, write_json
+from samtune.utils.output_folders import check_output
 
 COMPARISON = "comparison.json"
 SHOWN = 6
@@ -73,7 +74,7 @@ def judge(
         DataError: the split has no objects, or an image cannot be read.
         StorageError: the disk refused.
     """
-    refuse_to_replace(out, COMPARISON, "an earlier comparison")
+    check_output(out, mark=COMPARISON, earlier="an earlier comparison")
     measuring = _named(progress, "measuring both")
     comparison = compare(*evaluate_all((base, tuned), dataset, config, names=names, progress=measuring))
     with new_folder(out) as folder:

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from samtune.config import PromptPolicy
+from samtune.data.low_res import LowResTargets
 from samtune.data.table import Dataset, ObjectEntry
 from samtune.embeddings.dataset import View
 from samtune.errors import DataError
@@ -35,8 +35,6 @@ FILL, BACKGROUND, OBJECT = -1, 0, 1
 """What a prompt is about; fill is there to make an image's prompts as many as another's, and counts nowhere."""
 BATCHES_AHEAD = 2
 """Batches that are loaded while a step is computed."""
-TARGETS_KEPT = 256 * 2**20
-"""Bytes of low-res targets that each loading process keeps: reading and shrinking a mask takes a millisecond or two."""
 _PURPOSES = ("prompts", "flip")
 
 
@@ -159,7 +157,7 @@ class TrainingBatches(TorchDataset[Batch]):
         self.sampling = sampling
         self.rank = rank
         self.world = world
-        self._targets = _Targets(dataset, sampling.mask_size)
+        self._targets = LowResTargets(dataset, sampling.mask_size)
         background = sampling.prompts.negative > 0
         self.images = [image for image in dataset.images if background or image.single_objects]
         if not any(image.single_objects for image in self.images):
@@ -271,38 +269,6 @@ class EpochOrder:
     def permutation(self, epoch: int) -> NDArray[np.uint32]:
         """The order of one epoch, `[count]`."""
         return np.random.default_rng((self.seed, epoch)).permutation(self.count).astype(np.uint32)
-
-
-@dataclass
-class _Targets:
-    """Low-res targets of a dataset's objects; those first asked for are kept in memory as far as they fit."""
-
-    dataset: Dataset
-    size: int
-    kept: dict[str, NDArray[np.uint8]] = field(default_factory=dict, init=False)
-
-    def of(self, objects: Sequence[ObjectEntry]) -> NDArray[np.uint8]:
-        """uint8 `[N, size, size]`, a new array."""
-        found = np.zeros((len(objects), self.size, self.size), np.uint8)
-        for target, one in zip(found, objects, strict=True):
-            kept = self.kept.get(one.mask_path)
-            target[:] = low_res_targets([self.dataset.read_mask(one)], self.size)[0] if kept is None else kept
-            if kept is None and (len(self.kept) + 1) * target.nbytes <= TARGETS_KEPT:
-                self.kept[one.mask_path] = target.copy()
-        return found
-
-
-def low_res_targets(masks: Sequence[NDArray[np.bool_]], size: int) -> NDArray[np.uint8]:
-    """Squash masks `[H, W]` to the model's low-res grid: uint8 `[N, size, size]`, 255 where a cell is covered."""
-    targets = np.zeros((len(masks), size, size), np.uint8)
-    for target, mask in zip(targets, masks, strict=True):
-        shrinks = mask.shape[0] >= size and mask.shape[1] >= size
-        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        cv2.resize(mask.astype(np.uint8) * 255, (size, size), dst=target, interpolation=how)
-        if not target.any():  # smaller than 1/510 of a cell: keep the cell it is in, or the object would read as absent
-            row, column = np.argwhere(mask)[0]
-            target[row * size // mask.shape[0], column * size // mask.shape[1]] = 1
-    return targets
 
 
 def image_generator(seed: int, number: int, purpose: Literal["prompts", "flip"]) -> torch.Generator:
