@@ -191,7 +191,9 @@ def test_a_broken_object_is_listed_and_the_rest_is_used(tmp_path, entry, code):
     listed = json.loads((tmp_path / "out/issues.json").read_text())["issues"]
     assert code in [issue["code"] for issue in listed]
     assert sum(report.objects.values()) == 1
-    assert any(code in line for line in report.lines())
+    shown = "\n".join(report.lines())
+    assert f"1 x {code}" in shown and f"found    {errors[0].message}" in shown
+    assert all(part in shown for part in (errors[0].expected, errors[0].place, "to do    ", errors[0].do))
 
 
 def test_exporters_habits_load_without_a_word(tmp_path):

@@ -15,7 +15,7 @@ from samtune.data.low_res import low_res_targets
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError, DataError, ModelError, StorageError
 from samtune.model.io.load import load_model
-from samtune.training.batches import Sampling, TrainingBatches, loader
+from samtune.training.batches import EpochOrder, Sampling, TrainingBatches, loader
 from samtune.training.checkpoint import save_last
 from samtune.training.loop import train
 from samtune.training.optimizer import lr_factor
@@ -198,6 +198,29 @@ def test_every_image_comes_once_per_pass(dataset):
     seen = [batches[step].views[0].image.image_id for step in range(10)]
     assert sorted(seen[:5]) == sorted(seen[5:]) == [f"train-{index}" for index in range(5)]
     assert seen[:5] != seen[5:]
+
+
+class CountedOrder(EpochOrder):
+    """Notes which epochs' permutations were made."""
+
+    def __init__(self, count, seed):
+        super().__init__(count, seed)
+        self.made = []
+
+    def permutation(self, epoch):
+        self.made.append(epoch)
+        return super().permutation(epoch)
+
+
+def test_each_epoch_is_shuffled_once_however_many_images_are_asked_for():
+    """Also while reading ahead looks into the next epoch."""
+    order = CountedOrder(1000, seed=1)
+    for number in range(2500):
+        order(number)
+        order(number + 64)
+    assert order.made == [0, 1, 2]
+    for epoch in range(2):
+        assert sorted(order(epoch * 1000 + place) for place in range(1000)) == list(range(1000))
 
 
 def test_a_mirrored_view_has_mirrored_targets_and_boxes(dataset):

@@ -17,9 +17,9 @@ from transformers import Sam2Model
 from transformers.utils import logging
 
 from samtune.errors import ModelError
-from samtune.export.card import RunFacts, model_card, read_run
-from samtune.export.official_package import official_config, write_official
-from samtune.export.verify import Difference, answers, check, difference
+from samtune.exports.card import RunFacts, model_card, read_run
+from samtune.exports.official_package import official_config, write_official
+from samtune.exports.verify import Difference, answers, check, difference
 from samtune.model.catalogue import hub_name
 from samtune.model.io.load import LoadedModel, load_model, write_model
 from samtune.utils.files import new_folder, storage_errors
