@@ -28,12 +28,14 @@ from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder.reference import ALL_TOKENS, NO_TOKENS, asked_tokens, select_masks
 from samtune.model.preprocess import MASK_THRESHOLD, clamp_low_res, upscale_masks
 from samtune.prompts.batch import PromptBatch
-from samtune.prompts.simulate import background_prompts, correction_clicks, pick_points
+from samtune.prompts.simulate import CorrectionDraws, background_prompts, correction_clicks, deepest_points
 
 __all__ = ["KINDS", "Evaluation", "evaluate", "evaluate_all", "measure", "read_truth", "spread"]
 
 _DEEPEST = PromptPolicy(point_at="center", correction_from_object=0.0)
 """Clicks at the deepest pixel of the object, later of the error: nothing about them is random."""
+_NO_DRAWS = CorrectionDraws(torch.zeros(1), torch.zeros(1))
+"""Stands where random numbers are asked for and make no difference."""
 
 
 def evaluate(
@@ -191,7 +193,7 @@ def _prompts(kind: str, objects: Sequence[ObjectEntry], truth: Sequence[Region])
 
 def _deepest(region: Region) -> Tensor:
     """The pixel farthest from an object's edge, `[1, 2]`, xy in pixels of the image."""
-    inside = pick_points(torch.from_numpy(region.mask)[None], _DEEPEST, torch.Generator())
+    inside = deepest_points(torch.from_numpy(region.mask)[None])
     return inside + torch.tensor([[region.x0, region.y0]], dtype=torch.float32)
 
 
@@ -295,7 +297,7 @@ def _with_corrections(
     for logits, region in zip(chosen_masks, truth, strict=True):
         predicted = (upscale_masks(logits, embedded.size) > MASK_THRESHOLD).cpu()
         mask = torch.from_numpy(region.paste(*embedded.size))
-        clicks.append(correction_clicks(predicted, mask[None], _DEEPEST, torch.Generator()))
+        clicks.append(correction_clicks(predicted, mask[None], _DEEPEST, _NO_DRAWS))
     points, labels = (torch.cat(parts) for parts in zip(*clicks, strict=True))
     more = predictor.to_model_frame(embedded, PromptBatch.from_clicks(points[:, None], labels[:, None]))
     more = more.to(predictor.device)
@@ -312,7 +314,7 @@ def _background(
         x0, y0, x1, y1 = region.box
         occupied[y0:y1, x0:x1] |= region.mask
     generator = torch.Generator().manual_seed(zlib.crc32(f"{config.seed} {image.image_id}".encode()))
-    prompts = background_prompts(torch.from_numpy(occupied), config.background_clicks, PromptPolicy(), generator)
+    prompts = background_prompts(torch.from_numpy(occupied), config.background_clicks, generator)
     if prompts is None:
         return
     output = predictor.decode(embedded, predictor.to_model_frame(embedded, prompts), NO_TOKENS)

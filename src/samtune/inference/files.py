@@ -21,7 +21,8 @@ from samtune.errors import ConfigError, DataError
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.types import Box, Prompt
-from samtune.utils.files import new_folder, refuse_to_replace, write_json
+from samtune.utils.files import new_folder, write_json
+from samtune.utils.output_folders import check_output
 
 RESULTS, MASKS, OVERLAYS = "predictions.json", "masks", "overlays"
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -101,7 +102,7 @@ def predict_files(
     """
     pictures = _pictures(images)
     questions = _questions(pictures, config)
-    refuse_to_replace(out, RESULTS, "earlier predictions")
+    check_output(out, mark=RESULTS, earlier="earlier predictions", inputs=[images])
     results: list[dict[str, Any]] = []
     refused = 0
     with new_folder(out) as folder:

@@ -18,7 +18,8 @@ from samtune.evaluation.protocol import evaluate_all
 from samtune.inference.predictor import Predictor
 from samtune.report.gallery import GALLERY, Advance, draw_gallery
 from samtune.report.render import write_report
-from samtune.utils.files import new_folder, refuse_to_replace, write_json
+from samtune.utils.files import new_folder, write_json
+from samtune.utils.output_folders import check_output
 
 COMPARISON = "comparison.json"
 
@@ -50,7 +51,7 @@ def build_report(
         DataError: the split has no objects, or an image cannot be read.
         StorageError: the disk refused.
     """
-    refuse_to_replace(out, COMPARISON, "an earlier comparison")
+    check_output(out, mark=COMPARISON, earlier="an earlier comparison")
     measuring = _named(progress, "measuring both")
     comparison = compare(*evaluate_all((base, tuned), dataset, config, names=names, progress=measuring))
     with new_folder(out) as folder:
