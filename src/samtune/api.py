@@ -147,15 +147,15 @@ def compare(
     *,
     quiet: bool = False,
 ) -> Comparison:
-    """Measure two models on the same prompts and write figures, pictures and `report.html`; see `evaluation.judge`."""
+    """Measure two models on the same prompts and write figures, images and `report.html`; see `report.build`."""
     from samtune.data.table import Dataset
-    from samtune.report.build import judge
+    from samtune.report.build import build_report
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
     first, second = (predictor(model, device=config.device) for model in (base, tuned))
     with stages(quiet=quiet) as advance:
-        return judge(
+        return build_report(
             data,
             first,
             second,
