@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samtune.data.masks import RunLengths, encode_rle
+from samtune.data.masks import encode_rle
 from samtune.embeddings.cache import encoder_fingerprint
 from samtune.errors import ModelError
 from samtune.finder.head import STRIDE
@@ -20,6 +20,7 @@ from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder.reference import asked_tokens, select_masks
 from samtune.model.preprocess import MASK_THRESHOLD, upscale_masks
 from samtune.prompts.batch import PromptBatch
+from samtune.types import RunLengths
 
 CHUNK = 32
 """Prompts per decoder call."""

@@ -19,16 +19,19 @@ from numpy.typing import NDArray
 
 from samtune.data.masks import encode_rle, format_counts
 from samtune.data.table import Dataset, ImageEntry
-from samtune.evaluation.metrics import Summary, summarize
+from samtune.evaluation.intervals import Summary, summarize
 from samtune.finder.finding import full_masks
 from samtune.finder.matching import OperatingPoint, match
 from samtune.finder.results import Finds
+from samtune.types import RunLengths
 
 MOST = 1000
 RIGHT = 0.5
 """IoU from which a mask is right where one number is asked for."""
 _CROWDED = 0.5
 """Share of a find that lies in a crowd region from which on it counts neither way."""
+_COUNT_ERRORS = (0.0, 1e9)
+"""Range of an error of a count: it has no upper end, and with so far a one the interval is that of a log scale."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,7 @@ class FoundImage:
     @classmethod
     def of(cls, finds: Finds) -> FoundImage:
         """Finds with their masks brought to the image's own size."""
-        masks = [_compressed(runs.height, runs.width, format_counts(runs)) for runs in full_masks(finds)]
-        return cls(masks, finds.classes, finds.scores)
+        return cls([_as_coco(runs) for runs in full_masks(finds)], finds.classes, finds.scores)
 
     def __getitem__(self, rows: NDArray[Any]) -> FoundImage:
         """Some of them, by number."""
@@ -119,16 +121,11 @@ def read_true(dataset: Dataset, image: ImageEntry, classes: Sequence[str]) -> Tr
     """The annotated objects of an image; an object of an unknown class gets number K, which no find has."""
     number = {name: index for index, name in enumerate(classes)}
     kept = image.single_objects
-
-    def packed(objects: Sequence[Any]) -> list[dict[str, Any]]:
-        runs = [encode_rle(dataset.read_mask(one)) for one in objects]
-        return [_compressed(one.height, one.width, format_counts(one)) for one in runs]
-
     return TrueImage(
         image,
-        packed(kept),
+        [compress(dataset.read_mask(one)) for one in kept],
         np.array([number.get(one.category, len(classes)) if classes else 0 for one in kept], np.int64),
-        packed([one for one in image.objects if one.iscrowd]),
+        [compress(dataset.read_mask(one)) for one in image.objects if one.iscrowd],
     )
 
 
@@ -210,16 +207,13 @@ def right_finds(
     return right, right | ~_in_crowd(truth, found)
 
 
-def matched(
-    truth: Sequence[TrueImage], found: Sequence[FoundImage], classes: int, threshold: float, *, seed: int = 0
-) -> Matched:
+def matched(truth: Sequence[TrueImage], found: Sequence[FoundImage], classes: int, threshold: float) -> Matched:
     """Figures of the finds that a threshold keeps.
 
     Args:
         truth, found: of the same images, in order.
         classes: K, at least 1.
         threshold: the least score.
-        seed: of the intervals' resampling.
     """
     kept = [one.above(threshold) for one in found]
     hits, finds, objects = 0, 0, sum(len(one.masks) for one in truth)
@@ -240,7 +234,7 @@ def matched(
         errors.append(abs(int(counted.sum()) - len(one.masks)))
         relative.append(errors[-1] / max(len(one.masks), 1))
     groups = [one.image.group for one in truth]
-    error, share = (summarize(values, groups, seed=seed) for values in (errors, relative))
+    error, share = (summarize(values, groups, bounds=_COUNT_ERRORS) for values in (errors, relative))
     assert error is not None and share is not None
     precision = hits / finds if finds else 1.0
     return Matched(OperatingPoint(threshold, precision, hits / max(objects, 1)), confusion, error, share, counts)
@@ -261,5 +255,10 @@ def _in_crowd(truth: TrueImage, found: FoundImage) -> NDArray[np.bool_]:
     return inside.reshape(len(found.masks), -1).max(1) >= _CROWDED
 
 
-def _compressed(height: int, width: int, counts: str) -> dict[str, Any]:
-    return {"size": [height, width], "counts": counts}
+def compress(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO's compressed run lengths of a mask bool `[H, W]`."""
+    return _as_coco(encode_rle(mask))
+
+
+def _as_coco(runs: RunLengths) -> dict[str, Any]:
+    return {"size": [runs.height, runs.width], "counts": format_counts(runs)}

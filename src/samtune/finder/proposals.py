@@ -78,6 +78,8 @@ def similar_masks(masks: NDArray[np.bool_], most: float) -> NDArray[np.int64]:
     Only masks whose boxes overlap enough are compared, 8 cells at a time: an IoU above `most` needs a box as long and
     as wide. With objects beside each other that is a few pairs for each of them, not N squared.
     """
+    if not len(masks):
+        return np.zeros((0, 2), np.int64)
     bits = np.packbits(masks.reshape(len(masks), -1), axis=1)
     area = np.bitwise_count(bits).sum(1, dtype=np.int64)
     pairs = _candidates(masks, area, most)
