@@ -15,6 +15,7 @@ from typing import Any
 from samtune.errors import DataError
 from samtune.evaluation.metrics import Summary, summarize
 from samtune.evaluation.results import FORMAT, Answer, Evaluation, ObjectResult
+from samtune.utils.results import Result
 
 NOTICEABLE = 0.02
 """An object's IoU counts as changed from this difference on; below it, it is called the same."""
@@ -99,7 +100,7 @@ class Guard:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Result):
     """Two models on the same split.
 
     Attributes:

@@ -19,6 +19,7 @@ from samtune.config import EvalConfig
 from samtune.errors import DataError
 from samtune.evaluation.metrics import Calibration, Summary, calibration, summarize
 from samtune.utils.files import write_json
+from samtune.utils.results import Result
 
 FORMAT = 2
 KINDS = ("box", "point")
@@ -102,7 +103,7 @@ class ClicksNeeded:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Result):
     """A model on a split.
 
     Attributes:

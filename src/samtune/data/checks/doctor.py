@@ -33,6 +33,7 @@ from samtune.data.masks import Region
 from samtune.data.readers import detect_format, read
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, Severity
+from samtune.utils.results import Result
 
 EXAMPLES_PER_CODE = 4
 _SIZES = (("tiny", 16**2), ("small", 32**2), ("medium", 96**2))
@@ -101,7 +102,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class Audit(Result):
     """What the doctor found.
 
     Attributes:
@@ -122,6 +123,10 @@ class Audit:
     def exit_code(self) -> int:
         """0 for clean or warnings, 2 for errors."""
         return 2 if any(issue.severity is Severity.ERROR for issue in self.issues) else 0
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        return self.to_text().splitlines()
 
     def to_text(self) -> str:
         """See `doctor_report.render_text`."""
