@@ -1,7 +1,7 @@
 """How well a mask's edge lies: boundary IoU, boundary F, normalised surface Dice, Hausdorff 95. NumPy and OpenCV.
 
-An edge pixel is a pixel of the mask with a pixel outside of the mask above, below, left or right of it; what lies beyond
-the image counts as outside. Distances are Euclidean, in pixels of the image.
+An edge pixel is a pixel of the mask with a pixel outside of the mask above, below, left or right of it; what lies
+beyond the image counts as outside. Distances are Euclidean, in pixels of the image.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def edge_distances(predicted: Mask, truth: Mask) -> tuple[NDArray[np.float32], N
         predicted, truth: masks `[H, W]` of one shape.
 
     Returns:
-        Distances of the edge of `predicted` and of that of `truth`, float32 `[E]` each; infinite where the other mask is
-        empty.
+        Distances of the edge of `predicted` and of that of `truth`, float32 `[E]` each; infinite where the other
+        mask is empty.
     """
     _check(predicted, truth)
     edges = [_edge(predicted), _edge(truth)]

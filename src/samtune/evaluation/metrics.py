@@ -73,8 +73,8 @@ class Calibration:
     Attributes:
         mean_error: mean of |predicted - reached|; 0 is perfect.
         bias: mean of predicted - reached; above 0 the model overestimates itself.
-        expected_error: expected calibration error (Naeini et al. 2015): mean of |mean predicted - mean reached| over ten
-            bins of the predicted IoU, weighted by their counts.
+        expected_error: expected calibration error (Naeini et al. 2015): mean of |mean predicted - mean reached| over
+            ten bins of the predicted IoU, weighted by their counts.
         rank_correlation: Spearman's, -1 to 1: does the order of the predictions tell good masks from bad ones? None
             where one of the two does not vary.
         bins: the bins with any masks, for a reliability diagram.
