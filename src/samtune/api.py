@@ -229,13 +229,13 @@ def compare(
         StorageError: the disk refused.
     """
     from samtune.data.table import Dataset
-    from samtune.report.build import judge
+    from samtune.report.build import build_report
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
     first, second = (_predictor(model, config.device) for model in (base, tuned))
     with stages(quiet=quiet) as advance:
-        return judge(
+        return build_report(
             data,
             first,
             second,

@@ -75,7 +75,7 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
     console.print("4/4  base and tuned model on the test split, which neither has seen", highlight=False)
     comparison = api.compare(paths["dataset"], "nano", paths["run"], paths["comparison"], quiet=quiet)
     return DemoResult(
-        verdict=comparison.verdict,
+        verdict=str(comparison.verdict),
         paths=paths | {"report": paths["comparison"] / "report.html"},
         is_better=comparison.is_better,
     )
