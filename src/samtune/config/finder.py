@@ -52,3 +52,12 @@ class FindConfig(Config):
         if len(wishes) > 1:
             raise ValueError(f"{' and '.join(wishes)} are given: they choose the same thing, so give one")
         return self
+
+
+class FindEvalConfig(FindConfig):
+    """What is measured of a finder."""
+
+    split: Literal["train", "valid", "test"] = Field(default="test", description="Split to evaluate.")
+    grid: bool = Field(default=True, description="Also find by a grid of clicks, which takes seconds an image.")
+    chunk: int = Field(default=32, ge=1, description="Prompts per decoder call.")
+    device: Device = "auto"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samtune.config import FindConfig
 from samtune.errors import ConfigError
 from samtune.finder.calibration import Calibration
 from samtune.finder.head import FinderHead
@@ -118,24 +119,26 @@ class Finder:
         """The least score to keep for the best F1 on validation; 0.5 where there was none."""
         return best_f1(self.points).threshold if self.points else 0.5
 
-    def threshold_for(self, *, precision: float | None = None, recall: float | None = None) -> float:
-        """The least score to keep for a wanted precision or recall on validation.
+    def chosen_threshold(self, wish: FindConfig) -> float:
+        """The least score to keep, as the settings wish: given, or by precision or recall on validation, or best F1.
 
         Raises:
-            ConfigError: no threshold gives it.
+            ConfigError: no threshold gives what is wished.
         """
-        if precision is not None:
-            point, wish = with_precision(self.points, precision), f"a precision of {precision:g}"
+        if wish.threshold is not None:
+            return wish.threshold
+        if wish.precision is not None:
+            point, words = with_precision(self.points, wish.precision), f"a precision of {wish.precision:g}"
             reached = max((one.precision for one in self.points), default=0.0)
-        elif recall is not None:
-            point, wish = with_recall(self.points, recall), f"a recall of {recall:g}"
+        elif wish.recall is not None:
+            point, words = with_recall(self.points, wish.recall), f"a recall of {wish.recall:g}"
             reached = max((one.recall for one in self.points), default=0.0)
         else:
             return self.threshold
         if point is None:
             raise ConfigError.of(
-                expected=f"{wish} that some threshold gives on validation",
-                found=f"at most {reached:.2f}",
+                expected=f"{words} that some threshold gives on held-out images",
+                found=f"at most {reached:.2f}, on {self.chosen_on}",
                 do="ask for less, or give --threshold",
             )
         return point.threshold
