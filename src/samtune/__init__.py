@@ -27,7 +27,9 @@ if TYPE_CHECKING:
         download_roboflow,
         embed,
         evaluate,
+        evaluate_finder,
         export,
+        find,
         load_model,
         models,
         predict,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         pretrain,
         resume,
         train,
+        train_finder,
     )
     from samtune.benchmark.figures import BenchReport
     from samtune.config import (
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
         CacheConfig,
         EmbedConfig,
         EvalConfig,
+        FindConfig,
+        FinderConfig,
+        FindEvalConfig,
         LossConfig,
         OptimizerConfig,
         PredictConfig,
@@ -70,6 +76,9 @@ if TYPE_CHECKING:
     from samtune.evaluation.comparison import Comparison
     from samtune.evaluation.results import Evaluation
     from samtune.exports.export import ExportReport
+    from samtune.finder.evaluation import FindEvaluation
+    from samtune.finder.files import FindReport
+    from samtune.finder.run import FinderReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
     from samtune.model.io.load import LoadedModel
@@ -96,6 +105,12 @@ __all__ = [
     "Evaluation",
     "Event",
     "ExportReport",
+    "FindConfig",
+    "FindEvalConfig",
+    "FindEvaluation",
+    "FindReport",
+    "FinderConfig",
+    "FinderReport",
     "Issue",
     "Listener",
     "LoadedModel",
@@ -135,7 +150,9 @@ __all__ = [
     "download_roboflow",
     "embed",
     "evaluate",
+    "evaluate_finder",
     "export",
+    "find",
     "load_model",
     "models",
     "predict",
@@ -143,6 +160,7 @@ __all__ = [
     "pretrain",
     "resume",
     "train",
+    "train_finder",
 ]
 
 _HOMES = {
@@ -155,6 +173,9 @@ _HOMES = {
     "EmbeddedImage": "inference.predictor",
     "Evaluation": "evaluation.results",
     "ExportReport": "exports.export",
+    "FindEvaluation": "finder.evaluation",
+    "FindReport": "finder.files",
+    "FinderReport": "finder.run",
     "LoadedModel": "model.io.load",
     "PredictReport": "inference.files",
     "Predictor": "inference.predictor",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import Parameter
 from pydantic import Field, model_validator
 
 from samtune.config.base import Config, Device, Fraction
@@ -13,7 +12,7 @@ from samtune.config.base import Config, Device, Fraction
 class FinderConfig(Config):
     """How a finder is trained on a dataset's own masks, from the image embeddings that training keeps."""
 
-    classes: Annotated[Literal["all", "none"], Parameter(name=("--find-classes", "--classes"))] = Field(
+    classes: Literal["all", "none"] = Field(
         default="all", description="all learns the dataset's class names; none finds objects without naming them."
     )
     steps: int = Field(default=1000, ge=1, description="Optimizer steps.")

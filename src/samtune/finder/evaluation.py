@@ -20,7 +20,7 @@ from samtune.config import AutomaticConfig, FindEvalConfig
 from samtune.data.table import Dataset, ImageEntry
 from samtune.embeddings.cache import encoder_fingerprint
 from samtune.errors import DataError
-from samtune.finder.calibration import calibration_error
+from samtune.finder.calibration import EVIDENCE, calibration_error
 from samtune.finder.finding import answer_boxes, check_fits, find, name_masks
 from samtune.finder.head import STRIDE
 from samtune.finder.measure import (
@@ -41,6 +41,8 @@ from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.preprocess import scale_boxes
 from samtune.utils.files import new_folder, write_json
+from samtune.utils.results import Result
+from samtune.utils.text import text_table
 
 FIGURES, TRUTH = "find.json", "truth.json"
 _EVERYTHING = {"min_iou_score": 0.1, "min_stability": 0.5}
@@ -63,13 +65,20 @@ class Row:
     named: Precision | None
     images: tuple[FoundImage, ...]
 
+    def cells(self, count: int) -> tuple[str, ...]:
+        """Its line of a table with `count` figures, in %."""
+        one = self.one_class
+        figures = [one.ap, one.ap50, one.ap75, one.ar, *((self.named.ap, self.named.ap50) if self.named else ())]
+        cells = [f"{100 * value:.1f}" for value in figures]
+        return (self.name, *cells, *["-"] * (count - len(cells)))
+
     def to_json(self) -> dict[str, Any]:
         """The figures."""
         return {"one_class": asdict(self.one_class), "named": None if self.named is None else asdict(self.named)}
 
 
 @dataclass(frozen=True)
-class FindEvaluation:
+class FindEvaluation(Result):
     """A finder on a split.
 
     Attributes:
@@ -96,12 +105,8 @@ class FindEvaluation:
     def lines(self) -> list[str]:
         """What to tell the user."""
         lines = [f"{self.objects} objects in {len(self.truth)} images of {self.split}; masks, in %"]
-        lines.append(f"{'':<22} {'AP':>5} {'AP50':>5} {'AP75':>5} {'AR':>5}  {'named AP':>8} {'AP50':>5}")
-        for row in self.rows:
-            one = row.one_class
-            figures = " ".join(f"{100 * value:5.1f}" for value in (one.ap, one.ap50, one.ap75, one.ar))
-            named = f"  {100 * row.named.ap:8.1f} {100 * row.named.ap50:5.1f}" if row.named else ""
-            lines.append(f"{row.name:<22} {figures}{named}")
+        head = ("", "AP", "AP50", "AP75", "AR", *(("named AP", "named AP50") if len(self.classes) > 1 else ()))
+        lines += text_table(head, [row.cells(len(head) - 1) for row in self.rows])
         point, counts = self.matched.point, self.matched.count_error
         interval = (
             f" [{counts.low:.2f}, {counts.high:.2f}]" if counts.low is not None and counts.high is not None else ""
@@ -248,10 +253,18 @@ def _true_boxes(
     """The decoder's masks for the true boxes, with the finder's names for them."""
     boxes = torch.tensor([one.box for one in image.single_objects], dtype=torch.float32).reshape(-1, 4)
     cells = scale_boxes(boxes, embedded.size, finder.image_size) / STRIDE
-    logits, scores = answer_boxes(predictor, embedded, cells, chunk)
-    classes, likely = name_masks(finder.head(embedded.embeddings).classes[0], logits)
-    scores = scores.astype(np.float64) * likely
-    found = Finds(logits.cpu().numpy(), boxes.numpy(), classes, np.zeros((len(boxes), 4)), scores, embedded.size)
+    answers = answer_boxes(predictor, embedded, cells, chunk)
+    classes, likely = name_masks(finder.head(embedded.embeddings).classes[0], answers.logits)
+    scores = answers.iou_scores.astype(np.float64) * likely
+    found = Finds(
+        logits=answers.logits.cpu().numpy(),
+        boxes=boxes.numpy(),
+        classes=classes,
+        evidence=np.zeros((len(boxes), len(EVIDENCE))),
+        scores=scores,
+        object_scores=answers.object_scores,
+        size=embedded.size,
+    )
     return FoundImage.of(found[np.argsort(-scores, kind="stable")])
 
 

@@ -28,6 +28,7 @@ class Finds:
         classes: int64 `[N]`, number of the class.
         evidence: float64 `[N, 4]`, see `calibration.EVIDENCE`.
         scores: float64 `[N]`, calibrated, 0 to 1.
+        object_scores: float32 `[N]`, the decoder's logits that there is an object.
         size: (H, W) of the image in pixels.
     """
 
@@ -36,6 +37,7 @@ class Finds:
     classes: NDArray[np.int64]
     evidence: NDArray[np.float64]
     scores: NDArray[np.float64]
+    object_scores: NDArray[np.float32]
     size: tuple[int, int]
 
     def __len__(self) -> int:
@@ -44,7 +46,13 @@ class Finds:
     def __getitem__(self, rows: NDArray[Any]) -> Finds:
         """Some of them, by number or by mask."""
         return Finds(
-            self.logits[rows], self.boxes[rows], self.classes[rows], self.evidence[rows], self.scores[rows], self.size
+            logits=self.logits[rows],
+            boxes=self.boxes[rows],
+            classes=self.classes[rows],
+            evidence=self.evidence[rows],
+            scores=self.scores[rows],
+            object_scores=self.object_scores[rows],
+            size=self.size,
         )
 
     def above(self, threshold: float) -> Finds:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from samtune.finder.results import Finder, Quality
+from samtune.utils.results import Result
 
 FEWEST_OBJECTS = 30
 """With fewer held-out objects nobody can tell a good finder from a lucky one."""
@@ -18,7 +19,7 @@ LARGEST_GAP = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Usefulness:
+class Usefulness(Result):
     """Whether a finder is of use.
 
     Attributes:

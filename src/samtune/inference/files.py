@@ -71,7 +71,9 @@ class _Question:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Answer:
+    """One mask and what belongs to it in the results file; both ids are the user's where the user gave some."""
+
     mask: NDArray[np.bool_]
     score: float
     object_score: float
@@ -102,7 +104,7 @@ def predict_files(
         StorageError: the disk refused.
     """
     config.require_prompts()
-    pictures = _pictures(images)
+    pictures = image_files(images)
     questions = _questions(pictures, config)
     check_output(out, mark=RESULTS, earlier="earlier predictions", inputs=[images])
     results: list[dict[str, Any]] = []
@@ -116,7 +118,7 @@ def predict_files(
             answers = _answers(predictor, image, picture, questions[picture.name], config)
             for number, answer in enumerate(answers):
                 write_mask_file(folder / MASKS / f"{picture.name}-{number:03}.png", answer.mask)
-                results.append(_coco_result(answer, picture))
+                results.append(coco_result(answer, picture))
                 refused += answer.object_score < 0
             overlay = draw_overlay(image, [answer.mask for answer in answers])
             Image.fromarray(overlay).save(folder / OVERLAYS / f"{picture.name}.png")
@@ -130,7 +132,12 @@ def predict_files(
     return PredictReport(out, len(asked), len(results), refused, note if config.everything and not results else "")
 
 
-def _pictures(images: Path) -> list[Path]:
+def image_files(images: Path) -> list[Path]:
+    """The image itself, or the images of a folder in the order of their names.
+
+    Raises:
+        DataError: there is none.
+    """
     if images.is_file():
         return [images]
     found = sorted(path for path in images.glob("*") if path.suffix.lower() in _PICTURES) if images.is_dir() else []
@@ -224,13 +231,13 @@ def _box(bbox: Any, where: str) -> Box:
 
 def _answers(
     predictor: Predictor, image: NDArray[np.uint8], picture: Path, questions: Sequence[_Question], config: PredictConfig
-) -> list[_Answer]:
+) -> list[Answer]:
     embedded = predictor.embed(image)
     for question in questions:
         _check_inside(question.prompt, embedded, picture)
     predictions = predictor.predict(embedded, [question.prompt for question in questions], chunk=config.chunk)
     answers = [
-        _Answer(
+        Answer(
             prediction.best,
             float(prediction.iou_scores.max()),
             prediction.object_score,
@@ -241,7 +248,7 @@ def _answers(
     ]
     if config.everything:
         found = automatic_masks(predictor, embedded, config.automatic)
-        answers += [_Answer(one.mask, one.iou_score, one.object_score, picture.name, 1) for one in found]
+        answers += [Answer(one.mask, one.iou_score, one.object_score, picture.name, 1) for one in found]
     return answers
 
 
@@ -259,7 +266,8 @@ def _check_inside(prompt: Prompt, embedded: EmbeddedImage, picture: Path) -> Non
         )
 
 
-def _coco_result(answer: _Answer, picture: Path) -> dict[str, Any]:
+def coco_result(answer: Answer, picture: Path) -> dict[str, Any]:
+    """One row of the results file: COCO's results format with `file_name`, `area` and `object_score` added."""
     height, width = answer.mask.shape
     x0, y0, x1, y1 = mask_box(answer.mask) or (0, 0, 0, 0)
     return {

@@ -193,7 +193,7 @@ def resumed(path: Path) -> Run:
         ModelError: the folder is no run, has no checkpoint to resume from, or its base model is not what it was.
     """
     folder = RunFolder(path)
-    dataset, config = _read_config(folder)
+    dataset, config = read_config(folder)
     run = _set_up(dataset, config, folder)
     run.progress = load_last(folder, run.parameters, run.optimizer, run.average)
     if run.is_main:
@@ -264,7 +264,24 @@ def _cache_note(config: TrainConfig, trainable: Trainable) -> list[str]:
     return []
 
 
-def _read_config(folder: RunFolder) -> tuple[Path, TrainConfig]:
+def open_finished(path: Path, loaded: LoadedModel) -> DatasetEmbeddings:
+    """The embeddings of a run's dataset, as far as its training has kept them, for its model or one of its encoder.
+
+    Raises:
+        ModelError: the folder is no run.
+        DataError: its dataset cannot be read.
+    """
+    dataset, config = read_config(RunFolder(path))
+    precision = arithmetic(config.precision, loaded.model.device, loaded.image_size)
+    return DatasetEmbeddings.open(Dataset.open(dataset), loaded, config, loaded.model.device, precision)
+
+
+def read_config(folder: RunFolder) -> tuple[Path, TrainConfig]:
+    """The dataset and the settings of a run.
+
+    Raises:
+        ModelError: the folder is no run, or its settings cannot be read.
+    """
     try:
         settings = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
         return Path(settings.pop("dataset")), TrainConfig(**settings)
