@@ -23,6 +23,7 @@ from samtune.evaluation.boundaries import Boundary
 from samtune.evaluation.intervals import Summary, summarize
 from samtune.evaluation.metrics import Calibration, Detection, calibration, detection
 from samtune.utils.files import new_file, write_json
+from samtune.utils.results import Result
 
 FORMAT = 3
 KINDS = ("box", "point")
@@ -131,7 +132,7 @@ class ClicksNeeded:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Result):
     """A model on a split.
 
     Attributes:
