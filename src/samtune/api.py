@@ -44,15 +44,19 @@ def doctor(
     *,
     source_format: str = "auto",
     images: Path | None = None,
+    crowd: str = "auto",
+    mask_pattern: str = "",
     html: Path | None = None,
     quiet: bool = False,
 ) -> Audit:
     """Check annotations and images without changing anything; see `data.doctor.audit`. `html` also writes a page."""
     from samtune.data.checks.doctor import audit
     from samtune.data.checks.page import render_html
+    from samtune.data.readers import ReadOptions
 
     with progress("checking", quiet=quiet) as advance:
-        found = audit(Path(source), source_format, images, progress=advance)
+        options = ReadOptions(crowd, mask_pattern)
+        found = audit(Path(source), source_format, images, options=options, progress=advance)
     if html is not None:
         render_html(found, html)
     return found

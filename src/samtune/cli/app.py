@@ -82,6 +82,8 @@ def doctor(
     *,
     source_format: str = "auto",
     images: Path | None = None,
+    crowd: Literal["auto", "objects", "regions"] = "auto",
+    mask_pattern: str = "",
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     html: Path | None = None,
     quiet: bool = False,
@@ -94,11 +96,21 @@ def doctor(
         source: What `prepare` takes.
         source_format: Format of the source; auto recognises it.
         images: Image folder, when the annotation file stands elsewhere.
+        crowd: What COCO's iscrowd marks: single objects, as CVAT's painted masks, or regions of many.
+        mask_pattern: How masks are named, {stem} for the image's name, such as masks/{stem}_x.png.
         as_json: Print everything as JSON.
         html: Also write a page with pictures of the findings.
         quiet: Show no progress.
     """
-    audit = api.doctor(source, source_format=source_format, images=images, html=html, quiet=quiet)
+    audit = api.doctor(
+        source,
+        source_format=source_format,
+        images=images,
+        crowd=crowd,
+        mask_pattern=mask_pattern,
+        html=html,
+        quiet=quiet,
+    )
     print(json.dumps(audit.to_json(), indent=2) if as_json else audit.to_text())
     return audit.exit_code
 
