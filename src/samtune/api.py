@@ -6,7 +6,7 @@ stderr; `quiet=True` silences it. Errors are those of `samtune.errors`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import Predictor
     from samtune.training.run import Run
+    from samtune.training.tracking.events import Listener
 
 
 def doctor(
@@ -92,27 +93,42 @@ class TrainResult:
         return [f"done: {self.step} steps, {best}", f"run        {self.folder}"]
 
 
-def train(dataset: Path | str, config: TrainConfig | None = None, *, quiet: bool = False) -> TrainResult:
-    """Tune a model on a prepared dataset; see `training.loop.train`."""
-    from samtune.training.run import new
+def train(
+    dataset: Path | str,
+    config: TrainConfig | None = None,
+    *,
+    listeners: Sequence[Listener] = (),
+    quiet: bool = False,
+) -> TrainResult:
+    """Tune a model on a prepared dataset; see `training.loop.train`.
 
-    return _train(new(Path(dataset), config or TrainConfig()), quiet)
+    Under `torchrun` or `accelerate launch` every process calls this. The main one alone writes, shows progress and
+    calls the `listeners`, which get the events of `training.tracking.events`.
+    """
+    from samtune.training.run import new, removed_if_not_started
+
+    run = new(Path(dataset), config or TrainConfig())
+    with removed_if_not_started(run):
+        return _train(run, listeners, quiet)
 
 
-def resume(folder: Path | str, *, quiet: bool = False) -> TrainResult:
+def resume(folder: Path | str, *, listeners: Sequence[Listener] = (), quiet: bool = False) -> TrainResult:
     """Continue an interrupted run where its last checkpoint left it, with the same numbers it would have had."""
     from samtune.training.run import resumed
 
-    return _train(resumed(Path(folder)), quiet)
+    return _train(resumed(Path(folder)), listeners, quiet)
 
 
-def _train(run: Run, quiet: bool) -> TrainResult:
+def _train(run: Run, listeners: Sequence[Listener], quiet: bool) -> TrainResult:
     from samtune.training.loop import train as train_run
-    from samtune.training.tracking.listeners import file_listeners, progress_listener
+    from samtune.training.tracking.console import progress_listener
+    from samtune.training.tracking.files import file_listeners
 
     with ExitStack() as stack:
-        listeners = stack.enter_context(file_listeners(run.folder))
-        listeners.append(stack.enter_context(progress_listener(stderr_console(quiet=quiet))))
+        if run.processes.is_main:
+            own = stack.enter_context(file_listeners(run.folder, run.state.progress.step))
+            console = stack.enter_context(progress_listener(stderr_console(quiet=quiet)))
+            listeners = [*own, console, *listeners]
         finished = train_run(run, listeners)
     return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal)
 

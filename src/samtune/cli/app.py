@@ -7,6 +7,7 @@ checkpoint is saved).
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,6 +121,14 @@ def train(
         resume: Run folder of an interrupted run: continue it, with its own settings.
         quiet: Show no progress.
     """
+    beside = [*(["a dataset"] if dataset else []), *(["--config"] if config else [])]
+    beside += [f"--{name.replace('_', '-')}" for name in sorted(settings.model_fields_set)]
+    if resume is not None and beside:
+        raise UsageError.of(
+            expected="--resume RUN alone: a run goes on with the dataset and the settings it was started with",
+            found=f"{', '.join(beside)} beside it",
+            do=f"leave that out; for other settings start a new run from its weights: --model {resume}",
+        )
     if resume is None and dataset is None:
         raise UsageError.of(
             expected="a dataset to train on",
@@ -343,6 +352,9 @@ def _usage_message(error: cyclopts.CycloptsError) -> str:
 
 
 def _say(*lines: str) -> None:
+    """Print results; of several processes under `torchrun` the main one alone does."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     for line in lines:
         print(line)
 
