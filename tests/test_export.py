@@ -15,8 +15,8 @@ from transformers import Sam2Model
 
 from samtune.config import TrainableConfig
 from samtune.errors import ConfigError, ModelError, SamtuneError, StorageError
-from samtune.export.export import Format, export
-from samtune.export.verify import Difference, answers, check, difference
+from samtune.exports.export import Format, export
+from samtune.exports.verify import Difference, answers, check, difference
 from samtune.model.io.load import LoadedModel, load_model, save_model
 from samtune.model.trainable import Trainable, merged, save_adapter, select_trainable
 from tests.system import full_disk

@@ -21,8 +21,9 @@ from typing import Any
 
 import pytest
 
-from samtune.data.roboflow import KEY_VARIABLE, Patience, download, from_url
+from samtune.data.roboflow import KEY_VARIABLE, download, from_url
 from samtune.errors import ConfigError, DataError, RemoteError
+from samtune.utils.downloads import Patience
 
 KEY = "rf_sEcReT0123456789"
 SIGNATURE = "X-Signature-abcdef"

@@ -11,13 +11,14 @@ from samtune.config import OptimizerConfig, PrepareConfig, TrainConfig
 from samtune.utils.files import storage_errors
 from samtune.utils.output_folders import check_output
 from samtune.utils.progress import progress, stderr_console
+from samtune.utils.results import Result
 
 STEPS = 400
 _MARK = ".samtune-demo"
 
 
 @dataclass(frozen=True, slots=True)
-class DemoResult:
+class DemoResult(Result):
     """What the demo leaves behind.
 
     Attributes:
@@ -74,7 +75,7 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
     console.print("4/4  base and tuned model on the test split, which neither has seen", highlight=False)
     comparison = api.compare(paths["dataset"], "nano", paths["run"], paths["comparison"], quiet=quiet)
     return DemoResult(
-        verdict=comparison.verdict,
+        verdict=str(comparison.verdict),
         paths=paths | {"report": paths["comparison"] / "report.html"},
         is_better=comparison.is_better,
     )

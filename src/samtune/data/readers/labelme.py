@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from samtune.data.readers.common import AUTO, OnIssue, ReadOptions, ellipse, numbers, rectangle, whole_number
-from samtune.data.readers.per_image import ImageItems, Item, JsonFormat, read_json_images
+from samtune.data.readers.per_image import ImageItems, Item, JsonFormat, join_groups, read_json_images
 from samtune.data.readers.shapes import decode_base64, paste, png_mask, side, unusable
 from samtune.errors import DataError
-from samtune.types import Annotation, ImageRecord, Polygons, Segmentation
+from samtune.types import ImageRecord, Polygons, Segmentation
 
 
 def read_labelme(
@@ -85,24 +84,4 @@ def _segmentation(shape: dict[str, Any], width: int, height: int) -> Segmentatio
     raise unusable("polygon-points", f"a {kind} of {len(points)} points")
 
 
-def _joined(annotations: list[Annotation], items: list[Item]) -> Iterable[Annotation]:
-    """Polygons of one label and group as one object, at the place of the first."""
-    groups = {item.identifier: item.group for item in items}
-    places: dict[tuple[str, int], int] = {}
-    found: list[Annotation] = []
-    for annotation in annotations:
-        group = groups.get(annotation.annotation_id)
-        place = places.get((annotation.category, group)) if group is not None else None
-        first = found[place] if place is not None else None
-        shapes = (first.segmentation if first else None, annotation.segmentation)
-        if place is not None and first is not None and all(isinstance(shape, Polygons) for shape in shapes):
-            rings = tuple(ring for shape in shapes if isinstance(shape, Polygons) for ring in shape.rings)
-            found[place] = replace(first, segmentation=Polygons(rings))
-            continue
-        if group is not None:
-            places[annotation.category, group] = len(found)
-        found.append(annotation)
-    return found
-
-
-_FORMAT = JsonFormat("labelme", "LabelMe", _parse, join=_joined)
+_FORMAT = JsonFormat("labelme", "LabelMe", _parse, join=join_groups)

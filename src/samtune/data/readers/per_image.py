@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +22,7 @@ from samtune.data.readers.json_kinds import json_kind
 from samtune.data.readers.shapes import decode_base64
 from samtune.data.readers.stream import load_json
 from samtune.errors import DataError
-from samtune.types import Annotation, ImageRecord, Issue, Segmentation, Severity, Split
+from samtune.types import Annotation, ImageRecord, Issue, Polygons, Segmentation, Severity, Split
 
 _MOST_EMBEDDED = 512 << 20
 
@@ -223,6 +223,26 @@ class _Reader:
     ) -> None:
         issue = Issue(code, Severity.ERROR, message, repair, str(file), image, annotation, where)
         self._on_issue(issue.caused_by(error) if error else issue)
+
+
+def join_groups(annotations: list[Annotation], items: list[Item]) -> Iterable[Annotation]:
+    """Polygons of one category and group as one object, at the place of the first."""
+    groups = {item.identifier: item.group for item in items}
+    places: dict[tuple[str, int | str], int] = {}
+    found: list[Annotation] = []
+    for annotation in annotations:
+        group = groups.get(annotation.annotation_id)
+        place = places.get((annotation.category, group)) if group is not None else None
+        first = found[place] if place is not None else None
+        shapes = (first.segmentation if first else None, annotation.segmentation)
+        if place is not None and first is not None and all(isinstance(shape, Polygons) for shape in shapes):
+            rings = tuple(ring for shape in shapes if isinstance(shape, Polygons) for ring in shape.rings)
+            found[place] = replace(first, segmentation=Polygons(rings))
+            continue
+        if group is not None:
+            places[annotation.category, group] = len(found)
+        found.append(annotation)
+    return found
 
 
 def _split_of(file: Path, root: Path) -> Split:

@@ -57,7 +57,7 @@ class WholeSource:
                 f"The source has {self._images.total()} images and no object.",
                 do="check that the annotations were exported, and of which kind they are",
             )  # fmt: skip
-        yield from self._splits(objects)
+        yield from self._splits()
         for category, count in sorted(self._categories.items()):
             if count == 1 and objects >= _SET:
                 yield self._issue(
@@ -65,14 +65,7 @@ class WholeSource:
                     do="annotate more of them, or check its spelling; one object is learned or measured, not both",
                 )  # fmt: skip
 
-    def _splits(self, objects: int) -> Iterator[Issue]:
-        for split in Split:
-            if objects and self._images[split] and not self._objects[split]:
-                yield self._issue(
-                    "split-without-objects", Severity.WARNING,
-                    f"None of the {self._images[split]} images of {split.value} has an object.",
-                    do="check that the annotations of this split were exported; without objects it measures little",
-                )  # fmt: skip
+    def _splits(self) -> Iterator[Issue]:
         if not self._root.is_dir() or not self._images:
             return
         for place in (self._root, self._root / "images"):
