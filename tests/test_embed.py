@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from samtune.config import CacheConfig, EmbedConfig, OptimizerConfig, TrainableConfig, TrainConfig
-from samtune.embeddings.cache import cache_info
 from samtune.embeddings.dataset import DatasetEmbeddings, View, embed_dataset
 from samtune.embeddings.prefetch import ReadAhead
+from samtune.embeddings.store import cache_info
 from samtune.errors import DataError
 from samtune.model.io.load import load_model
 from samtune.training.loop import train

@@ -20,8 +20,10 @@ from samtune.errors import ModelError, StorageError
 from samtune.model.architecture import MATRIX, MATRIX_TWIN
 from samtune.model.catalogue import ALIASES, BACKBONES, COSTS, NANO_FOLDER, catalogue
 from samtune.model.cost import cost
-from samtune.model.io.load import LoadedModel, load_model, save_model
+from samtune.model.io.load import load_model
+from samtune.model.io.loaded import LoadedModel
 from samtune.model.io.official_layout import CONFIG_KEY, to_official
+from samtune.model.io.save import save_model
 from tests.hub import Hub, running
 from tests.system import full_disk, without_rights
 from tests.tiny_official import TINY_OFFICIAL, tiny_official

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from samtune.bench.figures import BenchReport
     from samtune.data.checks.doctor import Audit
     from samtune.data.prepare.prepare import PrepareReport
-    from samtune.embeddings.cache import CacheInfo
     from samtune.embeddings.dataset import EmbedReport
+    from samtune.embeddings.store import CacheInfo
     from samtune.evaluation.comparison import Comparison
     from samtune.evaluation.protocol import Evaluation
     from samtune.export.export import ExportReport
@@ -201,16 +201,16 @@ def embed(dataset: Path | str, config: EmbedConfig | None = None, *, quiet: bool
 
 def cache_info(folder: Path | str) -> CacheInfo:
     """What an embedding cache holds; `folder` is the cache or the dataset it stands in."""
-    from samtune.embeddings import cache
+    from samtune.embeddings import store
 
-    return cache.cache_info(_cache_folder(Path(folder)))
+    return store.cache_info(_cache_folder(Path(folder)))
 
 
 def clear_cache(folder: Path | str) -> CacheInfo:
     """Remove all image embeddings of a cache; returns what was there."""
-    from samtune.embeddings import cache
+    from samtune.embeddings import store
 
-    return cache.clear_cache(_cache_folder(Path(folder)))
+    return store.clear_cache(_cache_folder(Path(folder)))
 
 
 def _cache_folder(folder: Path) -> Path:
@@ -269,8 +269,8 @@ def predictor(model: Path | str, *, device: str = "auto") -> Predictor:
     """A model ready to answer prompts; see `inference.predictor`."""
     from samtune.inference.predictor import Predictor
     from samtune.model.io.load import load_model
-    from samtune.runtime.precision import choose_device, settle
+    from samtune.runtime.device import choose_device, configure_process
 
     chosen = choose_device(device)
-    settle(chosen)
+    configure_process(chosen)
     return Predictor(load_model(model, device=chosen))

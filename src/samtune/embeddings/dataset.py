@@ -22,13 +22,16 @@ from torch import Tensor
 
 from samtune.config import CacheConfig, EmbedConfig
 from samtune.data.table import Dataset, ImageEntry
-from samtune.embeddings.cache import CachedView, EmbeddingCache, parse_size, resident_budget
+from samtune.embeddings.cache import CachedView, EmbeddingCache, resident_budget
 from samtune.embeddings.prefetch import ReadAhead
+from samtune.embeddings.store import parse_size
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.model.encoder.fast import encode
-from samtune.model.io.load import LoadedModel, load_model
+from samtune.model.io.load import load_model
+from samtune.model.io.loaded import LoadedModel
 from samtune.model.preprocess import to_model_input
-from samtune.runtime.precision import arithmetic, autocast, choose_device, settle
+from samtune.runtime.device import choose_device, configure_process
+from samtune.runtime.precision import arithmetic, autocast
 from samtune.utils.workers import lost_workers
 
 _BATCH_ON_A_GPU = 8
@@ -217,7 +220,7 @@ def _views(dataset: Dataset, config: EmbedConfig) -> list[View]:
 
 def _open(dataset: Dataset, config: EmbedConfig) -> DatasetEmbeddings:
     device = choose_device(config.device)
-    settle(device)
+    configure_process(device)
     loaded = load_model(config.model, device=device)
     loaded.model.requires_grad_(False)
     precision = arithmetic(config.precision, device, loaded.image_size)

@@ -21,7 +21,9 @@ from samtune.export.card import RunFacts, model_card, read_run
 from samtune.export.official_package import official_config, write_official
 from samtune.export.verify import Difference, answers, check, difference
 from samtune.model.catalogue import hub_name
-from samtune.model.io.load import LoadedModel, load_model, write_model
+from samtune.model.io.load import load_model
+from samtune.model.io.loaded import LoadedModel
+from samtune.model.io.save import write_model
 from samtune.utils.files import new_folder, storage_errors
 
 Format: TypeAlias = Literal["official", "hf", "adapter"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from samtune.config import AutomaticConfig
 from samtune.inference.predictor import EmbeddedImage, Predictor
-from samtune.model.decoder.reference import GUESSES, DecoderOutput
+from samtune.model.decoder.reference import MULTIMASK_TOKENS, DecoderOutput
 from samtune.model.preprocess import MASK_THRESHOLD, upscale_masks
 from samtune.prompts.batch import PromptBatch
 
@@ -80,7 +80,9 @@ def automatic_masks(predictor: Predictor, embedded: EmbeddedImage, config: Autom
 
 def _guesses(predictor: Predictor, embedded: EmbeddedImage, points: Tensor) -> DecoderOutput:
     """The three guesses at a click at each of `points`, xy `[N, 2]` as shares of the picture's sides."""
-    return predictor.decode(embedded, PromptBatch.from_clicks((points * predictor.loaded.image_size)[:, None]), GUESSES)
+    return predictor.decode(
+        embedded, PromptBatch.from_clicks((points * predictor.loaded.image_size)[:, None]), MULTIMASK_TOKENS
+    )
 
 
 def _good(output: DecoderOutput, points: Tensor, config: AutomaticConfig) -> tuple[NDArray[np.uint8], Tensor]:

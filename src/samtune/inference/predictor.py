@@ -17,7 +17,7 @@ from samtune.model.decoder.choice import DECODERS, DEFAULT_DECODER
 from samtune.model.decoder.reference import ALL_TOKENS, DecoderOutput, asked_tokens, select_masks
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.model.encoder.fast import encode
-from samtune.model.io.load import LoadedModel
+from samtune.model.io.loaded import LoadedModel
 from samtune.model.preprocess import MASK_THRESHOLD, clamp_low_res, scale_points, to_model_input, upscale_masks
 from samtune.prompts.batch import PromptBatch
 from samtune.types import Prediction, Prompt

@@ -27,10 +27,13 @@ from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder.choice import DECODERS
 from samtune.model.decoder.reference import DecoderOutput
 from samtune.model.encoder.embeddings import ImageEmbeddings
-from samtune.model.io.load import LoadedModel, load_model, save_model
+from samtune.model.io.load import load_model
+from samtune.model.io.loaded import LoadedModel
+from samtune.model.io.save import save_model
 from samtune.model.trainable import Trainable, merged, parameter_groups, save_adapter, select_trainable
 from samtune.prompts.batch import PromptBatch
-from samtune.runtime.precision import arithmetic, autocast, choose_device, settle
+from samtune.runtime.device import choose_device, configure_process
+from samtune.runtime.precision import arithmetic, autocast
 from samtune.training.batches import Batch, Sampling, TrainingBatches
 from samtune.training.checkpoint import Progress, RunFolder, forget_after, load_last, new_run
 from samtune.training.optimizer import MovingAverage, make_optimizer
@@ -205,7 +208,7 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
     dataset = Dataset.open(path)
     device = choose_device(config.device)
     accelerator = _processes(device)
-    settle(device)
+    configure_process(device)
     loaded = load_model(config.model, device=device)
     precision = arithmetic(config.precision, device, loaded.image_size)
     trainable = select_trainable(loaded.model, config.trainable, freeze_high_res_convs=config.cache, seed=config.seed)
