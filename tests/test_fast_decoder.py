@@ -13,7 +13,7 @@ from samtune.model.decoder import fast, reference, two_way, upscaling
 from samtune.model.decoder.reference import DecoderOutput, select_masks
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.prompts.batch import PADDING, PromptBatch
-from samtune.runtime import matmul as products
+from samtune.runtime import matmul
 from tests.tiny import TINY_SIZE, tiny_config, tiny_sam2
 
 CHANNELS = tiny_config().mask_decoder_config.hidden_size
@@ -206,7 +206,7 @@ def test_bf16_is_nearer_to_fp32_than_the_plain_decoder_in_bf16(learning, upstrea
 def test_the_library_that_multiplies_makes_no_difference(learning):
     before = torch.get_float32_matmul_precision()
     try:
-        products.multiply_by_onednn(torch.device("cpu"))
+        matmul.choose_matmul_library(torch.device("cpu"))
         generator = torch.Generator().manual_seed(8)
         prompts = PromptBatch.cat([random_prompt(kind, 2, False, generator) for kind in ("box", "clicks", "box")])
         assert_equal_decoders(learning, random_embeddings(2, generator), prompts, torch.tensor([0, 1, 1]))

@@ -10,7 +10,7 @@ from samtune.config.base import Config, Device, Fraction
 
 
 class AutomaticConfig(Config):
-    """Finding everything in a picture, from a grid of clicks."""
+    """Finding everything in an image, from a grid of clicks."""
 
     points_per_side: int = Field(default=16, ge=1, le=128, description="Clicks per side of the grid.")
     min_iou_score: Fraction = Field(default=0.7, description="Least predicted IoU of a mask that is kept, 0 to 1.")
@@ -20,21 +20,21 @@ class AutomaticConfig(Config):
     duplicate_iou: Fraction = Field(
         default=0.7, description="Of two masks with a higher IoU only the better one is kept, 0 to 1."
     )
-    min_area: int = Field(default=16, ge=1, description="Smallest mask, in pixels of the picture.")
+    min_area: int = Field(default=16, ge=1, description="Smallest mask, in pixels of the image.")
     chunk: int = Field(default=64, ge=1, description="Clicks per decoder call.")
 
 
 class PredictConfig(Config):
-    """What `samtune predict` asks about each picture."""
+    """What `samtune predict` asks about each image."""
 
     boxes: Path | None = Field(
         default=None, description="COCO annotations or detections (JSON) whose boxes are prompts."
     )
     box: tuple[str, ...] = Field(
-        default=(), description="A box x0,y0,x1,y1 in pixels, for every picture; may be repeated."
+        default=(), description="A box x0,y0,x1,y1 in pixels, for every image; may be repeated."
     )
     point: tuple[str, ...] = Field(
-        default=(), description="A positive click x,y in pixels, one object each, for every picture; may be repeated."
+        default=(), description="A positive click x,y in pixels, one object each, for every image; may be repeated."
     )
     everything: bool = Field(default=False, description="Segment everything, from a grid of clicks.")
     automatic: AutomaticConfig = AutomaticConfig()

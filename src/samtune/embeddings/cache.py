@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CachedView:
-    """What an entry is about: an image file, and how the encoder sees it (`""` as it is, `"flipped"`, ...)."""
+    """The subject of an entry: an image file, and how the encoder sees it (`""` as it is, `"flipped"`, ...)."""
 
     path: Path
     view: str = ""
@@ -68,7 +68,7 @@ class CacheCounts:
 class EmbeddingCache:
     """The embeddings of one encoder. Several processes may use one folder at the same time, with several encoders.
 
-    An entry is encoded by one process while the others that want it wait. What is handed out is always what the file
+    An entry is encoded by one process while the others that want it wait. What is returned is always what the file
     says, also right after encoding, so that a run gives the same numbers with a cold cache and with a warm one.
 
     Args:
@@ -241,7 +241,7 @@ class EmbeddingCache:
 
     @contextmanager
     def _claimed(self, keys: dict[str, CachedView]) -> Iterator[None]:
-        """Keep other processes from encoding the same. Locks are taken in order, so nobody waits in a circle."""
+        """Keep other processes from encoding the same. Locks are taken in one order, so that no deadlock is possible."""
         if not self._writes:
             yield
             return

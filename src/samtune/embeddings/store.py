@@ -59,7 +59,7 @@ class CacheInfo:
         return sum(found.bytes for found in self.sets)
 
     def lines(self) -> list[str]:
-        """What to tell the user."""
+        """The contents as lines of text."""
         lines = [f"{self.folder}: {_words(self.bytes)} in {sum(found.entries for found in self.sets)} entries"]
         for found in self.sets:
             used = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.last_used)) if found.entries else "never"
@@ -71,7 +71,7 @@ class CacheInfo:
 
 
 def cache_info(folder: Path) -> CacheInfo:
-    """Look a cache folder over. A folder that does not exist holds nothing."""
+    """Describe a cache folder. A folder that does not exist holds nothing."""
     with storage_errors(folder):
         sets = [_describe(path) for path in _set_folders(folder)]
     return CacheInfo(folder, tuple(sorted(sets, key=lambda found: found.last_used, reverse=True)))

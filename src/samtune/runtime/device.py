@@ -8,7 +8,7 @@ import torch
 
 from samtune.errors import ConfigError
 from samtune.runtime.allocator import keep_freed_memory
-from samtune.runtime.matmul import multiply_by_onednn
+from samtune.runtime.matmul import choose_matmul_library
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -39,7 +39,7 @@ def configure_process(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     keep_freed_memory(device)
-    multiply_by_onednn(device)
+    choose_matmul_library(device)
 
 
 def _own_gpu() -> int:
