@@ -32,7 +32,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from contest import Contestant
-from samtune.bench.figures import duration, run_time, seconds, table
+from samtune.benchmark.figures import duration, run_time, seconds, table
 
 STEPS, PICTURES, EVALUATED = 3000, 200, 10_000
 """The run, and the evaluation, that are extrapolated."""

@@ -11,11 +11,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from samtune.bench.figures import BenchReport, StepTime, duration, run_time, seconds, table
-from samtune.bench.machine import Machine, MatmulRate, matmul_rate
-from samtune.bench.measure import IMAGES, embed_all, set_up
-from samtune.bench.traffic import Traffic
-from samtune.bench.turns import STEPS, Turns
+from samtune.benchmark.figures import BenchReport, StepTime, duration, run_time, seconds, table
+from samtune.benchmark.machine import Machine, MatmulRate, matmul_rate
+from samtune.benchmark.measure import IMAGES, embed_all, set_up
+from samtune.benchmark.traffic import Traffic
+from samtune.benchmark.turns import STEPS, Turns
 from samtune.cli import main
 from samtune.config import BenchConfig
 from samtune.data.table import Dataset

@@ -126,6 +126,7 @@ MISTAKES = {
     "a split without objects": (["evaluate", "ONLY_TRAIN", "--model", "MODEL"], "--split train"),
     "no settings file": (["train", "x", "--config", "nowhere.yaml"], "nowhere.yaml"),
     "settings that are no YAML": (["train", "x", "--config", "TABLE"], "table.csv"),
+    "a demo in place of a file": (["demo", "--out", "TABLE"], "found    a file"),
     "a raw export": (["train", "EXPORT"], "samtune prepare"),
     "no picture": (["predict", "nowhere", "--model", "MODEL", "--out", "x", "--point", "1,1"], "nowhere"),
 }

@@ -13,9 +13,10 @@ from pycocotools import mask as coco
 
 from samtune.config import AutomaticConfig, PredictConfig
 from samtune.data.images import read_image
+from samtune.drawing import draw_overlay
 from samtune.errors import ConfigError, DataError
 from samtune.inference.automatic import _without_duplicates, automatic_masks
-from samtune.inference.files import draw_overlay, predict_files
+from samtune.inference.files import predict_files
 from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
 from samtune.model.preprocess import to_model_input

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
+from samtune.data.low_res import low_res_targets
 from samtune.data.table import Dataset
-from samtune.errors import DataError, ModelError, StorageError
+from samtune.errors import ConfigError, DataError, ModelError, StorageError
 from samtune.model.io.load import load_model
-from samtune.training.batches import Sampling, TrainingBatches, loader, low_res_targets
+from samtune.training.batches import EpochOrder, Sampling, TrainingBatches, loader
 from samtune.training.checkpoint import save_last
 from samtune.training.loop import train
 from samtune.training.optimizer import lr_factor
@@ -199,6 +200,29 @@ def test_every_image_comes_once_per_pass(dataset):
     assert seen[:5] != seen[5:]
 
 
+class CountedOrder(EpochOrder):
+    """Notes which epochs' permutations were made."""
+
+    def __init__(self, count, seed):
+        super().__init__(count, seed)
+        self.made = []
+
+    def permutation(self, epoch):
+        self.made.append(epoch)
+        return super().permutation(epoch)
+
+
+def test_each_epoch_is_shuffled_once_however_many_images_are_asked_for():
+    """Also while reading ahead looks into the next epoch."""
+    order = CountedOrder(1000, seed=1)
+    for number in range(2500):
+        order(number)
+        order(number + 64)
+    assert order.made == [0, 1, 2]
+    for epoch in range(2):
+        assert sorted(order(epoch * 1000 + place) for place in range(1000)) == list(range(1000))
+
+
 def test_a_mirrored_view_has_mirrored_targets_and_boxes(dataset):
     batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, True, 1, PromptPolicy(box_jitter=0.0)))
     flipped = next(batch for step in range(20) if (batch := batches[step]).views[0].flipped)
@@ -256,7 +280,7 @@ def test_the_learning_rate_warms_up_and_decays():
 def test_a_run_folder_that_holds_something_is_left_alone(dataset, config):
     config.out.mkdir()
     (config.out / "mine.txt").write_text("keep")
-    with pytest.raises(ModelError, match="new or empty"):
+    with pytest.raises(ConfigError, match="new or empty"):
         new(dataset.root, config)
     assert [file.name for file in config.out.iterdir()] == ["mine.txt"]
 

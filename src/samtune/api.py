@@ -26,14 +26,14 @@ from samtune.utils.progress import progress, stages, stderr_console
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from samtune.bench.figures import BenchReport
+    from samtune.benchmark.figures import BenchReport
     from samtune.data.checks.doctor import Audit
     from samtune.data.prepare.prepare import PrepareReport
     from samtune.embeddings.dataset import EmbedReport
     from samtune.embeddings.store import CacheInfo
     from samtune.evaluation.comparison import Comparison
     from samtune.evaluation.protocol import Evaluation
-    from samtune.export.export import ExportReport
+    from samtune.exports.export import ExportReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import Predictor
     from samtune.training.run import Run
@@ -147,15 +147,15 @@ def compare(
     *,
     quiet: bool = False,
 ) -> Comparison:
-    """Measure two models on the same prompts and write figures, pictures and `report.html`; see `evaluation.judge`."""
+    """Measure two models on the same prompts and write figures, images and `report.html`; see `report.build`."""
     from samtune.data.table import Dataset
-    from samtune.report.build import judge
+    from samtune.report.build import build_report
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
     first, second = (predictor(model, device=config.device) for model in (base, tuned))
     with stages(quiet=quiet) as advance:
-        return judge(
+        return build_report(
             data,
             first,
             second,
@@ -186,7 +186,7 @@ def export(
     comparison: Path | None = None,
 ) -> ExportReport:
     """Write a model in another tool's layout, load it again and compare its masks; see `export.export`."""
-    from samtune.export.export import export as write
+    from samtune.exports.export import export as write
 
     return write(model, Path(out), format, comparison=comparison)
 
@@ -220,7 +220,7 @@ def _cache_folder(folder: Path) -> Path:
 
 def bench(config: BenchConfig | None = None, *, quiet: bool = False) -> BenchReport:
     """Measure how fast this machine tunes a model, and foretell how long a run will take; see `bench.measure`."""
-    from samtune.bench.measure import bench as measure
+    from samtune.benchmark.measure import bench as measure
 
     with stages(quiet=quiet) as advance:
         return measure(config or BenchConfig(), advance)

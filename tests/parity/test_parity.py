@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from samtune.export.official_package import write_official
+from samtune.exports.official_package import write_official
 from samtune.model.catalogue import NANO, NANO_FOLDER
 from samtune.model.io.load import load_model
 from samtune.model.io.loaded import LoadedModel

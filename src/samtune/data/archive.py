@@ -22,6 +22,7 @@ from typing import IO, Literal, Protocol, cast
 
 from samtune.errors import DataError
 from samtune.utils.files import new_folder
+from samtune.utils.output_folders import check_output
 
 _CHUNK = 1 << 20
 _SPLIT_FOLDERS = frozenset({"train", "valid", "val", "validation", "test", "images", "labels", "annotations", "masks"})
@@ -95,27 +96,18 @@ def unpack(
         The folder with the data: `out`, or the single folder inside it that everything in the archive stands in.
 
     Raises:
+        ConfigError: `out` holds something.
         DataError: the file is no archive, is damaged, or holds an entry that is refused; `out` is as it was before.
         StorageError: the disk refused.
     """
     limits = limits or Limits()
-    _require_new(out)
+    check_output(out)
     read = _reader_of(archive)
     for _entry in _judged(read, archive, limits):
         pass  # once without writing, so that a refusal costs nothing
     with new_folder(out) as target:
         _write_all(_judged(read, archive, limits), archive, target, progress or (lambda _done, _total: None))
     return _content_root(out)
-
-
-def _require_new(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError.of(
-            expected="a new or empty folder to unpack into",
-            found="a folder that holds files" if out.is_dir() else "a file",
-            where=str(out),
-            do="choose another folder, or empty this one",
-        )
 
 
 def _reader_of(archive: Path) -> _Reader:

@@ -241,7 +241,7 @@ class EmbeddingCache:
 
     @contextmanager
     def _claimed(self, keys: dict[str, CachedView]) -> Iterator[None]:
-        """Keep other processes from encoding the same. Locks are taken in one order, so that no deadlock is possible."""
+        """Keep other processes from encoding the same. Locks are taken in one order: no deadlocks."""
         if not self._writes:
             yield
             return

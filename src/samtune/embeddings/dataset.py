@@ -32,7 +32,7 @@ from samtune.model.io.loaded import LoadedModel
 from samtune.model.preprocess import to_model_input
 from samtune.runtime.device import choose_device, configure_process
 from samtune.runtime.precision import arithmetic, autocast
-from samtune.utils.workers import lost_workers
+from samtune.utils.workers import cpu_count, lost_workers
 
 _BATCH_ON_A_GPU = 8
 _LOOKAHEAD = 64
@@ -142,7 +142,7 @@ class DatasetEmbeddings:
     @cached_property
     def _pixels(self) -> Prefetcher[View]:
         """On a CPU one thread reads, since the encoder needs the others; for a GPU half of the processors do."""
-        threads = 1 if self.device.type == "cpu" else max(1, (os.cpu_count() or 1) // 2)
+        threads = 1 if self.device.type == "cpu" else max(1, cpu_count() // 2)
         return Prefetcher(self._read, threads=threads, most=2 * self.at_once)
 
     def _read(self, view: View) -> Tensor:
@@ -243,7 +243,7 @@ _source: DatasetEmbeddings | None = None
 def _in_processes(path: Path, config: EmbedConfig, views: Sequence[View]) -> Iterator[int]:
     """Make the embeddings in several processes on this machine's processors; yields 1 for each."""
     context = multiprocessing.get_context("forkserver")
-    threads = max(1, (os.cpu_count() or 1) // config.processes)
+    threads = max(1, cpu_count() // config.processes)
     initial = (path, config, threads)
     with lost_workers(), ProcessPoolExecutor(config.processes, context, _start_worker, initial) as pool:
         try:

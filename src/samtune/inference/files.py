@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -17,11 +16,13 @@ from PIL import Image
 from samtune.config import PredictConfig
 from samtune.data.images import SUFFIXES, read_image
 from samtune.data.masks import encode_rle, format_counts, mask_box, write_mask_file
+from samtune.drawing import draw_overlay
 from samtune.errors import ConfigError, DataError
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.types import Box, Prompt
-from samtune.utils.files import new_folder, refuse_to_replace, write_json
+from samtune.utils.files import new_folder, write_json
+from samtune.utils.output_folders import check_output
 
 RESULTS, MASKS, OVERLAYS = "predictions.json", "masks", "overlays"
 
@@ -100,7 +101,7 @@ def predict_files(
     """
     files = _image_files(images)
     prompts = _prompts(files, config)
-    refuse_to_replace(out, RESULTS, "earlier predictions")
+    check_output(out, mark=RESULTS, earlier="earlier predictions", inputs=[images])
     results: list[dict[str, Any]] = []
     refused = 0
     with new_folder(out) as folder:
@@ -124,19 +125,6 @@ def predict_files(
         f"{grid.min_stability:g}; lower values show more"
     )
     return PredictReport(out, len(asked), len(results), refused, note if config.everything and not results else "")
-
-
-def draw_overlay(image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:
-    """An image `[H, W, 3]` with every mask `[H, W]` tinted and outlined, neighbours in clearly different colours."""
-    drawn = image.astype(np.float32)
-    thickness = max(1, round(max(image.shape) / 500))
-    for number, mask in enumerate(masks):
-        hue = int(number * 137.5) % 180  # the golden angle keeps successive hues apart
-        color = cv2.cvtColor(np.array([[[hue, 200, 255]]], np.uint8), cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
-        drawn[mask] = 0.6 * drawn[mask] + 0.4 * color
-        outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(drawn, outline, -1, color.tolist(), thickness)
-    return drawn.clip(0, 255).astype(np.uint8)
 
 
 def _image_files(images: Path) -> list[Path]:

@@ -38,8 +38,14 @@ from samtune.model.encoder.embeddings import ImageEmbeddings, encode
 from samtune.model.io.load import load_model
 from samtune.model.preprocess import MEAN, STD, upscale_masks
 from samtune.nano.architecture import untrained_nano
-from samtune.prompts.batch import PromptBatch
-from samtune.prompts.simulate import background_prompts, correction_clicks, simulate_prompts
+from samtune.prompts.batch import LOW_RES_STRIDE, PromptBatch, low_res_to_input
+from samtune.prompts.simulate import (
+    CorrectionDraws,
+    PromptDraws,
+    background_prompts,
+    correction_clicks,
+    simulate_prompts,
+)
 from samtune.runtime.device import choose_device, configure_process
 from samtune.runtime.precision import arithmetic, autocast
 from samtune.synthetic.scenes import random_scene
@@ -47,9 +53,8 @@ from samtune.training.checkpoint import Progress, RunFolder, load_last, save_las
 from samtune.training.losses.tuning import Loss, binary, hard_iou, tuning_loss
 from samtune.training.optimizer import MovingAverage, make_optimizer
 from samtune.utils.files import new_file, new_folder
+from samtune.utils.workers import cpu_count
 
-LOW_RES = 4
-"""Input pixels per low-res mask pixel."""
 BACKGROUND_CLICKS = 4
 """Clicks per image whose answer is "no object"."""
 
@@ -163,7 +168,7 @@ def prompt_step(
     model: Sam2Model, bank: SceneBank, stage: PretrainStage, generator: torch.Generator
 ) -> tuple[Loss, dict[str, float]]:
     """Boxes and clicks on noise: the answer to a box is the ellipse in it, to a click a disc around it."""
-    count, side = stage.images * stage.objects, stage.size / LOW_RES
+    count, side = stage.images * stage.objects, stage.size / LOW_RES_STRIDE
     width, device = model.no_memory_embedding.shape[-1], model.no_memory_embedding.device
 
     def noise(channels: int, cells: int) -> Tensor:
@@ -181,8 +186,8 @@ def prompt_step(
     x, y = ((grid - center[:, i : i + 1]) / radius[:, i : i + 1] for i in (0, 1))
     distance = (x[:, None, :] ** 2 + y[:, :, None] ** 2).sqrt()
     targets = ((1 - distance) * radius.amin(1)[:, None, None] + 0.5).clamp(0, 1)
-    boxes = PromptBatch.from_boxes(torch.cat([center - radius, center + radius], dim=1) * LOW_RES)
-    clicks = PromptBatch.from_clicks((center * LOW_RES)[:, None])
+    boxes = PromptBatch.from_boxes(torch.cat([center - radius, center + radius], dim=1) * LOW_RES_STRIDE)
+    clicks = PromptBatch.from_clicks((center * LOW_RES_STRIDE)[:, None])
     prompts = PromptBatch.cat([clicks.select(is_click), boxes.select(~is_click)]).to(device)
     targets = torch.cat([targets[is_click], targets[~is_click]]).to(device)
     image_index = torch.randint(stage.images, (count,), generator=generator)
@@ -218,9 +223,10 @@ def _second_round(
     targets = batch.targets[rows]
     chosen = output.iou_scores[rows].argmax(1)
     masks = output.masks[rows, chosen].detach().float()
-    points, labels = correction_clicks((masks > 0).cpu(), binary(targets).cpu(), _LOOSE, generator)
-    points = points * LOW_RES + (LOW_RES - 1) / 2
-    prompts = batch.prompts.select(rows).with_clicks(points.to(masks.device), labels.to(masks.device))
+    draws = CorrectionDraws.draw(len(rows), generator)
+    points, labels = correction_clicks((masks > 0).cpu(), binary(targets).cpu(), _LOOSE, draws)
+    points = low_res_to_input(points).to(masks.device)
+    prompts = batch.prompts.select(rows).with_clicks(points, labels.to(masks.device))
     prompts = prompts.with_masks(masks[:, None].clamp(-32, 32))
     again = decode(model, embeddings, prompts, batch.image_index[rows])
     reached = hard_iou(again.masks[:, :1] > 0, binary(targets)[:, None]).mean()
@@ -276,7 +282,7 @@ def draw_scenes(config: PretrainConfig) -> SceneBank:
         (bank.folder / f"{name}.npz", seed) for name, seed in wanted if not (bank.folder / f"{name}.npz").exists()
     ]
     if missing:
-        workers = config.workers or multiprocessing.cpu_count()
+        workers = config.workers or cpu_count()
         context = multiprocessing.get_context("forkserver")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             for _ in pool.map(
@@ -380,10 +386,10 @@ def _with_prompts(views: list[tuple[Tensor, Tensor, Tensor]], generator: torch.G
     index: list[Tensor] = []
     for number, (_, masks, occupied) in enumerate(views):
         policy = _LOOSE if torch.rand(1, generator=generator) < _LOOSE_SHARE else _TIGHT
-        found = [simulate_prompts(masks, _tight_boxes(masks), policy, generator)]
-        beside = background_prompts(occupied, BACKGROUND_CLICKS, policy, generator)
+        found = [simulate_prompts(masks, _tight_boxes(masks), policy, PromptDraws.draw(len(masks), generator))]
+        beside = background_prompts(occupied, BACKGROUND_CLICKS, generator)
         found += [beside] if beside is not None else []
-        low_res = functional.avg_pool2d(masks.float(), LOW_RES)
+        low_res = functional.avg_pool2d(masks.float(), LOW_RES_STRIDE)
         count = sum(len(part) for part in found)
         prompts += found
         targets.append(functional.pad(low_res, (0, 0, 0, 0, 0, count - len(low_res))))
@@ -432,7 +438,8 @@ def measure(model: Sam2Model, bank: SceneBank, held_out: int) -> dict[str, float
         embeddings = encode(model, _normalised(image.astype(np.float32))[None].to(device))
         for kind, box in (("held_out_box", 1.0), ("held_out_click", 0.0)):
             only = policy.model_copy(update={"box": box, "point": 1 - box})
-            prompts = simulate_prompts(masks, _tight_boxes(masks), only, torch.Generator().manual_seed(number))
+            draws = PromptDraws.draw(len(masks), torch.Generator().manual_seed(number))
+            prompts = simulate_prompts(masks, _tight_boxes(masks), only, draws)
             chosen = _chosen_masks(model, decode(model, embeddings, prompts.to(device)), multimask_output=not box)
             ious[kind].append(hard_iou(upscale_masks(chosen, (size, size)).cpu() > 0, masks[:, None])[:, 0])
     return {kind: float(torch.cat(values).mean()) for kind, values in ious.items()}

@@ -30,6 +30,7 @@ from samtune.errors import ModelError
 from samtune.model.io.tensors import save_tensors
 from samtune.training.optimizer import MovingAverage
 from samtune.utils.files import new_folder, recover_folder, storage_errors, write_text
+from samtune.utils.output_folders import check_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +93,7 @@ class RunFolder:
 def new_run(dataset: Path, config: TrainConfig) -> RunFolder:
     """Make the run's folder, numbered when one of its name exists, and write its settings into it."""
     path = config.out or _numbered(Path("runs") / config.name)
-    if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
-        raise ModelError.of(
-            expected="a new or empty run folder",
-            found="one that holds something",
-            where=str(path),
-            do="choose another --out, or continue that run with --resume",
-        )
+    check_output(path, do="choose another --out, or continue that run with --resume")
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)

@@ -16,8 +16,8 @@ from torch import Tensor
 from samtune.model.decoder.fast import decode_grid
 from samtune.model.decoder.reference import DecoderOutput, select_masks
 from samtune.model.encoder.embeddings import ImageEmbeddings
-from samtune.prompts.batch import PromptBatch
-from samtune.prompts.simulate import Draws, correction_clicks
+from samtune.prompts.batch import PromptBatch, low_res_to_input
+from samtune.prompts.simulate import CorrectionDraws, PromptDraws, correction_clicks
 from samtune.training.batches import Batch
 from samtune.training.losses.tuning import Counts, binary, hard_iou, tuning_loss
 from samtune.training.run import Run
@@ -72,9 +72,9 @@ def _learn(run: Run, embeddings: ImageEmbeddings, batch: Batch, parts: Iterable[
 
 def _learn_part(run: Run, embeddings: ImageEmbeddings, part: Batch, counts: Counts, decode: _Decode) -> Figures:
     """Add the gradients of some prompts and of the corrections of their answers; returns their share of the figures."""
-    policy, random, targets = run.config.prompts, Draws(part.draws), part.targets
+    policy, draws, targets = run.config.prompts, PromptDraws.of(part.draws), part.targets
     rounds = 1 + policy.correction_clicks
-    prompts = part.prompts(policy, random)
+    prompts = part.prompts(policy)
     figures: Figures = {}
     for turn in range(rounds):
         with run.arithmetic():
@@ -90,7 +90,7 @@ def _learn_part(run: Run, embeddings: ImageEmbeddings, part: Batch, counts: Coun
         if turn == 0:
             figures["train_iou"] = _iou_sum(handed, targets) / counts.objects
         if not is_last:
-            prompts = _corrected(run, prompts, handed, targets, random)
+            prompts = _corrected(run, prompts, handed, targets, draws.corrections[turn])
     return figures
 
 
@@ -109,7 +109,7 @@ def _iou_sum(handed: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _corrected(run: Run, prompts: PromptBatch, handed: Tensor, targets: Tensor, random: Draws) -> PromptBatch:
+def _corrected(run: Run, prompts: PromptBatch, handed: Tensor, targets: Tensor, draws: CorrectionDraws) -> PromptBatch:
     """The prompts with one correction click and the mask they led to, as an annotator would go on."""
-    points, labels = correction_clicks(handed[:, 0] > 0, binary(targets), run.config.prompts, random)
-    return prompts.with_clicks(points.to(prompts.points) * 4, labels).with_masks(handed.float())
+    points, labels = correction_clicks(handed[:, 0] > 0, binary(targets), run.config.prompts, draws)
+    return prompts.with_clicks(low_res_to_input(points.to(prompts.points)), labels).with_masks(handed.float())

@@ -7,7 +7,7 @@ shows: leaks between splits, and what the set is made of.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,22 +16,15 @@ from typing import Any
 
 from samtune.data.archive import is_archive, unpack
 from samtune.data.checks.dataset import Seen, find_leaks, never_learned
-from samtune.data.checks.duplicates import fingerprint, same_images
+from samtune.data.checks.duplicates import same_images
 from samtune.data.checks.image import (
     Frame,
-    check_frame,
-    check_negative,
-    check_object,
-    suspicions,
     told_of,
     told_of_archive,
-    unusable_image,
 )
 from samtune.data.checks.page import draw, render_text, to_json
-from samtune.data.images import probe_image
-from samtune.data.masks import Region
+from samtune.data.checks.record import UsableImage, check_record
 from samtune.data.readers import detect_format, read
-from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, Severity
 
 EXAMPLES_PER_CODE = 4
@@ -205,32 +198,15 @@ class _Check:
     def image(self, record: ImageRecord) -> None:
         """Look at one image and its objects."""
         unshown, self._unshown = self._unshown, []
-        try:
-            info = probe_image(record.path)
-            seen = fingerprint(record.path)
-        except DataError as error:
-            self.summary.unusable_images += 1
-            self.issues += unusable_image(record, error)
-            return
-        found: list[Issue] = []
-        frame = check_frame(record, info, found)
-        objects: list[tuple[Annotation, Region]] = []
-        if frame is None:
+        checked = check_record(record)
+        self.issues += checked.issues
+        if checked.usable is None:
             self.summary.unusable_images += 1
         else:
-            for annotation in record.annotations:
-                region = check_object(annotation, record, frame, 1, found)
-                if region is not None:
-                    objects.append((annotation, region))
-            if objects or check_negative(record, found):
-                suspicions(record, frame, objects, found)
-                self.seen.append(Seen.of(record, seen))
-                self._count(record, info.upright_size, objects)
-            else:
-                self.summary.unusable_images += 1
-        self.issues += found
+            self.seen.append(checked.usable.seen)
+            self._count(record, checked.usable)
         about = [issue for issue in unshown if issue.image and Path(issue.image).name == record.path.name]
-        self._keep_examples(record, frame, [*about, *found])
+        self._keep_examples(record, checked.frame, [*about, *checked.issues])
 
     def leaks(self) -> None:
         """Report images that stand in more than one split."""
@@ -252,16 +228,16 @@ class _Check:
         examples = [example for kept in self.examples.values() for example in kept]
         return Audit(source, source_format, tuple(issues), self.summary, tuple(examples))
 
-    def _count(self, record: ImageRecord, size: tuple[int, int], objects: Sequence[tuple[Annotation, Region]]) -> None:
-        summary = self.summary
+    def _count(self, record: ImageRecord, usable: UsableImage) -> None:
+        summary, objects = self.summary, usable.objects
         split = summary.splits.setdefault(record.split.value, SplitSummary())
         split.images += 1
         split.without_objects += not objects
         split.objects += len(objects)
-        split.categories.update(annotation.category for annotation, _ in objects)
+        split.categories.update(found.annotation.category for found in objects)
         summary.objects_per_image[len(objects)] += 1
-        summary.image_sizes[size] += 1
-        summary.sizes.update(_size_name(region.area) for _, region in objects)
+        summary.image_sizes[usable.info.upright_size] += 1
+        summary.sizes.update(_size_name(found.region.area) for found in objects)
 
     def _keep_examples(self, record: ImageRecord, frame: Frame | None, found: Iterable[Issue]) -> None:
         by_id = {annotation.annotation_id: annotation for annotation in record.annotations}

@@ -43,32 +43,26 @@ class Frame:
     orientation: int = 1
 
 
-def reason(error: DataError) -> str:
-    """What an error found, in words that fit into a sentence."""
-    lines = str(error).splitlines()
-    return next((line.removeprefix("found").strip() for line in lines if line.startswith("found")), lines[0])
-
-
 @contextmanager
 def told_of(archive: Path, folder: Path) -> Generator[None]:
     """Errors raised inside name the archive, not the folder it was unpacked to, which is gone when they are read."""
     try:
         yield
     except SamtuneError as error:
-        raise type(error)(str(error).replace(str(folder), str(archive))) from error
+        raise error.replacing(str(folder), str(archive)) from error
 
 
 def told_of_archive(issue: Issue, archive: Path, folder: Path) -> Issue:
     """A finding that names the archive, not the folder it was unpacked to."""
-    file, message = (text.replace(str(folder), str(archive)) for text in (issue.file, issue.message))
-    return replace(issue, file=file, message=message)
+    parts = {name: getattr(issue, name).replace(str(folder), str(archive)) for name in ("file", "message", "do")}
+    return replace(issue, **parts)
 
 
 def unusable_image(record: ImageRecord, error: DataError) -> list[Issue]:
     """The findings about an image that cannot be read, and about the objects lost with it."""
-    text = f"The image cannot be used: {reason(error)}."
+    text = f"The image cannot be used: {error.found}."
     code = error.code if isinstance(error, ImageError) else "unusable-image"
-    about = about_image(record, code, text, "The image and its objects are left out.")
+    about = about_image(record, code, text, "The image and its objects are left out.").caused_by(error)
     return [about, *_all_lost(record, "unusable-image", "The object's image cannot be used.")]
 
 
@@ -110,7 +104,8 @@ def check_object(
         region = _rasterised(annotation, record, frame)
     except DataError as error:
         code = error.code if isinstance(error, SegmentationError) else "mask-unreadable"
-        issues.append(lost(record, annotation, code, f"The outline cannot be used: {reason(error)}."))
+        issue = lost(record, annotation, code, f"The outline cannot be used: {error.found}.")
+        issues.append(issue.caused_by(error))
         return None
     if region is None:
         outside = _extent_outside(annotation, frame) is not None

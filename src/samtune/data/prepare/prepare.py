@@ -17,7 +17,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
@@ -35,9 +35,10 @@ from samtune.data.prepare.split import SplitItem, assign_splits, group_of, join_
 from samtune.data.prepare.spool import TABLE, ImageSummary, IssueSpool, Row, RowSpool, read_issues, write_issues
 from samtune.data.readers import detect_format, read
 from samtune.data.readers.common import unique
-from samtune.errors import DataError
+from samtune.errors import DataError, SamtuneError
 from samtune.types import ImageRecord, Issue, Severity, Split
-from samtune.utils.files import new_folder, recover_folder, storage_errors, write_json
+from samtune.utils.files import new_folder, storage_errors, write_json
+from samtune.utils.output_folders import check_output
 from samtune.utils.workers import mapped
 
 if TYPE_CHECKING:
@@ -58,12 +59,14 @@ class PrepareReport:
         found: findings by severity and code.
         images: images by split.
         objects: objects by split.
+        first: the first finding of each kind that is an error, by code.
     """
 
     root: Path
     found: Mapping[tuple[str, str], int]
     images: dict[str, int]
     objects: dict[str, int]
+    first: Mapping[str, Issue] = field(default_factory=dict[str, Issue])
 
     @property
     def broken(self) -> int:
@@ -87,9 +90,19 @@ class PrepareReport:
         counts = [
             f"{split:<10} {count} images, {self.objects.get(split, 0)} objects" for split, count in self.images.items()
         ]
-        found = [f"{severity:<10} {count} x {code}" for (severity, code), count in sorted(self.found.items())]
+        found: list[str] = []
+        for (severity, code), count in sorted(self.found.items()):
+            found.append(f"{severity:<10} {count} x {code}")
+            if severity == Severity.ERROR and code in self.first:
+                found += _explained(self.first[code])
         listed = [f"issues     {self.root / ISSUES}"] if self.found else []
         return [*counts, *found, *listed, f"table      {self.root / TABLE}"]
+
+
+def _explained(issue: Issue) -> list[str]:
+    """A finding as errors are shown: what was expected, what was found, where, what to do."""
+    message = SamtuneError(issue.message, expected=issue.expected, where=issue.place, do=issue.do or issue.repair)
+    return [f"           {line}" for line in str(message).splitlines()]
 
 
 def prepare(
@@ -108,11 +121,11 @@ def prepare(
         progress: told of images done and their total.
 
     Raises:
-        DataError: the source cannot be read, holds no usable object, or more broken objects than allowed; or `out`
-            holds something else.
+        ConfigError: `out` holds something else, or the source.
+        DataError: the source cannot be read, holds no usable object, or more broken objects than allowed.
         StorageError: the disk refused; nothing is left behind.
     """
-    _check_out(source, out)
+    check_output(out, mark=TABLE, earlier="an earlier dataset", inputs=[source])
     with _unpacked(source, out) as (folder, is_temporary):
         source_format = detect_format(folder) if config.source_format == "auto" else config.source_format
         expected = _count_images(config.images or folder)
@@ -177,6 +190,10 @@ class _Gathered:
             objects.setdefault(image.split, Counter()).update(image.categories)
         return objects
 
+    def first_errors(self) -> dict[str, Issue]:
+        """The first finding of each kind that is an error, by code."""
+        return self.read.first | self.found.first
+
     def report(self, root: Path) -> PrepareReport:
         """What was made, once it stands in `root`."""
         images = Counter(split for split, _ in {(image.split, image.image_id) for image in self.images})
@@ -186,6 +203,7 @@ class _Gathered:
             self.read.counts + self.found.counts,
             {split.value: images[split.value] for split in Split},
             {split.value: objects.get(split.value, Counter[str]()).total() for split in Split},
+            self.first_errors(),
         )
 
     def close(self) -> None:
@@ -297,12 +315,12 @@ def _judge(gathered: _Gathered, images: int, config: PrepareConfig) -> None:
     broken = gathered.read.errors + gathered.found.errors
     share = broken / max(broken + objects, 1)
     allowed = {"fail": 0.0, "skip": 1.0, "auto": config.max_broken}[config.on_error]
-    first = gathered.read.first_error or gathered.found.first_error
+    first = next(iter(gathered.first_errors().values()), None)
     if first is not None and share > allowed:
         raise DataError.of(
             expected=f"at most {allowed:.0%} unusable objects",
             found=f"{broken} of {broken + objects} ({share:.0%}); the first: {first.message}",
-            where=f"{first.file} {first.where}".strip(),
+            where=first.place,
             do="repair the source, or accept the loss with --on-error skip, which lists all of them",
         )
     if objects == 0:
@@ -345,21 +363,3 @@ def _unpacked(source: Path, out: Path) -> Generator[tuple[Path, bool]]:
         unpacked = unpack(source, Path(place) / "export")
         with told_of(source, unpacked):
             yield unpacked, True
-
-
-def _check_out(source: Path, out: Path) -> None:
-    if source.exists() and source.resolve().is_relative_to(out.resolve()):
-        raise DataError.of(
-            expected="a dataset folder apart from the source, which it would replace",
-            found="the source inside it",
-            where=str(out),
-            do="choose another --out",
-        )
-    recover_folder(out)
-    if out.exists() and not (out / TABLE).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError.of(
-            expected="a new folder, or an earlier dataset to replace",
-            found="something else",
-            where=str(out),
-            do="choose another --out",
-        )

@@ -21,7 +21,6 @@ from samtune.data.readers.common import (
     ImageFinder,
     OnIssue,
     category_name,
-    found_in,
     holds_text,
     number,
     numbers,
@@ -289,19 +288,20 @@ class _Reader:
         severity: Severity = more.get("severity", Severity.ERROR)
         repair: str = more.get("repair", "The object is left out." if severity is Severity.ERROR else "")
         identifier = str(id_key(raw.get("id")) or place_number(where))
-        self._on_issue(_issue(self._index.file, code, message, where, image=image, annotation=identifier,
-                              repair=repair, severity=severity))  # fmt: skip
+        issue = _issue(self._index.file, code, message, where, image=image, annotation=identifier,
+                       repair=repair, severity=severity)  # fmt: skip
+        self._on_issue(issue.caused_by(more["error"]) if "error" in more else issue)
 
     def _record(self, entry: _Entry, found: list[tuple[int, dict[str, Any]]]) -> ImageRecord | None:
         name = entry.name if isinstance(entry.name, str) else None
         try:
             path = self._finder.find(entry.name, where=f"{self._index.file}, {entry.where}.file_name")
         except DataError as error:
-            text = f"The image's file name cannot be used: {found_in(error)}."
+            text = f"The image's file name cannot be used: {error.found}."
             repair = f"The image and its {len(found)} objects are left out."
-            self._on_issue(
-                _issue(self._index.file, "image-path", text, f"{entry.where}.file_name", image=name, repair=repair)
-            )
+            where = f"{entry.where}.file_name"
+            issue = _issue(self._index.file, "image-path", text, where, image=name, repair=repair)
+            self._on_issue(issue.caused_by(error))
             for place, raw in found:
                 self._report("image-path", "The object's image cannot be used.", f"annotations[{place}]", name, raw)
             return None
@@ -335,9 +335,8 @@ class _Reader:
         try:
             segmentation = parse_segmentation(raw.get("segmentation"), box, where, notes)
         except SegmentationError as error:
-            self._report(
-                error.code, f"The shape cannot be read: {found_in(error)}.", f"{where}.segmentation", image, raw
-            )
+            text = f"The shape cannot be read: {error.found}."
+            self._report(error.code, text, f"{where}.segmentation", image, raw, error=error)
             return None
         for code, text, spot in notes:
             self._report(code, text, spot, image, raw, severity=Severity.WARNING, repair="Read as described.")
@@ -423,7 +422,7 @@ def _polygons(value: list[Any], box: Box | None, where: str, notes: list[tuple[s
             usable.append(_ring(ring, box, spot, notes))
         except SegmentationError as error:
             problems.append(error)
-            notes.append(("polygon-dropped", f"One of {len(rings)} polygons is left out: {found_in(error)}.", spot))
+            notes.append(("polygon-dropped", f"One of {len(rings)} polygons is left out: {error.found}.", spot))
     if not usable:
         raise problems[0]
     return Polygons(tuple(usable))

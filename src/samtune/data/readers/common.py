@@ -39,12 +39,7 @@ def raise_errors(issue: Issue) -> None:
         DataError: the issue is an error.
     """
     if issue.severity is Severity.ERROR:
-        raise DataError.of(expected="usable annotations", found=issue.message, where=place_of(issue))
-
-
-def place_of(issue: Issue) -> str:
-    """Where an issue is, in one line."""
-    return ", ".join(part for part in (issue.file, issue.image, issue.where) if part)
+        raise DataError.of(expected="usable annotations", found=issue.message, where=issue.place)
 
 
 def split_named(name: str) -> Split | None:
@@ -191,9 +186,3 @@ def require_source(path: Path) -> None:
             where=str(path),
             do="check the path",
         )
-
-
-def found_in(error: DataError) -> str:
-    """What an error found, in words that fit into a sentence."""
-    lines = str(error).splitlines()
-    return next((line.removeprefix("found").strip() for line in lines if line.startswith("found")), lines[0])

@@ -22,7 +22,6 @@ from samtune.data.readers.common import (
     OnIssue,
     category_name,
     ellipse,
-    found_in,
     numbers,
     rectangle,
     require_source,
@@ -82,9 +81,8 @@ class _Reader:
         try:
             raw = load_json(self._file)
         except DataError as error:
-            self._report(
-                "file-broken", f"The file cannot be read: {found_in(error)}.", "", None, "The file is left out."
-            )
+            text = f"The file cannot be read: {error.found}."
+            self._report("file-broken", text, "", None, "The file is left out.", error)
             return None
         if not isinstance(raw, dict) or not isinstance(cast("dict[str, Any]", raw).get("shapes"), list):
             if json_kind(self._file) != "labelme":
@@ -155,14 +153,21 @@ class _Reader:
         try:
             segmentation = _segmentation(entry, content)
         except SegmentationError as error:
-            self._report(error.code, f"The shape cannot be used: {found_in(error)}.", where, identifier)
+            self._report(error.code, f"The shape cannot be used: {error.found}.", where, identifier, error=error)
             return None
         return Annotation(identifier, category, segmentation, where=where)
 
     def _report(
-        self, code: str, message: str, where: str, annotation: str | None, repair: str = "The object is left out."
+        self,
+        code: str,
+        message: str,
+        where: str,
+        annotation: str | None,
+        repair: str = "The object is left out.",
+        error: DataError | None = None,
     ) -> None:
-        self._on_issue(Issue(code, Severity.ERROR, message, repair, str(self._file), self._name, annotation, where))
+        issue = Issue(code, Severity.ERROR, message, repair, str(self._file), self._name, annotation, where)
+        self._on_issue(issue.caused_by(error) if error else issue)
 
 
 def _segmentation(shape: dict[str, Any], content: dict[str, Any]) -> Segmentation:

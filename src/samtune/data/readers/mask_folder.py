@@ -23,7 +23,6 @@ from samtune.data.prepare.split import group_of
 from samtune.data.readers.common import (
     DEFAULT_CATEGORY,
     OnIssue,
-    found_in,
     image_files,
     require_source,
     split_folders,
@@ -204,8 +203,17 @@ class _Reader:
                 labels = read_labels(file)
                 objects = list(self._objects(file, labels, image.name))
             except DataError as error:
-                text = f"The mask cannot be read: {found_in(error)}."
-                self._report("mask-unreadable", text, file, image.name, "Its objects are left out.", of=file.name)
+                text = f"The mask cannot be read: {error.found}."
+                issue = Issue(
+                    "mask-unreadable",
+                    Severity.ERROR,
+                    text,
+                    "Its objects are left out.",
+                    str(file),
+                    image.name,
+                    file.name,
+                )
+                self._on_issue(issue.caused_by(error))
                 continue
             height, width = labels.shape[:2]
             for category, segmentation in objects:

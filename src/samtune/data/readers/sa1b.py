@@ -14,7 +14,6 @@ from samtune.data.readers.coco import id_key, parse_segmentation
 from samtune.data.readers.common import (
     DEFAULT_CATEGORY,
     OnIssue,
-    found_in,
     number,
     require_source,
     subfolders,
@@ -73,8 +72,8 @@ class _Reader:
             entry = cast("dict[str, Any]", image)
             path = confine(self._images, entry.get("file_name"))
         except DataError as error:
-            text = f"The file cannot be used: {found_in(error)}."
-            self._report("file-broken", text, "", None, repair="The file is left out.")
+            text = f"The file cannot be used: {error.found}."
+            self._report("file-broken", text, "", None, repair="The file is left out.", error=error)
             return None
         self._name = path.name
         identifier = id_key(entry.get("image_id"))
@@ -103,7 +102,7 @@ class _Reader:
         try:
             segmentation = parse_segmentation(raw.get("segmentation"), box, where, notes)
         except SegmentationError as error:
-            self._report(error.code, f"The shape cannot be read: {found_in(error)}.", where, identifier)
+            self._report(error.code, f"The shape cannot be read: {error.found}.", where, identifier, error=error)
             return None
         for code, text, spot in notes:
             self._report(code, text, spot, identifier, repair="Read as described.", severity=Severity.WARNING)
@@ -118,5 +117,7 @@ class _Reader:
         *,
         repair: str = "The object is left out.",
         severity: Severity = Severity.ERROR,
+        error: DataError | None = None,
     ) -> None:
-        self._on_issue(Issue(code, severity, message, repair, str(self._file), self._name, annotation, where))
+        issue = Issue(code, severity, message, repair, str(self._file), self._name, annotation, where)
+        self._on_issue(issue.caused_by(error) if error else issue)

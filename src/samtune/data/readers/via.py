@@ -15,7 +15,6 @@ from samtune.data.readers.common import (
     OnIssue,
     category_name,
     ellipse,
-    found_in,
     number,
     numbers,
     rectangle,
@@ -94,8 +93,8 @@ class _Reader:
         try:
             path = self._finder.find(name, where=f"{self._file}, {where}.filename")
         except DataError as error:
-            text = f"The image's file name cannot be used: {found_in(error)}."
-            self._report("image-path", text, f"{where}.filename", str(name)[:80], None, "The image is left out.")
+            text = f"The image's file name cannot be used: {error.found}."
+            self._report("image-path", text, f"{where}.filename", str(name)[:80], None, "The image is left out.", error)
             return None
         regions = _regions(content.get("regions"))
         annotations = (
@@ -122,14 +121,16 @@ class _Reader:
         try:
             ring = _ring(cast("dict[str, Any]", shape) if isinstance(shape, dict) else {})
         except SegmentationError as error:
-            text = f"The shape cannot be used: {found_in(error)}."
-            self._report(error.code, text, f"{where}.shape_attributes", image, identifier, "The object is left out.")
+            text = f"The shape cannot be used: {error.found}."
+            self._report(
+                error.code, text, f"{where}.shape_attributes", image, identifier, "The object is left out.", error
+            )
             return None
         category = _category(content.get("region_attributes"), attribute)
         if category is None:
             text = "The region has no category" + (f", the attribute {attribute!r} is empty." if attribute else ".")
             self._report("category-missing", text, f"{where}.region_attributes", image, identifier,
-                         f"It is called {DEFAULT_CATEGORY!r}.", Severity.WARNING)  # fmt: skip
+                         f"It is called {DEFAULT_CATEGORY!r}.", severity=Severity.WARNING)  # fmt: skip
         return Annotation(identifier, category or DEFAULT_CATEGORY, Polygons((ring,)), where=where)
 
     def _report(
@@ -140,9 +141,11 @@ class _Reader:
         image: str | None,
         annotation: str | None,
         repair: str,
+        error: DataError | None = None,
         severity: Severity = Severity.ERROR,
     ) -> None:
-        self._on_issue(Issue(code, severity, message, repair, str(self._file), image, annotation, where))
+        issue = Issue(code, severity, message, repair, str(self._file), image, annotation, where)
+        self._on_issue(issue.caused_by(error) if error else issue)
 
 
 def _regions(value: Any) -> list[Any]:

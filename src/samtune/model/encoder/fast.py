@@ -3,8 +3,8 @@
 The reference encoder spends a third of its time waiting for memory: one block of the first stage writes, reads and
 frees several hundred MB. Three remarks save most of that; nothing is approximated, what differs is rounding.
 
-1. *Work in strips.* Windows are independent of each other, and everything around the attention works on single pixels. So a
-   block runs on a few rows of windows from beginning to end while they are in the processor's cache. Only the blocks
+1. *Work in strips.* Windows are independent, and everything around the attention works on single pixels. So a block
+   runs on a few rows of windows from beginning to end while they are in the processor's cache. Only the blocks
    with global attention need all pixels at once, and only for the attention itself.
 2. *Merge what is linear.* Of the two finer levels of the feature pyramid, the decoder takes a 1x1 convolution of a 1x1
    convolution. Their product, 96 to 32 channels instead of 96 to 256 to 32, is one.

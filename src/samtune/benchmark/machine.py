@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from samtune.utils.workers import cpu_count
+
 SIZES = (256, 512, 1024, 2048)
 """Sides of the square matrices that are multiplied on a CPU; the largest that fits the time counts."""
 SIZES_ACCELERATOR = (1024, 2048, 4096, 8192)
@@ -99,7 +101,7 @@ def look_at(device: str = "cpu") -> Machine:
     return Machine(
         name=torch.cuda.get_device_name() if device == "cuda" else _processor(),
         device=device,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cpu_count(),
         threads=threads,
         load=load,
         rates=tuple(matmul_rate(dtype, count, device) for dtype in _DTYPES for count in counts),

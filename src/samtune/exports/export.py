@@ -17,14 +17,15 @@ from transformers import Sam2Model
 from transformers.utils import logging
 
 from samtune.errors import ModelError
-from samtune.export.card import RunFacts, model_card, read_run
-from samtune.export.official_package import official_config, write_official
-from samtune.export.verify import Difference, answers, check, difference
+from samtune.exports.card import RunFacts, model_card, read_run
+from samtune.exports.official_package import official_config, write_official
+from samtune.exports.verify import Difference, answers, check, difference
 from samtune.model.catalogue import hub_name
 from samtune.model.io.load import load_model
 from samtune.model.io.loaded import LoadedModel
 from samtune.model.io.save import write_model
 from samtune.utils.files import new_folder, storage_errors
+from samtune.utils.output_folders import check_output
 
 Format: TypeAlias = Literal["official", "hf", "adapter"]
 _OFFICIAL_FILE = "model.pt"
@@ -67,11 +68,13 @@ def export(
         Where it stands and how far its masks are from the model's.
 
     Raises:
+        ConfigError: something stands where the export would.
         ModelError: the model cannot be loaded, or has no counterpart in this format.
         StorageError: the disk refused.
         SamtuneError: the export, loaded again, answers differently; nothing is kept.
     """
-    _refuse_taken(out)
+    for place in (out, out.with_suffix(".yaml")) if out.suffix == ".pt" else (out,):
+        check_output(place)
     loaded = load_model(model)
     run = Path(model).expanduser()
     facts = read_run(run, loaded.fingerprint(), comparison) if (run / "run.json").is_file() else None
@@ -140,20 +143,6 @@ def _adapter(loaded: LoadedModel, facts: RunFacts | None, run: Path, out: Path) 
         found = difference(answers(adapted.get_base_model()), answers(loaded.model))  # pyright: ignore[reportArgumentType]
         check(found, str(out))
     return ExportReport("adapter", out, found, (f"load with  PeftModel.from_pretrained(BASE, {str(out)!r})",))
-
-
-def _refuse_taken(out: Path) -> None:
-    """An export never replaces anything: what stands there may be somebody's only copy."""
-    places = [out, out.with_suffix(".yaml")] if out.suffix == ".pt" else [out]
-    with storage_errors(out):
-        taken = [place for place in places if place.exists() and (not place.is_dir() or any(place.iterdir()))]
-    if taken:
-        raise ModelError.of(
-            expected="a new place for the export",
-            found="something that is already there",
-            where=str(taken[0]),
-            do="choose another --out, or remove it first",
-        )
 
 
 @contextmanager

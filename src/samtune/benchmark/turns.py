@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from samtune.bench.traffic import Traffic
+from samtune.benchmark.traffic import Traffic
 from samtune.training.checkpoint import Progress
 from samtune.training.loop import STEPS_BETWEEN_READINGS, train
 from samtune.training.run import Run

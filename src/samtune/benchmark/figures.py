@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from samtune.bench.machine import Machine
+from samtune.benchmark.machine import Machine
 from samtune.config import BenchConfig
 
 FORMAT = 2

@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, TypeAlias
 
-from samtune.bench.figures import BenchReport, StepTime
-from samtune.bench.machine import look_at, wait_for
-from samtune.bench.turns import StepWork, Turns
+from samtune.benchmark.figures import BenchReport, StepTime
+from samtune.benchmark.machine import look_at, wait_for
+from samtune.benchmark.turns import StepWork, Turns
 from samtune.config import BenchConfig, TrainConfig
 from samtune.data.table import Dataset
 from samtune.embeddings.dataset import View
