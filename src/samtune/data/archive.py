@@ -1,4 +1,4 @@
-"""Unpacking archives nobody has vouched for: every entry is judged before it is written, and a refusal leaves nothing.
+"""Unpacking archives nobody has vouched for: every entry is checked before it is written, and a refusal leaves nothing.
 
 Zip and tar (plain, gzip, bzip2, xz) are read. What makes an archive unsafe - a link, a device, a path that leads out, a
 size out of all proportion - ends in a `DataError` that names the entry.
@@ -103,10 +103,10 @@ def unpack(
     limits = limits or Limits()
     check_output(out)
     read = _reader_of(archive)
-    for _entry in _judged(read, archive, limits):
+    for _entry in _checked_entries(read, archive, limits):
         pass  # once without writing, so that a refusal costs nothing
     with new_folder(out) as target:
-        _write_all(_judged(read, archive, limits), archive, target, progress or (lambda _done, _total: None))
+        _write_all(_checked_entries(read, archive, limits), archive, target, progress or (lambda _done, _total: None))
     return _content_root(out)
 
 
@@ -138,7 +138,7 @@ def _first_bytes(path: Path) -> str:
     return f"a file that begins with {start!r}" if start else "an empty file"
 
 
-def _judged(read: _Reader, archive: Path, limits: Limits) -> Iterator[tuple[_Entry, tuple[str, ...]]]:
+def _checked_entries(read: _Reader, archive: Path, limits: Limits) -> Iterator[tuple[_Entry, tuple[str, ...]]]:
     """Yields the entries worth writing with their safe path below the target; the first bad one raises."""
     names: dict[str, bool] = {}  # normalised path -> is a folder
     size = archive.stat().st_size

@@ -32,6 +32,7 @@ from samtune.model.io.loaded import LoadedModel
 from samtune.model.preprocess import to_model_input
 from samtune.runtime.device import choose_device, configure_process
 from samtune.runtime.precision import arithmetic, autocast
+from samtune.utils.results import Result
 from samtune.utils.workers import cpu_count, lost_workers
 
 _BATCH_ON_A_GPU = 8
@@ -153,7 +154,7 @@ class DatasetEmbeddings:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedReport:
+class EmbedReport(Result):
     """What `embed_dataset` did.
 
     Attributes:

@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from samtune.errors import ConfigError
 from samtune.utils.files import storage_errors
+from samtune.utils.results import Result
 
 SUFFIX = ".safetensors"
 _SET, _ENTRY = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{64}\.safetensors")
@@ -47,7 +48,7 @@ class CacheSet:
 
 
 @dataclass(frozen=True)
-class CacheInfo:
+class CacheInfo(Result):
     """What a cache folder holds, the most recently used set first."""
 
     folder: Path

@@ -34,7 +34,7 @@ def write_work(
         out: folder to write, replaced when it exists.
         images: images for training; one more is for validation.
         seed: of everything drawn; the same seed gives the same bytes.
-        advance: told of images drawn and their total.
+        advance: called with images drawn and their total.
 
     Raises:
         StorageError: the disk refused.

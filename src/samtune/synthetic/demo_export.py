@@ -44,7 +44,7 @@ def write_demo_export(out: Path, seed: int, advance: Callable[[int, int], None] 
     Args:
         out: folder to write, replaced when it exists.
         seed: of everything drawn; the same seed gives the same bytes.
-        advance: told of images drawn and their total.
+        advance: called with images drawn and their total.
 
     Raises:
         StorageError: the disk refused.

@@ -15,17 +15,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from samtune.data.archive import is_archive, unpack
-from samtune.data.checks.dataset import Seen, find_leaks, never_learned
+from samtune.data.checks.dataset import Seen, find_leaks, never_learned, splits_without_objects
 from samtune.data.checks.duplicates import same_images
 from samtune.data.checks.image import (
     Frame,
-    told_of,
-    told_of_archive,
+    errors_naming,
+    naming_archive,
 )
 from samtune.data.checks.page import draw, render_text, to_json
 from samtune.data.checks.record import UsableImage, check_record
 from samtune.data.readers import detect_format, read
 from samtune.types import Annotation, ImageRecord, Issue, Severity
+from samtune.utils.results import Result
 
 EXAMPLES_PER_CODE = 4
 _SIZES = (("tiny", 16**2), ("small", 32**2), ("medium", 96**2))
@@ -94,7 +95,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class Audit(Result):
     """What the doctor found.
 
     Attributes:
@@ -115,6 +116,10 @@ class Audit:
     def exit_code(self) -> int:
         """0 for clean or warnings, 2 for errors."""
         return 2 if any(issue.severity is Severity.ERROR for issue in self.issues) else 0
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        return self.to_text().splitlines()
 
     def to_text(self) -> str:
         """See `doctor_report.render_text`."""
@@ -163,7 +168,7 @@ def _as_folder(source: Path) -> Generator[Path]:
         return
     with TemporaryDirectory(prefix="samtune-doctor-") as place:
         folder = unpack(source, Path(place) / "export")
-        with told_of(source, folder):
+        with errors_naming(source, folder):
             yield folder
 
 
@@ -171,12 +176,12 @@ def _outliving(found: Audit, folder: Path) -> Audit:
     """An audit of an archive that says and shows the same when the folder it was unpacked to is gone."""
     examples = tuple(
         Example(
-            told_of_archive(example.issue, found.source, folder),
+            naming_archive(example.issue, found.source, folder),
             tuple(replace(picture, drawn=draw(picture)) for picture in example.pictures),
         )
         for example in found.examples
     )
-    issues = tuple(told_of_archive(issue, found.source, folder) for issue in found.issues)
+    issues = tuple(naming_archive(issue, found.source, folder) for issue in found.issues)
     return replace(found, issues=issues, examples=examples)
 
 
@@ -215,8 +220,9 @@ class _Check:
             self._keep(Example(leak.issue, (Picture(leak.leaked.path), Picture(leak.original.path))))
 
     def categories(self, source: Path) -> None:
-        """Report categories that are evaluated but never learned."""
-        self.issues += never_learned({name: split.categories for name, split in self.summary.splits.items()}, source)
+        """Report splits without objects, and categories that are evaluated but never learned."""
+        objects = {name: split.categories for name, split in self.summary.splits.items()}
+        self.issues += [*splits_without_objects(objects, source), *never_learned(objects, source)]
 
     def audit(self, source: Path, source_format: str) -> Audit:
         """Everything found."""

@@ -49,7 +49,7 @@ class CheckedRecord:
     Attributes:
         issues: everything worth saying about the image and its objects.
         usable: what can be used of it; None where that is nothing.
-        frame: the frame that its annotations are in, where it could be told.
+        frame: the frame that its annotations are in, where it could be determined.
     """
 
     issues: tuple[Issue, ...]

@@ -23,12 +23,12 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samtune.data.archive import is_archive, unpack
-from samtune.data.checks.dataset import KEPT_APART, Seen, find_leaks, never_learned
+from samtune.data.checks.dataset import KEPT_APART, Seen, find_leaks, never_learned, splits_without_objects
 from samtune.data.checks.duplicates import same_images
-from samtune.data.checks.image import told_of, told_of_archive
+from samtune.data.checks.image import errors_naming, naming_archive
 from samtune.data.images import SUFFIXES
 from samtune.data.prepare.image import NamedImage, PreparedImage, Writing, prepare_image, safe_name
 from samtune.data.prepare.split import SplitItem, assign_splits, group_of, join_groups
@@ -39,6 +39,7 @@ from samtune.errors import DataError, SamtuneError
 from samtune.types import ImageRecord, Issue, Severity, Split
 from samtune.utils.files import new_folder, storage_errors, write_json
 from samtune.utils.output_folders import check_output
+from samtune.utils.results import Result
 from samtune.utils.workers import mapped
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ _ASKED_APART = "--group-by source keeps such images together; --group-by {} was 
 
 
 @dataclass(frozen=True)
-class PrepareReport:
+class PrepareReport(Result):
     """What `prepare` made.
 
     Attributes:
@@ -84,6 +85,11 @@ class PrepareReport:
     def issues(self) -> tuple[Issue, ...]:
         """Everything found wrong."""
         return tuple(read_issues(self.root / ISSUES))
+
+    def to_json(self) -> dict[str, Any]:
+        """Where it stands, what it holds, what was found; `issues.json` has the single findings."""
+        found = [{"severity": severity, "code": code, "count": count} for (severity, code), count in self.found.items()]
+        return {"root": str(self.root), "images": self.images, "objects": self.objects, "found": found}
 
     def lines(self) -> list[str]:
         """What to tell the user."""
@@ -118,7 +124,7 @@ def prepare(
         source: folder, annotation file, or zip of an export.
         out: dataset folder; an earlier dataset there is replaced, anything else is refused.
         config: how.
-        progress: told of images done and their total.
+        progress: called with images done and their total.
 
     Raises:
         ConfigError: `out` holds something else, or the source.
@@ -140,8 +146,8 @@ def prepare(
                 gathered.add(prepared)
                 progress(done, max(expected, done))
             progress(done, done)
-            _judge(gathered, done, config)
-            _write(target, _settled(gathered, config), gathered, source_format, config)
+            _check_share(gathered, done, config)
+            _write(target, _final_rows(gathered, config), gathered, source_format, config)
     return gathered.report(out)
 
 
@@ -167,12 +173,12 @@ class _Gathered:
 
     def from_reader(self, issue: Issue) -> None:
         """Take a finding of the reader."""
-        self.read.add(self._told(issue))
+        self.read.add(self._named(issue))
 
     def add_issues(self, issues: Iterable[Issue]) -> None:
         """Take other findings."""
         for issue in issues:
-            self.found.add(self._told(issue))
+            self.found.add(self._named(issue))
 
     def add(self, prepared: PreparedImage) -> None:
         """Take what became of the next image."""
@@ -211,8 +217,8 @@ class _Gathered:
         for spool in (self.rows, self.read, self.found):
             spool.close()
 
-    def _told(self, issue: Issue) -> Issue:
-        return issue if self._folder == self.source else told_of_archive(issue, self.source, self._folder)
+    def _named(self, issue: Issue) -> Issue:
+        return issue if self._folder == self.source else naming_archive(issue, self.source, self._folder)
 
 
 def _named(records: Iterable[ImageRecord], root: Path, config: PrepareConfig) -> Iterator[NamedImage]:
@@ -222,7 +228,7 @@ def _named(records: Iterable[ImageRecord], root: Path, config: PrepareConfig) ->
     for record in records:
         path = record.path.resolve()
         name = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
-        # Names are told apart in lower case, because some file systems do.
+        # Names differ in lower case, because some file systems do.
         yield NamedImage(
             unique(safe_name(record.path.stem).lower(), names),
             replace(record, group=group_of(name, config.group_by)),
@@ -236,7 +242,7 @@ def _count_images(root: Path) -> int:
     return sum(Path(name).suffix in SUFFIXES and "_mask." not in name for name in names)
 
 
-def _settled(gathered: _Gathered, config: PrepareConfig) -> Iterator[Row]:
+def _final_rows(gathered: _Gathered, config: PrepareConfig) -> Iterator[Row]:
     """The rows in their final splits; `gathered` gets these splits, and what only the whole set shows."""
     pairs = same_images([image.print for image in gathered.seen])
     shares = _shares(gathered.images, config)
@@ -248,6 +254,7 @@ def _settled(gathered: _Gathered, config: PrepareConfig) -> Iterator[Row]:
         repair = _ASKED_APART.format(config.group_by)
         seen = [replace(one, split=Split(image.split)) for one, image in zip(seen, gathered.images, strict=True)]
     gathered.add_issues(leak.issue for leak in find_leaks(seen, pairs, repair))
+    gathered.add_issues(splits_without_objects(gathered.objects(), gathered.source))
     gathered.add_issues(never_learned(gathered.objects(), gathered.source))
     return rows
 
@@ -309,7 +316,7 @@ def _moved(rows: Iterable[Row], places: _Places) -> Iterator[Row]:
         )
 
 
-def _judge(gathered: _Gathered, images: int, config: PrepareConfig) -> None:
+def _check_share(gathered: _Gathered, images: int, config: PrepareConfig) -> None:
     """Refuse a dataset without objects, or one with more broken objects than the settings allow."""
     objects = sum(sum(image.categories.values()) for image in gathered.images)
     broken = gathered.read.errors + gathered.found.errors
@@ -361,5 +368,5 @@ def _unpacked(source: Path, out: Path) -> Generator[tuple[Path, bool]]:
         folder = TemporaryDirectory(prefix=f".{out.name}.unpacked-", dir=out.parent)
     with folder as place:
         unpacked = unpack(source, Path(place) / "export")
-        with told_of(source, unpacked):
+        with errors_naming(source, unpacked):
             yield unpacked, True
