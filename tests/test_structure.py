@@ -220,9 +220,8 @@ def private_names(tree: ast.Module) -> Iterable[str]:
             if node.value.id in modules and is_private(node.attr):
                 yield node.attr
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            # monkeypatch.setattr("samtune.x._y", ...)
-            if node.value.startswith("samtune.") and any(map(is_private, node.value.split("."))):
-                yield node.value
+            parts = node.value.split(".")  # monkeypatch.setattr("samtune.x._y", ...)
+            yield from filter(is_private, parts if parts[0] == "samtune" else [])
 
 
 def is_private(name: str) -> bool:
