@@ -75,9 +75,6 @@ class _Reader:
         content = cast("dict[str, Any]", raw) if isinstance(raw, dict) else {}
         entries = {id_key(entry.get("id")): entry for entry in _dicts(content.get("images"))}
         categories = {id_key(entry.get("id")): entry for entry in _dicts(content.get("categories"))}
-        masks = {
-            mask for entry in _dicts(content.get("annotations")) if isinstance(mask := entry.get("file_name"), str)
-        }
         folders = [folder for folder in self._images if folder.is_dir()]
         finder = ImageFinder(folders or [self._root], self._root, prefer=self._subset())
         for position, annotation in enumerate(_dicts(content.get("annotations"))):
