@@ -13,7 +13,8 @@ from samtune.data.table import Dataset
 from samtune.errors import ConfigError, DataError
 from samtune.evaluation.fixed_prompts import PromptSet
 from samtune.inference.predictor import Predictor
-from samtune.model.io.load import load_model, save_model
+from samtune.model.io.load import load_model
+from samtune.model.io.save import save_model
 from samtune.report.build import build_report
 from samtune.report.folder import load_comparisons
 from samtune.report.render import write_report
