@@ -204,7 +204,7 @@ def evaluate(
         model: a name, a path, or a loaded model.
         config: split, prompts, device.
         out: JSON file to write the figures of every object to; a Parquet file of the same name is written beside it.
-        prompts: file of prompts to ask with, as `samtune prompts` writes it; made from the dataset if left out.
+        prompts: file of prompts to ask with, as `samtune write-prompts` writes it; made from the dataset if left out.
         quiet: show no progress.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Commands that measure models on held-out images: evaluate, compare, prompts."""
+"""Commands that measure models on held-out images: evaluate, compare, write-prompts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def evaluate(
         dataset: Folder that `samtune prepare` wrote.
         model: nano, a hub name, a checkpoint file, a Hugging Face folder or a run.
         out: JSON file to write the figures of every object to; a Parquet file is written beside it.
-        prompts: File of prompts to ask with, from `samtune prompts`.
+        prompts: File of prompts to ask with, from `samtune write-prompts`.
     """
     show(api.evaluate(dataset, model, config, out=out, prompts=prompts, quiet=quiet))
 
@@ -67,7 +67,7 @@ def compare(
     return 0 if require == "nothing" or found.verdict.meets(require) else NOT_AS_REQUIRED
 
 
-def prompts(
+def write_prompts(
     dataset: Path, /, *, out: Path, config: Annotated[EvalConfig, Flat] = EvalConfig(), quiet: Quiet = False
 ) -> None:
     """Write the prompts of an evaluation to a JSON file that any model, and other tools, can be asked with.

@@ -112,10 +112,10 @@ class PromptSet:
                 raise ValueError("objects with different kinds of boxes")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError.of(
-                expected=f"prompts that samtune prompts wrote, format {FORMAT}",
+                expected=f"prompts that samtune write-prompts wrote, format {FORMAT}",
                 found=_one_line(error),
                 where=str(path),
-                do="write them again: samtune prompts DATASET --out FILE",
+                do="write them again: samtune write-prompts DATASET --out FILE",
             ) from error
         return found
 

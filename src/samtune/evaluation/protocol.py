@@ -150,7 +150,9 @@ def matching_entries(
     return found
 
 
-def _other_prompts(found: str, do: str = "write the prompts again: samtune prompts DATASET --out FILE") -> DataError:
+def _other_prompts(
+    found: str, do: str = "write the prompts again: samtune write-prompts DATASET --out FILE"
+) -> DataError:
     return DataError.of(expected="prompts about objects of this dataset as it is now", found=found, do=do)
 
 
