@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         resume,
         train,
         train_finder,
+        write_prompts,
     )
     from samtune.benchmark.figures import BenchReport
     from samtune.config import (
@@ -81,7 +82,7 @@ if TYPE_CHECKING:
     from samtune.finder.run import FinderReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
-    from samtune.model.io.load import LoadedModel
+    from samtune.model.io.loaded import LoadedModel
     from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
 
@@ -161,6 +162,7 @@ __all__ = [
     "resume",
     "train",
     "train_finder",
+    "write_prompts",
 ]
 
 _HOMES = {

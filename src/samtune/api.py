@@ -2,8 +2,7 @@
 
 `import samtune` gives all of them. They import what they need when they are called, so that `samtune.doctor` needs no
 torch. Progress goes to stderr; `quiet=True` silences it. Errors are those of `samtune.errors`. Results are frozen
-values with `lines()` for a terminal, `to_json()` for programs and HTML for notebooks. One long file, because it is the
-one place where all public functions stand with their documentation; the work is done elsewhere.
+values with `lines()` for a terminal, `to_json()` for programs and HTML for notebooks.
 """
 
 from __future__ import annotations
@@ -35,9 +34,10 @@ if TYPE_CHECKING:
     from samtune.benchmark.figures import BenchReport
     from samtune.data.checks.doctor import Audit
     from samtune.data.prepare.prepare import PrepareReport
-    from samtune.embeddings.cache import CacheInfo
     from samtune.embeddings.dataset import EmbedReport
+    from samtune.embeddings.store import CacheInfo
     from samtune.evaluation.comparison import Comparison
+    from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.results import Evaluation
     from samtune.exports.export import ExportReport
     from samtune.finder.evaluation import FindEvaluation
@@ -46,12 +46,15 @@ if TYPE_CHECKING:
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import Predictor
     from samtune.model.catalogue import KnownModel
-    from samtune.model.io.load import LoadedModel
+    from samtune.model.io.loaded import LoadedModel
     from samtune.training.run import Run
     from samtune.training.tracking.events import Listener
 
     Model: TypeAlias = str | Path | LoadedModel | Predictor
     """A model by name or path, or a loaded one, which stays on the device it is on."""
+
+GUARD_SCENES = 16
+"""Procedural scenes that every comparison also looks at."""
 
 
 def doctor(
@@ -59,6 +62,8 @@ def doctor(
     *,
     source_format: str = "auto",
     images: Path | None = None,
+    crowd: str = "auto",
+    mask_pattern: str = "",
     html: Path | None = None,
     quiet: bool = False,
 ) -> Audit:
@@ -68,6 +73,8 @@ def doctor(
         source: folder, annotation file, or zip of an export; it is only read.
         source_format: `auto`, or the name of a format.
         images: image folder, when the annotation file stands elsewhere.
+        crowd: what COCO's iscrowd marks: `objects`, `regions` of many, or `auto`.
+        mask_pattern: how masks are named, `{stem}` for the image's name; empty tells by their names.
         html: also write a page with images of the findings here.
         quiet: show no progress.
 
@@ -76,9 +83,11 @@ def doctor(
     """
     from samtune.data.checks.doctor import audit
     from samtune.data.checks.page import render_html
+    from samtune.data.readers import ReadOptions
 
     with progress("checking", quiet=quiet) as advance:
-        found = audit(Path(source), source_format, images, progress=advance)
+        options = ReadOptions(crowd, mask_pattern)
+        found = audit(Path(source), source_format, images, options=options, progress=advance)
     if html is not None:
         render_html(found, html)
     return found
@@ -151,6 +160,8 @@ def train(
 ) -> TrainResult:
     """Tune a model on a prepared dataset; the same numbers each time for the same settings and machine.
 
+    Under `torchrun` or `accelerate launch` every process calls this; see docs/cluster.md.
+
     Args:
         dataset: folder that `prepare` wrote.
         config: model, length, what learns.
@@ -165,10 +176,13 @@ def train(
         ModelError: the model cannot be loaded.
         ConfigError: settings that do not fit the model, or a run folder that is taken.
         StorageError: the disk refused.
+        SamtuneError: the loss is not finite for several steps in a row, or another process has ended.
     """
-    from samtune.training.run import new
+    from samtune.training.run import new, removed_if_not_started
 
-    return _train(new(Path(dataset), config or TrainConfig()), listeners, finder, quiet)
+    run = new(Path(dataset), config or TrainConfig())
+    with removed_if_not_started(run):
+        return _train(run, listeners, finder, quiet)
 
 
 def resume(
@@ -185,15 +199,18 @@ def resume(
 
 def _train(run: Run, listeners: Sequence[Listener], finder: bool | None, quiet: bool) -> TrainResult:
     from samtune.training.loop import train as train_run
-    from samtune.training.tracking.listeners import file_listeners, progress_listener
+    from samtune.training.tracking.console import progress_listener
+    from samtune.training.tracking.files import file_listeners
 
     started = monotonic()
     with ExitStack() as stack:
-        own = stack.enter_context(file_listeners(run.folder))
-        own.append(stack.enter_context(progress_listener(stderr_console(quiet=quiet))))
-        finished = train_run(run, [*own, *listeners])
+        if run.processes.is_main:
+            own = stack.enter_context(file_listeners(run.folder, run.state.progress.step))
+            console = stack.enter_context(progress_listener(stderr_console(quiet=quiet)))
+            listeners = [*own, console, *listeners]
+        finished = train_run(run, listeners)
     report, note = None, ""
-    if finished.signal is None and finder is not False and run.is_main:
+    if finished.signal is None and finder is not False and run.processes.is_main:
         report, note = _finder_after(run, monotonic() - started, wanted=bool(finder), quiet=quiet)
     return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal, report, note)
 
@@ -222,6 +239,7 @@ def evaluate(
     config: EvalConfig | None = None,
     *,
     out: Path | str | None = None,
+    prompts: Path | str | None = None,
     quiet: bool = False,
 ) -> Evaluation:
     """Measure a model on a split: IoU and Dice for boxes and single clicks, beside what trivial guesses score.
@@ -230,20 +248,23 @@ def evaluate(
         dataset: folder that `prepare` wrote.
         model: a name, a path, or a loaded model.
         config: split, prompts, device.
-        out: JSON file to write the figures of every object to.
+        out: JSON file to write the figures of every object to; a Parquet file of the same name is written beside it.
+        prompts: file of prompts to ask with, as `samtune write-prompts` writes it; made from the dataset if left out.
         quiet: show no progress.
 
     Raises:
-        DataError: the split has no objects, or an image or mask cannot be read.
+        DataError: the split has no objects, an image or mask cannot be read, or the prompts are about other objects.
         ModelError: the model cannot be loaded.
     """
     from samtune.data.table import Dataset
+    from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.protocol import evaluate as measure
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
+    asked = None if prompts is None else PromptSet.load(Path(prompts))
     with progress("measuring", quiet=quiet) as advance:
-        found = measure(_predictor(model, config.device), data, config, progress=advance)
+        found = measure(_predictor(model, config.device), data, config, prompts=asked, progress=advance)
     if out is not None:
         found.save(Path(out))
     return found
@@ -252,21 +273,29 @@ def evaluate(
 def compare(
     dataset: Path | str,
     base: Model,
-    tuned: Model,
+    tuned: Model | Sequence[Model],
     out: Path | str,
     config: EvalConfig | None = None,
     *,
+    guards: Sequence[Path | str] = (),
+    guard_scenes: int = GUARD_SCENES,
     quiet: bool = False,
 ) -> Comparison:
-    """Measure two models on the same prompts, say whether they differ, and write figures, images and `report.html`.
+    """Measure models on the same prompts, say whether to use the tuned one, and write figures and `report.html`.
 
     Args:
         dataset: folder that `prepare` wrote.
         base: the model to compare with: a name, a path, or a loaded model.
-        tuned: the run or model that is judged, likewise.
+        tuned: the run or model in question, likewise; or several, which are ranked. The verdicts are corrected for
+            their number.
         out: folder to write; an earlier comparison there is replaced, anything else is refused.
         config: split, prompts, device.
+        guards: further datasets, of images unlike these, on which the tuned model should be as good as the base.
+        guard_scenes: procedural scenes that are one more such guard; 0 leaves them out.
         quiet: show no progress.
+
+    Returns:
+        The comparison of the tuned model, or of the best of several, with the base.
 
     Raises:
         ConfigError: `out` holds something that is no comparison.
@@ -279,18 +308,47 @@ def compare(
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
-    first, second = (_predictor(model, config.device) for model in (base, tuned))
+    others = [Dataset.open(Path(guard)) for guard in guards]
+    candidates = list(tuned) if isinstance(tuned, Sequence) and not isinstance(tuned, str) else [tuned]
+    models = [base, *candidates]
+    loaded = [_predictor(model, config.device) for model in models]
     with stages(quiet=quiet) as advance:
         return build_report(
             data,
-            first,
-            second,
+            loaded[0],
+            loaded[1:],
             Path(out),
             config,
-            names=(_name(base, first), _name(tuned, second)),
-            curve=Path(tuned) / "metrics.jsonl" if isinstance(tuned, str | Path) else None,
+            names=[_name(model, predictor) for model, predictor in zip(models, loaded, strict=True)],
+            guards=others,
+            guard_scenes=guard_scenes,
+            curves=[Path(one) / "metrics.jsonl" if isinstance(one, str | Path) else None for one in candidates],
             progress=advance,
-        )
+        )[0]
+
+
+def write_prompts(
+    dataset: Path | str, out: Path | str, config: EvalConfig | None = None, *, quiet: bool = False
+) -> PromptSet:
+    """Write the prompts of an evaluation to a JSON file that any model, and other tools, can be asked with.
+
+    Args:
+        dataset: folder that `prepare` wrote.
+        out: file to write; docs/evaluation.md has its schema.
+        config: split and prompts.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the split has no objects, or a mask cannot be read.
+        StorageError: the disk refused.
+    """
+    from samtune.data.table import Dataset
+    from samtune.evaluation.fixed_prompts import make_prompts
+
+    with progress("making prompts", quiet=quiet) as advance:
+        made = make_prompts(Dataset.open(Path(dataset)), config or EvalConfig(), progress=advance)
+    made.save(Path(out))
+    return made
 
 
 def predict(
@@ -360,12 +418,12 @@ def train_finder(run: Path | str, config: FinderConfig | None = None, *, quiet: 
         StorageError: the disk refused.
     """
     from samtune.finder.run import add_finder
-    from samtune.training.run import open_finished
+    from samtune.training.run import open_embeddings
 
     config, folder = config or FinderConfig(), Path(run)
     predictor = _predictor(folder, config.device)
     with stages(quiet=quiet) as advance:
-        return add_finder(folder, predictor, open_finished(folder, predictor.loaded), config, progress=advance)
+        return add_finder(folder, predictor, open_embeddings(folder, predictor.loaded), config, progress=advance)
 
 
 def find(
@@ -461,16 +519,16 @@ def embed(dataset: Path | str, config: EmbedConfig | None = None, *, quiet: bool
 
 def cache_info(folder: Path | str) -> CacheInfo:
     """What an embedding cache holds; `folder` is the cache, or the dataset whose cache it is."""
-    from samtune.embeddings import cache
+    from samtune.embeddings import store
 
-    return cache.cache_info(_cache_folder(Path(folder)))
+    return store.cache_info(_cache_folder(Path(folder)))
 
 
 def clear_cache(folder: Path | str) -> CacheInfo:
     """Remove all image embeddings of a cache; returns what was there."""
-    from samtune.embeddings import cache
+    from samtune.embeddings import store
 
-    return cache.clear_cache(_cache_folder(Path(folder)))
+    return store.clear_cache(_cache_folder(Path(folder)))
 
 
 def _cache_folder(folder: Path) -> Path:
@@ -567,7 +625,7 @@ def download_roboflow(
 
 
 def load_model(model: Path | str, *, device: str = "auto") -> LoadedModel:
-    """Load a model once, to hand it to several functions or to a `Predictor`.
+    """Load a model once, to give it to several functions or to a `Predictor`.
 
     Args:
         model: `nano`, a hub name, a checkpoint file, a Hugging Face folder or a run.
@@ -577,17 +635,17 @@ def load_model(model: Path | str, *, device: str = "auto") -> LoadedModel:
         ModelError: no such model, or a file that cannot be read or is another model's.
     """
     from samtune.model.io.load import load_model as load
-    from samtune.runtime.precision import choose_device, settle
+    from samtune.runtime.device import choose_device, configure_process
 
     chosen = choose_device(device)
-    settle(chosen)
+    configure_process(chosen)
     return load(model, device=chosen)
 
 
 def _predictor(model: Model, device: str) -> Predictor:
-    """A model ready to answer prompts; one given by name is loaded to `device`."""
+    """A model ready for prompts; one given by name is loaded to `device`."""
     from samtune.inference.predictor import Predictor
-    from samtune.model.io.load import LoadedModel
+    from samtune.model.io.loaded import LoadedModel
 
     if isinstance(model, Predictor):
         return model

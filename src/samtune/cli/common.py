@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
 
+from samtune.utils.progress import is_main_process
 from samtune.utils.results import Result
 
 Flat = Parameter(name="*")
@@ -18,9 +19,10 @@ Quiet: TypeAlias = Annotated[bool, Parameter(negative="", help="Show no progress
 
 
 def say(*lines: str) -> None:
-    """Print lines to stdout."""
-    for line in lines:
-        print(line)
+    """Print lines to stdout; of several processes under `torchrun` the main one does."""
+    if is_main_process():
+        for line in lines:
+            print(line)
 
 
 def show(result: Result, *, as_json: bool = False) -> None:

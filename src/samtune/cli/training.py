@@ -60,10 +60,11 @@ def train(
     Args:
         dataset: Folder that `samtune prepare` wrote.
         config: YAML file with settings; options given here win over it. A run's config.yaml is such a file.
-        resume: Run folder of an interrupted run: continue it, with its own settings.
+        resume: Run folder of an interrupted run: continue it, with its own dataset and settings.
         finder: Make a finder after training, for `predict --find`; left out, where that takes under 15 % more time.
     """
     if resume is not None:
+        _refuse_beside_resume(resume, dataset, config, settings)
         result = api.resume(resume, finder=finder, quiet=quiet)
     elif dataset is not None:
         result = api.train(dataset, settings.config(), finder=finder, quiet=quiet)
@@ -75,6 +76,18 @@ def train(
         )
     show(result)
     return 128 + result.signal if result.signal else 0
+
+
+def _refuse_beside_resume(run: Path, dataset: Path | None, config: Path | None, settings: TrainOptions) -> None:
+    """A run goes on as it was started, see docs/decisions/0073; what would be ignored is not taken in silence."""
+    found = [*(["a dataset"] if dataset else []), *(["--config"] if config else [])]
+    found += [f"--{name.replace('_', '-')}" for name in sorted(settings.model_fields_set)]
+    if found:
+        raise UsageError.of(
+            expected="--resume RUN alone: a run goes on with the dataset and the settings it was started with",
+            found=f"{', '.join(found)} beside it",
+            do=f"leave that out; for other settings start a new run from its weights: --model {run}",
+        )
 
 
 def find_train(run: Path, /, *, config: Annotated[FinderOptions, Flat] = FinderOptions(), quiet: Quiet = False) -> None:

@@ -19,7 +19,7 @@ from samtune.drawing import draw_overlay
 from samtune.finder.finding import CHUNK, check_fits, find, full_masks
 from samtune.finder.results import Finder
 from samtune.finder.verdict import judge
-from samtune.inference.files import MASKS, OVERLAYS, RESULTS, Answer, coco_result, image_files
+from samtune.inference.files import MASKS, OVERLAYS, RESULTS, MaskResult, coco_result, image_files
 from samtune.inference.predictor import Predictor
 from samtune.utils.files import new_folder, write_json, write_text
 from samtune.utils.output_folders import check_output
@@ -115,7 +115,7 @@ def find_in_files(
                 zip(masks, finds.classes.tolist(), finds.scores.tolist(), finds.object_scores.tolist(), strict=True)
             ):
                 write_mask_file(folder / MASKS / f"{file.name}-{number:03}.png", mask)
-                answer = Answer(mask, score, seen, file.name, name + 1)
+                answer = MaskResult(mask, score, seen, file.name, name + 1)
                 results.append(coco_result(answer, file) | {"category": finder.names[name]})
             Image.fromarray(draw_overlay(image, masks)).save(folder / OVERLAYS / f"{file.name}.png")
             counts.append((file.name, tuple(np.bincount(finds.classes, minlength=len(finder.names)).tolist())))
