@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from samtune.data.checks.doctor import Audit
     from samtune.data.prepare.prepare import PrepareReport
     from samtune.data.table import Dataset
-    from samtune.embeddings.cache import CacheInfo
     from samtune.embeddings.dataset import EmbedReport
+    from samtune.embeddings.store import CacheInfo
     from samtune.errors import (
         ConfigError,
         DataError,
@@ -168,7 +168,7 @@ __all__ = [
 _HOMES = {
     "Audit": "data.checks.doctor",
     "BenchReport": "benchmark.figures",
-    "CacheInfo": "embeddings.cache",
+    "CacheInfo": "embeddings.store",
     "Comparison": "evaluation.comparison",
     "Dataset": "data.table",
     "EmbedReport": "embeddings.dataset",
