@@ -16,7 +16,7 @@ from samtune import api
 from samtune.cli.app import main
 from samtune.config import CacheConfig, EmbedConfig, FindConfig, FinderConfig, FindEvalConfig, TrainConfig
 from samtune.data.low_res import LowResTargets
-from samtune.data.table import Dataset
+from samtune.data.table import Dataset, write_table
 from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.errors import ConfigError, DataError, ModelError
 from samtune.finder.finding import find
@@ -28,7 +28,9 @@ from samtune.finder.training import box_f1, read_examples, train_head
 from samtune.finder.verdict import judge
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.io.load import load_model
+from samtune.model.io.save import save_model
 from tests.small import make_dataset
+from tests.tiny import tiny_sam2
 
 CLASSES = ("large", "small")
 
@@ -112,9 +114,6 @@ def test_damaged_and_foreign_finders_are_refused(run, tmp_path, dataset, tiny_fo
             load_finder(path)
     (tmp_path / "images").mkdir()
     shutil.copy(next((dataset.root / "images").glob("test*")), tmp_path / "images")
-    from samtune.model.io.load import save_model
-    from tests.tiny import tiny_sam2
-
     save_model(tiny_sam2(seed=5), tmp_path / "other")
     shutil.copytree(run / "finder", tmp_path / "other" / "finder")
     with pytest.raises(ModelError, match="another one"):
@@ -207,8 +206,6 @@ def test_without_a_validation_split_training_groups_are_lent(tmp_path):
 def test_a_dataset_of_other_classes_is_refused(run, tmp_path):
     other = make_dataset(tmp_path / "other")
     table = other.table.with_columns(category=other.table["category"] + " thing")
-    from samtune.data.table import write_table
-
     write_table(other.root, table)
     with pytest.raises(DataError, match="large thing"):
         api.evaluate_finder(other.root, run, FindEvalConfig(grid=False), quiet=True)
