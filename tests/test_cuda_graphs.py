@@ -91,7 +91,7 @@ def test_a_grid_learns_it_in_bf16_too(start):
     assert torch.cosine_similarity(*whole, dim=0) > 0.95
 
 
-def test_a_grid_hands_the_encoder_the_same_gradient(start):
+def test_a_grid_gives_the_encoder_the_same_gradient(start):
     run = start(trainable=TrainableConfig(train="all", gradient_checkpointing=False), cache=False)
     batch = run.batches[0]
     expected = learn(run, batch), gradients(run)

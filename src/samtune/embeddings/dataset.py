@@ -23,7 +23,7 @@ from torch import Tensor
 from samtune.config import CacheConfig, EmbedConfig
 from samtune.data.table import Dataset, ImageEntry
 from samtune.embeddings.cache import CachedView, EmbeddingCache, parse_size, resident_budget
-from samtune.embeddings.prefetch import ReadAhead
+from samtune.embeddings.prefetch import Prefetch
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.model.encoder.fast import encode
 from samtune.model.io.load import LoadedModel, load_model
@@ -138,10 +138,11 @@ class DatasetEmbeddings:
         return self.batch or (1 if self.device.type == "cpu" else _BATCH_ON_A_GPU)
 
     @cached_property
-    def _pixels(self) -> ReadAhead[View]:
-        """On a CPU one thread reads, since the encoder needs the others; for a GPU half of the processors do."""
-        threads = 1 if self.device.type == "cpu" else max(1, cpu_count() // 2)
-        return ReadAhead(self._read, threads=threads, most=2 * self.at_once)
+    def _pixels(self) -> Prefetch[View]:
+        """On a CPU one thread reads, since the encoder needs the others; for GPUs half of the processors do, shared."""
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun says
+        threads = 1 if self.device.type == "cpu" else max(1, cpu_count() // 2 // processes)
+        return Prefetch(self._read, threads=threads, limit=2 * self.at_once)
 
     def _read(self, view: View) -> Tensor:
         image = self.dataset.read_image(view.image)
