@@ -253,8 +253,10 @@ def _cache_note(config: TrainConfig, trainable: Trainable) -> list[str]:
 def _processes_note(config: TrainConfig, processes: Processes) -> list[str]:
     if processes.is_alone:
         return []
-    images = processes.count * config.images_per_step
-    return [f"{processes.count} processes with {config.images_per_step} images each, {images} images per step"]
+    each = config.images_per_step
+    return [
+        f"{processes.count} processes, {each} image{'s'[: each > 1]} each, {processes.count * each} images per step"
+    ]
 
 
 def _require_dataset(folder: RunFolder, dataset: Path) -> None:
