@@ -99,7 +99,9 @@ def pair(place, dataset, settings):
         "result": str(place / "result-cut"),
     }
     rest = {"resume": str(place / "cut"), "result": str(place / "result-rest")}
-    processes = start_pair([whole, cut, rest], place)
+    no_set = {"dataset": "nowhere", "config": settings("never"), "error": str(place / "error-set")}
+    no_run = {"resume": str(place / "never"), "error": str(place / "error-run")}
+    processes = start_pair([no_set, no_run, whole, cut, rest], place)
     errors = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     return {name: place / f"result-{name}" for name in ("whole", "cut", "rest")}
@@ -132,6 +134,15 @@ def test_a_resumed_pair_goes_on_with_the_same_numbers(place, pair):
     assert losses(pair["cut"]) + losses(pair["rest"]) == losses(pair["whole"])
     for name, tensor in weights(pair["whole"]).items():
         assert torch.equal(tensor, weights(pair["rest"])[name]), name
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"), [("set", "DataError expected a prepared"), ("run", "ModelError expected a run")]
+)
+def test_the_main_process_alone_reports_what_all_have_found(place, pair, what, expected):
+    assert (place / f"error-{what}-0").read_text().startswith(expected)
+    assert (place / f"error-{what}-1").read_text() == "SystemExit 2"
+    assert not (place / "never").exists()
 
 
 def test_a_killed_process_ends_the_other_and_the_run_resumes_under_torchrun(place, dataset, settings, pair):
