@@ -1,4 +1,4 @@
-"""A prepared dataset of a few drawn images, written directly as the table says, for tests of what builds on it."""
+"""A prepared dataset of a few drawn pictures, written directly as the table says, for tests of what stands on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZE = 72
 def make_dataset(
     root: Path, *, train: int = 6, valid: int = 3, test: int = 3, empty: int = 1, seed: int = 0
 ) -> Dataset:
-    """Bright discs on dark ground, two to four an image; the last `empty` images of each split show none."""
+    """Bright discs on dark ground, two to four a picture; the last `empty` pictures of each split show none."""
     rng = np.random.default_rng(seed)
     rows = []
     (root / "images").mkdir(parents=True)
@@ -26,10 +26,10 @@ def make_dataset(
         for index in range(count):
             name = f"{split}-{index}"
             discs = [] if index >= count - empty else [_disc(rng) for _ in range(rng.integers(2, 5))]
-            pixels = rng.normal(60, 12, (SIZE, SIZE + 8, 3))
+            picture = rng.normal(60, 12, (SIZE, SIZE + 8, 3))
             for disc in discs:
-                pixels[disc] += 110
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / f"images/{name}.png")
+                picture[disc] += 110
+            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / f"images/{name}.png")
             image = {
                 "image_path": f"images/{name}.png",
                 "split": split,
