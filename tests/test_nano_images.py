@@ -36,7 +36,8 @@ def write_set(folder: Path, images: int, objects: int, *, side: int = 96, masks:
     (folder / "images").mkdir(parents=True)
     listed, annotations = [], []
     for image in range(images):
-        pixels = np.random.default_rng(image).integers(0, 60, (side, side, 3), np.uint8)
+        blocks = np.random.default_rng(image).integers(0, 90, (4, 4, 3), np.uint8)  # so that no two images are alike
+        pixels = np.kron(blocks, np.ones((side // 4, side // 4, 1), np.uint8))
         listed.append({"id": image, "file_name": f"images/{image}.png", "width": side, "height": side})
         for number in range(objects):
             x, y = 6 + 30 * (number % 3), 6 + 30 * (number // 3)
@@ -65,7 +66,7 @@ def corpus(tmp_path) -> Path:
 
 def tiny(corpus: Path, out: Path, **changes) -> PretrainConfig:
     """Four steps on real images and scenes, small ones among them."""
-    stage = PretrainStage(size=128, small_share=0.5, steps=4, images=2, objects=3, paste=0.5, degrade=True)
+    stage = PretrainStage(size=128, small_share=0.5, steps=4, images=1, objects=3, paste=0.5, degrade=True)
     given = {
         "out": out,
         "images": (corpus,),
@@ -195,12 +196,8 @@ def test_background_is_asked_only_where_everything_is_labelled(corpus, tmp_path)
     config = tiny(corpus, tmp_path / "run", real_share=1.0)
     stage = config.stages[0].model_copy(update={"images": 6, "paste": 0.0})
     for chosen, expected in (("few", BACKGROUND_CLICKS), ("many", 0)):
-        real = open_images(config.model_copy(update={"images": (corpus / chosen,), "hold_out": (), "background": ()}))
-        real = open_images(
-            config.model_copy(
-                update={"images": (corpus / chosen,), "hold_out": (), "background": ("few",) if expected else ()}
-            )
-        )
+        names = {"hold_out": (), "background": ("few",) if expected else ()}
+        real = open_images(config.model_copy(update={"images": (corpus / chosen,)} | names))
         batch = make_batch(SceneBank(tmp_path, 0), real, stage, _generator(0, 0))
         empty = batch.targets.flatten(1).amax(1) == 0
         assert [int(empty[batch.image_index == image].sum()) for image in range(6)] == [expected] * 6
@@ -223,38 +220,36 @@ def test_batches_made_ahead_come_in_order_and_bring_errors_to_their_item():
 # The whole recipe.
 
 
+SITTING = """
+import os, signal, sys
+from samtune.config import PretrainConfig
+from samtune.nano.pretraining import pretrain
+
+if __name__ == "__main__":
+    kill = lambda line: os.kill(os.getpid(), signal.SIGKILL)
+    pretrain(PretrainConfig.model_validate_json(sys.argv[1]), kill)
+"""
+"""A sitting that is killed when it writes its first line, after the step that `measure_every` says."""
+
+
 def test_a_killed_sitting_ends_with_the_same_weights(corpus, tmp_path):
-    """SIGKILL between two checkpoints, and on from the last one: the weights of a sitting that was never interrupted."""
+    """Killed after step 3, with step 2 on disk, and on from there: the weights of a sitting that was not interrupted.
+
+    The two also measure at different steps, which must leave the random numbers of training alone.
+    """
     lines: list = []
-    whole = pretrain(tiny(corpus, tmp_path / "whole"), lines.append)
+    whole = pretrain(tiny(corpus, tmp_path / "whole", save_every=2), lines.append)
     assert {"held_out_box", "unseen_box", "unseen_click", "sets_box", "sets_click"} <= set(lines[-1])
-    config = tiny(corpus, tmp_path / "killed")
-    script = tmp_path / "sitting.py"
-    script.write_text(
-        "import os, signal, sys\n"
-        "from samtune.config import PretrainConfig\n"
-        "from samtune.nano import pretraining\n"
-        "saved = pretraining.save_last\n"
-        "def save(folder, parameters, optimizer, average, progress):\n"
-        "    if progress.step == 3:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    saved(folder, parameters, optimizer, average, progress)\n"
-        "pretraining.save_last = save\n"
-        "pretraining.pretrain(PretrainConfig.model_validate_json(sys.argv[1]))\n"
-    )
-    ended = subprocess.run([sys.executable, str(script), config.model_dump_json()], check=False)  # noqa: S603
-    assert ended.returncode == -signal.SIGKILL
+    config = tiny(corpus, tmp_path / "killed", save_every=2, measure_every=3)
+    (tmp_path / "sitting.py").write_text(SITTING)
+    command = [sys.executable, str(tmp_path / "sitting.py"), config.model_dump_json()]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert json.loads((config.out / "checkpoints/last/progress.json").read_text())["step"] == 2
     resumed = pretrain(config)
     one, two = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-
-
-def test_measuring_leaves_the_random_numbers_of_training_alone(corpus, tmp_path):
-    config = tiny(corpus, tmp_path / "one")
-    often = config.model_copy(update={"out": tmp_path / "two", "measure_every": 1})
-    one, two = (load_file(pretrain(chosen) / "model.safetensors") for chosen in (config, often))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    steps = [json.loads(line)["step"] for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [3], "what was logged after the checkpoint is written once"
 
 
 # What is refused.
@@ -314,9 +309,7 @@ def test_a_disk_without_space_is_named_and_the_state_before_stays(corpus, tmp_pa
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 
     command = [sys.executable, "-m", "samtune", "pretrain", "--config", str(tmp_path / "config.yaml")]
-    ended = subprocess.run(  # noqa: S603
-        command, preexec_fn=limit, capture_output=True, text=True, env=os.environ, check=False
-    )
+    ended = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, env=os.environ, check=False)
     assert ended.returncode == StorageError.exit_code == 2
     assert "expected to be able to write" in ended.stderr and "Traceback" not in ended.stderr
     assert (config.out / "checkpoints/last/progress.json").read_bytes() == before
@@ -325,9 +318,7 @@ def test_a_disk_without_space_is_named_and_the_state_before_stays(corpus, tmp_pa
 def test_the_command_line_takes_sources_and_names(corpus, tmp_path):
     command = [sys.executable, "-m", "samtune", "pretrain", "--images", str(corpus), "--images", str(corpus / "few")]
     command += ["--shares", "0.5", "--shares", "0.2", "--hold-out", "unseen", "--background", "fwe"]
-    ended = subprocess.run(  # noqa: S603
-        [*command, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False
-    )
+    ended = subprocess.run([*command, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False)
     assert ended.returncode == 2 and "'fwe'" in ended.stderr and "few, many, unseen" in ended.stderr
     assert not (tmp_path / "run").exists()
 

@@ -122,7 +122,7 @@ class RealImages:
             source: which source.
             size: side of the view.
             most: most targets.
-            paste_share: how many of the views get one to three objects of other images.
+            paste_share: how many of the views get one to five objects of other images.
 
         Raises:
             DataError: an image cannot be read, or objects large enough are too rare to be found.
@@ -139,17 +139,17 @@ class RealImages:
             if view is not None:
                 return self.with_pasted(rng, view, paste_share)
         raise DataError.of(
-            expected="objects of at least 8 x 8 pixels of the input",
+            expected="objects of at least 7 x 7 pixels of the input",
             found=f"none in {_TRIES} views",
             where=", ".join(chosen.name for chosen in sets),
             do="leave these sets out",
         )
 
     def with_pasted(self, rng: np.random.Generator, view: View, share: float) -> View:
-        """The view, in `share` of the cases with one to three objects of any set laid over it."""
+        """The view, in `share` of the cases with one to five objects of any set laid over it."""
         if not self.sources or rng.random() >= share:
             return view
-        for _ in range(int(rng.integers(1, 4))):
+        for _ in range(int(rng.integers(1, 6))):
             sets = self.sources[rng.integers(len(self.sources))]
             chosen = sets[rng.integers(len(sets))]
             image, regions = self.decoded(chosen.images[rng.integers(len(chosen.images))])
