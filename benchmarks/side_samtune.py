@@ -21,18 +21,19 @@ import torch
 from transformers import Sam2Model
 
 from contest import DEVICE, memory_peak, serve, wait
-from samtune.bench.machine import look_at
-from samtune.bench.measure import embed_all, set_up
-from samtune.bench.turns import Turns
+from samtune.benchmark.machine import look_at
+from samtune.benchmark.measure import embed_all, set_up
+from samtune.benchmark.turns import Turns
 from samtune.config import BenchConfig
 from samtune.data.table import Dataset
 from samtune.embeddings.dataset import View
 from samtune.evaluation.protocol import measure, read_truth
-from samtune.export.official_package import write_official
+from samtune.exports.official_package import write_official
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.architecture import image_config
 from samtune.model.catalogue import BACKBONES
-from samtune.model.io.load import load_model, save_model
+from samtune.model.io.load import load_model
+from samtune.model.io.save import save_model
 from samtune.nano.architecture import reset_layers
 from samtune.synthetic.benchmark_images import write_work
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from samtune.data.archive import Limits, is_archive, unpack
-from samtune.errors import DataError
+from samtune.errors import ConfigError, DataError
 
 
 def zip_of(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -101,7 +101,7 @@ def test_a_target_with_files_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine").write_text("keep")
-    with pytest.raises(DataError, match="new or empty folder"):
+    with pytest.raises(ConfigError, match="new or empty folder"):
         unpack(zip_of(tmp_path / "a.zip", {"a": b"1"}), out)
     assert (out / "mine").read_text() == "keep"
 

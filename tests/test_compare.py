@@ -16,8 +16,8 @@ def evaluation(box, *, point=0.5, predicted=None, score=-1.0, groups=None, split
     """An evaluation whose object i has the box IoU `box[i]`."""
     objects = []
     for number, iou in enumerate(box):
-        said = iou if predicted is None else predicted
-        answers = {"box": Answer(iou, iou, said, 1.0), "point": Answer(point, point, point, 1.0, point, point)}
+        score_of_box = iou if predicted is None else predicted
+        answers = {"box": Answer(iou, iou, score_of_box, 1.0), "point": Answer(point, point, point, 1.0, point, point)}
         group = f"group {number % 10}" if groups is None else groups[number]
         objects.append(ObjectResult(f"{number}.jpg", str(number), "cat", group, 9, 0.3, 0.4, answers))
     background = tuple(BackgroundResult(f"{n}.jpg", f"group {n}", score if n else -1.0) for n in range(10))
@@ -32,23 +32,74 @@ def shifted(by, spread=0.02):
 
 
 @pytest.mark.parametrize(
-    ("by", "spread", "state", "words"),
-    [(0.1, 0.02, "better", "Tuning helped"), (-0.1, 0.02, "worse", "made it worse"), (0.0, 0.2, "unclear", "No clear")],
+    ("by", "spread", "state", "outcome"),
+    [
+        (0.1, 0.02, "better", "ship"),
+        (-0.1, 0.02, "worse", "do not ship"),
+        (0.0, 0.2, "unclear", "too little data to say"),
+        (0.0, 0.002, "unclear", "do not ship"),
+    ],
 )
-def test_the_verdict_says_what_the_interval_says(by, spread, state, words):
+def test_the_verdict_says_what_the_interval_says(by, spread, state, outcome):
     found = compare(evaluation(BASE), evaluation(shifted(by, spread), weights="b"))
     assert found.box.state == state
-    assert words in found.verdict
+    assert found.verdict.outcome == outcome
     assert found.is_better == (state == "better")
     assert found.box.change.mean == pytest.approx(by, abs=0.01)
-    assert found.to_json()["verdict"] == found.verdict
+    content = found.to_json()
+    assert (content["outcome"], content["verdict"]) == (outcome, str(found.verdict))
 
 
 def test_one_group_of_images_gives_no_verdict():
     groups = ["one"] * 30
     found = compare(evaluation(BASE, groups=groups), evaluation(shifted(0.1), groups=groups, weights="b"))
-    assert "No verdict" in found.verdict
+    assert found.verdict.outcome == "too little data to say"
     assert found.box.state == "unclear"
+
+
+def test_two_held_out_objects_give_no_verdict_but_what_was_seen():
+    """It used to say that tuning helped."""
+    found = compare(evaluation([0.5, 0.52]), evaluation([0.7, 0.72001], weights="b"))
+    assert found.box.is_better
+    assert found.verdict.outcome == "too little data to say"
+    assert "hold out more images" in str(found.verdict)
+    assert any("0.510 -> 0.710" in reason for reason in found.verdict.reasons)
+    assert not found.verdict.meets("some")
+
+
+def test_few_groups_give_no_verdict_however_many_objects():
+    groups = [f"group {number % 4}" for number in range(30)]
+    found = compare(evaluation(BASE, groups=groups), evaluation(shifted(0.1), groups=groups, weights="b"))
+    assert found.verdict.outcome == "too little data to say"
+
+
+def test_a_gain_for_boxes_that_costs_clicks_ships_for_boxes_only():
+    found = compare(evaluation(BASE), evaluation(shifted(0.1), point=0.3, weights="b"))
+    assert found.verdict.outcome == "ship for these prompts only"
+    assert found.verdict.prompts == ("box",)
+    assert "clicks" in found.verdict.excluded
+    assert "Ship for boxes only" in str(found.verdict)
+    assert (found.verdict.meets("some"), found.verdict.meets("ship")) == (True, False)
+
+
+def test_a_gain_for_clicks_that_costs_boxes_says_so():
+    found = compare(evaluation(shifted(0.1)), evaluation(BASE, point=0.8, weights="b"))
+    assert found.verdict.prompts == ("point",)
+    assert any(reason.startswith("Boxes: ") and "worse" in reason for reason in found.verdict.reasons)
+    assert found.verdict.outcome == "ship for these prompts only"
+
+
+def test_the_same_weights_are_called_unchanged():
+    found = compare(evaluation(BASE), evaluation(BASE))
+    assert found.verdict.outcome == "do not ship"
+    assert "same weights" in str(found.verdict)
+
+
+def test_the_verdict_is_corrected_for_the_number_of_models():
+    base, tuned = evaluation(BASE), evaluation(shifted(0.035, 0.05), weights="b")
+    alone = compare(base, tuned)
+    assert alone.verdict.outcome == "ship"
+    assert compare(base, tuned, models=100).verdict.outcome == "too little data to say"
 
 
 def test_counts_leave_out_what_nobody_would_notice():
@@ -78,7 +129,7 @@ def test_what_makes_a_verdict_worth_less_is_said():
     assert any("same weights" in warning for warning in trained.warnings)
 
 
-def test_only_the_same_questions_are_compared():
+def test_only_the_same_prompts_are_compared():
     base = evaluation(BASE)
     for other in (evaluation(BASE[:-1]), replace(base, background=()), replace(base, config=EvalConfig(seed=1))):
         with pytest.raises(DataError, match="same objects"):

@@ -14,10 +14,12 @@ from peft import PeftModel
 from transformers import Sam2Model
 
 from samtune.config import TrainableConfig
-from samtune.errors import ModelError, SamtuneError, StorageError
-from samtune.export.export import Format, export
-from samtune.export.verify import Difference, answers, check, difference
-from samtune.model.io.load import LoadedModel, load_model, save_model
+from samtune.errors import ConfigError, ModelError, SamtuneError, StorageError
+from samtune.exports.export import Format, export
+from samtune.exports.verify import Difference, answers, check, difference
+from samtune.model.io.load import load_model
+from samtune.model.io.loaded import LoadedModel
+from samtune.model.io.save import save_model
 from samtune.model.trainable import Trainable, merged, save_adapter, select_trainable
 from tests.system import full_disk
 from tests.tiny_official import tiny_official
@@ -177,7 +179,7 @@ def test_an_export_never_replaces_anything(decoder_run: Path, tmp_path: Path) ->
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     (tmp_path / "mine.yaml").write_text("mine")
     for out in (tmp_path / "out", tmp_path / "mine.yaml", tmp_path / "mine.pt"):
-        with pytest.raises(ModelError, match="already there"):
+        with pytest.raises(ConfigError, match="new or empty"):
             export(decoder_run, out, "official")
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
     assert not (tmp_path / "mine.pt").exists()

@@ -13,9 +13,10 @@ from pycocotools import mask as coco
 
 from samtune.config import AutomaticConfig, PredictConfig
 from samtune.data.images import read_image
+from samtune.drawing import draw_overlay
 from samtune.errors import ConfigError, DataError
 from samtune.inference.automatic import _without_duplicates, automatic_masks
-from samtune.inference.files import draw_overlay, predict_files
+from samtune.inference.files import predict_files
 from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
 from samtune.model.preprocess import to_model_input
@@ -214,10 +215,6 @@ def test_other_mistakes_are_named(predictor, pictures, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match="prompts"):
         predict_files(pictures, predictor, out, PredictConfig())
-    with pytest.raises(ConfigError, match="--point"):
-        predict_files(pictures, predictor, out, PredictConfig(point=("3;4",)))
-    with pytest.raises(ConfigError, match="x1 above x0"):
-        predict_files(pictures, predictor, out, PredictConfig(box=("30,5,10,40",)))
     with pytest.raises(DataError, match="no such file"):
         predict_files(tmp_path / "nowhere", predictor, out, PredictConfig(point=("3,4",)))
     (pictures / "c.png").write_bytes(b"\x89PNG nonsense")

@@ -23,7 +23,7 @@ from samtune.nano.batches import tight_boxes
 from samtune.nano.pretraining import pretrain
 from samtune.nano.scenes import object_masks, random_part
 from samtune.prompts.batch import PromptBatch
-from samtune.prompts.simulate import background_prompts, correction_clicks, pick_points
+from samtune.prompts.simulate import CorrectionDraws, background_prompts, correction_clicks, deepest_points
 from samtune.synthetic.scenes import random_scene
 from samtune.training.losses.tuning import hard_iou
 
@@ -77,7 +77,7 @@ def _ask(model, embeddings: ImageEmbeddings, masks: Tensor, occupied: Tensor) ->
         for line, low, high in ((column, boxes[:, 0], boxes[:, 2]), (row, boxes[:, 1], boxes[:, 3]))
     ]
     filled = inside[1][:, :, None] & inside[0][:, None, :]
-    clicks = PromptBatch.from_clicks(pick_points(masks, CENTER, torch.Generator())[:, None])
+    clicks = PromptBatch.from_clicks(deepest_points(masks)[:, None])
     clicked = decode(model, embeddings, clicks)
     corrected = _corrected(model, embeddings, clicks, clicked, masks)
     answers = {
@@ -89,7 +89,7 @@ def _ask(model, embeddings: ImageEmbeddings, masks: Tensor, occupied: Tensor) ->
         "corrected": corrected,
         "yes": clicked.object_score_logits,
     }
-    beside = background_prompts(occupied, 6, CENTER, torch.Generator().manual_seed(0))
+    beside = background_prompts(occupied, 6, torch.Generator().manual_seed(0))
     if beside is not None:
         answers["no"] = decode(model, embeddings, beside).object_score_logits
     return answers
@@ -101,7 +101,9 @@ def _corrected(model, embeddings, clicks: PromptBatch, output: DecoderOutput, ma
     logits = output.masks[rows, output.iou_scores[:, 1:].argmax(1) + 1]
     for _ in range(3):
         wrong = upscale_masks(logits, (NANO_SIZE, NANO_SIZE)) > 0
-        clicks = clicks.with_clicks(*correction_clicks(wrong, masks, CENTER, torch.Generator()))
+        clicks = clicks.with_clicks(
+            *correction_clicks(wrong, masks, CENTER, CorrectionDraws.draw(len(masks), torch.Generator()))
+        )
         clicks = clicks.with_masks(logits[:, None].clamp(-32, 32))
         logits = select_masks(model, decode(model, embeddings, clicks), multimask_output=False)[0][:, 0]
     return _iou(logits, masks)

@@ -24,7 +24,7 @@ from pycocotools import mask as coco
 from samtune.config import PrepareConfig
 from samtune.data.prepare.prepare import prepare
 from samtune.data.table import Dataset
-from samtune.errors import DataError, StorageError
+from samtune.errors import ConfigError, DataError, StorageError
 from samtune.synthetic.demo_export import write_demo_export
 from samtune.types import Severity
 from tests.conftest import real_data
@@ -191,7 +191,9 @@ def test_a_broken_object_is_listed_and_the_rest_is_used(tmp_path, entry, code):
     listed = json.loads((tmp_path / "out/issues.json").read_text())["issues"]
     assert code in [issue["code"] for issue in listed]
     assert sum(report.objects.values()) == 1
-    assert any(code in line for line in report.lines())
+    shown = "\n".join(report.lines())
+    assert f"1 x {code}" in shown and f"found    {errors[0].message}" in shown
+    assert all(part in shown for part in (errors[0].expected, errors[0].place, "to do    ", errors[0].do))
 
 
 def test_exporters_habits_load_without_a_word(tmp_path):
@@ -235,7 +237,7 @@ def test_a_source_that_cannot_be_used_is_named_and_leaves_nothing(tmp_path, make
 
 def test_a_folder_with_something_else_in_it_is_left_alone(export, tmp_path):
     (tmp_path / "thesis.txt").write_text("keep")
-    with pytest.raises(DataError, match="something else"):
+    with pytest.raises(ConfigError, match="something else"):
         prepare(export, tmp_path, PrepareConfig())
     assert (tmp_path / "thesis.txt").read_text() == "keep"
 

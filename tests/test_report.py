@@ -12,9 +12,10 @@ from samtune.config import EvalConfig
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError
 from samtune.inference.predictor import Predictor
-from samtune.model.io.load import load_model, save_model
-from samtune.report.build import judge
-from samtune.report.page import write_report
+from samtune.model.io.load import load_model
+from samtune.model.io.save import save_model
+from samtune.report.build import build_report
+from samtune.report.render import write_report
 from tests.small import make_dataset
 from tests.tiny import tiny_sam2
 
@@ -22,8 +23,8 @@ HOSTILE = "<script>alert('x')</script>"
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory, tiny_folder):
-    root = tmp_path_factory.mktemp("judged")
+def compared(tmp_path_factory, tiny_folder):
+    root = tmp_path_factory.mktemp("compared")
     dataset = make_dataset(root / "set", train=1, valid=1, test=3)
     save_model(tiny_sam2(seed=1), root / "other")
     models = [Predictor(load_model(folder)) for folder in (tiny_folder, root / "other")]
@@ -31,7 +32,7 @@ def judged(tmp_path_factory, tiny_folder):
     steps = [{"step": n, "loss": 1 / (n + 1), "lr": 1e-4, "train_iou": 0.5} for n in range(1, 20)]
     lines = [{"step": 0, "valid/box": 0.4, "best": True}, *steps, {"step": 19, "valid/box": 0.5, "best": True}]
     curve.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"step": 20, "lo')
-    comparison = judge(dataset, *models, root / "out", EvalConfig(), names=("nano", HOSTILE), curve=curve)
+    comparison = build_report(dataset, *models, root / "out", EvalConfig(), names=("nano", HOSTILE), curve=curve)
     return root / "out", comparison, curve
 
 
@@ -45,8 +46,8 @@ class _Addresses(HTMLParser):
         self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
 
 
-def test_the_page_needs_nothing_outside_itself(judged):
-    page = (judged[0] / "report.html").read_text()
+def test_the_page_needs_nothing_outside_itself(compared):
+    page = (compared[0] / "report.html").read_text()
     seen = _Addresses()
     seen.feed(page)
     assert sum(address.startswith("data:image/jpeg") for address in seen.addresses) >= 8
@@ -55,41 +56,41 @@ def test_the_page_needs_nothing_outside_itself(judged):
     assert not re.search(r"url\((?!#)|@import", page)
 
 
-def test_names_are_escaped_and_the_verdict_stands_there(judged):
-    page = (judged[0] / "report.html").read_text()
+def test_names_are_escaped_and_the_verdict_stands_there(compared):
+    page = (compared[0] / "report.html").read_text()
     assert HOSTILE not in page
     assert "&lt;script&gt;" in page
-    assert judged[1].verdict.split(":")[0] in page
-    for guard in judged[1].guards:
+    assert compared[1].verdict.headline in page
+    for guard in compared[1].guards:
         assert guard.title.replace("'", "&#39;") in page
     assert "Training" in page
 
 
-def test_the_folder_holds_what_the_report_was_made_from(judged):
-    folder, comparison, curve = judged
+def test_the_folder_holds_what_the_report_was_made_from(compared):
+    folder, comparison, curve = compared
     before = (folder / "report.html").read_bytes()
     write_report(folder, curve=curve)
     assert (folder / "report.html").read_bytes() == before
     content = json.loads((folder / "comparison.json").read_text())
-    assert content["verdict"] == comparison.verdict
-    named = {picture["file"] for row in content["pictures"] for picture in row["pictures"]}
-    assert named == {f"pictures/{path.name}" for path in (folder / "pictures").iterdir()}
+    assert content["verdict"] == str(comparison.verdict)
+    named = {image["file"] for row in content["gallery"] for image in row["images"]}
+    assert named == {f"gallery/{path.name}" for path in (folder / "gallery").iterdir()}
 
 
-def test_without_a_curve_there_is_no_training_chart(judged):
-    folder = judged[0]
+def test_without_a_curve_there_is_no_training_chart(compared):
+    folder = compared[0]
     write_report(folder, curve=folder / "nowhere.jsonl")
     assert "<h2>Training</h2>" not in (folder / "report.html").read_text()
 
 
-def test_a_comparison_replaces_nothing_but_a_comparison(judged, tiny_folder, tmp_path):
+def test_a_comparison_replaces_nothing_but_a_comparison(compared, tiny_folder, tmp_path):
     dataset = make_dataset(tmp_path / "set", train=0, valid=0, test=1, empty=0)
     model = Predictor(load_model(tiny_folder))
     (tmp_path / "notes.txt").write_text("mine")
     for out in (dataset.root, tmp_path / "notes.txt"):
         with pytest.raises(ConfigError, match="choose another --out"):
-            judge(dataset, model, model, out, EvalConfig(), names=("a", "b"))
+            build_report(dataset, model, model, out, EvalConfig(), names=("a", "b"))
     assert len(Dataset.open(dataset.root).images) == 1
     assert (tmp_path / "notes.txt").read_text() == "mine"
     for _ in range(2):
-        judge(dataset, model, model, tmp_path / "out", EvalConfig(), names=("a", "b"))
+        build_report(dataset, model, model, tmp_path / "out", EvalConfig(), names=("a", "b"))

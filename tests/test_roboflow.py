@@ -21,8 +21,9 @@ from typing import Any
 
 import pytest
 
-from samtune.data.roboflow import KEY_VARIABLE, Patience, download, from_url
+from samtune.data.roboflow import KEY_VARIABLE, download, from_url
 from samtune.errors import ConfigError, DataError, RemoteError
+from samtune.utils.downloads import Patience
 
 KEY = "rf_sEcReT0123456789"
 SIGNATURE = "X-Signature-abcdef"
@@ -387,6 +388,6 @@ def test_archive_that_is_refused(service: Service, tmp_path: Path) -> None:
 
 def test_target_that_holds_files(service: Service, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("keep")
-    with pytest.raises(DataError, match="new or empty"):
+    with pytest.raises(ConfigError, match="new or empty"):
         fetch(service, tmp_path)
     assert not service.seen("/bucket/")

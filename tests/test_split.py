@@ -39,6 +39,9 @@ def test_properties(items: list[SplitItem], weights: tuple[int, int, int], seed:
     assert all(len(found) == 1 for found in by_group.values()), "a group was torn apart"
     wanted = {split for split, share in zip(Split, shares, strict=True) if share > 0}
     assert set(splits.values()) <= wanted
+    positive = {splits[item.key] for item in items if sum(item.categories.values())}
+    if positive and Split.TRAIN in wanted:
+        assert Split.TRAIN in positive, "train has nothing to learn from"
     if len(by_group) >= len(wanted):
         assert set(splits.values()) == wanted, "a split that was asked for is empty"
     other = items.copy()
@@ -65,6 +68,19 @@ def test_every_category_gets_its_share() -> None:
         assert leaves[split] / leaves.total() == pytest.approx(share, abs=0.01)
         assert rare[split] / rare.total() == pytest.approx(share, abs=0.06)
         assert rare[split] > 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("positive", [1, 2, 5])
+def test_train_keeps_the_few_images_with_objects(seed: int, positive: int) -> None:
+    """Of 1,000 images few show an object: train is nothing without them, and the other splits share the rest."""
+    items = [SplitItem(str(number), str(number), {"crack": int(number < positive)}) for number in range(1000)]
+    splits = assign_splits(items, SHARES, seed)
+    found = Counter(splits[str(number)] for number in range(positive))
+    assert found[Split.TRAIN] >= 1
+    if positive == 5:
+        assert found[Split.TRAIN] >= 3, "train's share of the images with objects is the largest"
+    assert Counter(splits.values()) == {Split.TRAIN: 800, Split.VALID: 100, Split.TEST: 100}
 
 
 def test_the_seed_matters() -> None:

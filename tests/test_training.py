@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
+from samtune.data.low_res import low_res_targets
 from samtune.data.table import Dataset
-from samtune.errors import DataError, ModelError, StorageError
+from samtune.errors import ConfigError, DataError, ModelError, StorageError
 from samtune.model.io.load import load_model
-from samtune.training.batches import Sampling, TrainingBatches, loader, low_res_targets
+from samtune.training.batches import EpochOrder, Sampling, TrainingBatches, loader
 from samtune.training.checkpoint import save_last
 from samtune.training.loop import train
 from samtune.training.optimizer import lr_factor
@@ -118,8 +119,8 @@ def test_an_interrupted_run_goes_on_with_the_same_numbers(dataset, config, tmp_p
     train(again, [rest.append])
 
     same(weights(whole), weights(again))
-    if whole.average is not None:
-        same(whole.average.values, again.average.values)
+    if whole.state.average is not None:
+        same(whole.state.average.values, again.state.average.values)
 
     def figures(events):
         return [(e.step, e.loss, e.train_iou, e.lr) for e in events if isinstance(e, StepDone)]
@@ -141,7 +142,7 @@ def test_whatever_learns_changes_and_resumes(dataset, config, tmp_path, what):
     cut = new(dataset.root, config.model_copy(update={"out": tmp_path / "cut"}))
     train(cut, [lambda event: os.kill(os.getpid(), signal.SIGINT) if isinstance(event, Validated) else None])
     again = resumed(tmp_path / "cut")
-    assert again.progress.step < 6
+    assert again.state.progress.step < 6
     train(again)
     same(weights(whole), weights(again))
 
@@ -197,6 +198,29 @@ def test_every_image_comes_once_per_pass(dataset):
     seen = [batches[step].views[0].image.image_id for step in range(10)]
     assert sorted(seen[:5]) == sorted(seen[5:]) == [f"train-{index}" for index in range(5)]
     assert seen[:5] != seen[5:]
+
+
+class CountedOrder(EpochOrder):
+    """Notes which epochs' permutations were made."""
+
+    def __init__(self, count, seed):
+        super().__init__(count, seed)
+        self.made = []
+
+    def permutation(self, epoch):
+        self.made.append(epoch)
+        return super().permutation(epoch)
+
+
+def test_each_epoch_is_shuffled_once_however_many_images_are_asked_for():
+    """Also while reading ahead looks into the next epoch."""
+    order = CountedOrder(1000, seed=1)
+    for number in range(2500):
+        order(number)
+        order(number + 64)
+    assert order.made == [0, 1, 2]
+    for epoch in range(2):
+        assert sorted(order(epoch * 1000 + place) for place in range(1000)) == list(range(1000))
 
 
 def test_a_mirrored_view_has_mirrored_targets_and_boxes(dataset):
@@ -256,7 +280,7 @@ def test_the_learning_rate_warms_up_and_decays():
 def test_a_run_folder_that_holds_something_is_left_alone(dataset, config):
     config.out.mkdir()
     (config.out / "mine.txt").write_text("keep")
-    with pytest.raises(ModelError, match="new or empty"):
+    with pytest.raises(ConfigError, match="new or empty"):
         new(dataset.root, config)
     assert [file.name for file in config.out.iterdir()] == ["mine.txt"]
 
@@ -289,8 +313,6 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_that_was_there(dataset, c
     finished = train(run)
     before = {file: file.read_bytes() for file in run.folder.path.rglob("*.safetensors")}
     with full_disk(2_000), pytest.raises(StorageError, match=r"in +.*checkpoints/(best|last)\n"):
-        run.save_best() if save == "save_best" else save_last(
-            run.folder, run.parameters, run.optimizer, run.average, run.progress
-        )
+        run.save_best() if save == "save_best" else save_last(run.folder, run.state)
     assert {file: file.read_bytes() for file in run.folder.path.rglob("*.safetensors")} == before
     assert finished.step == STEPS

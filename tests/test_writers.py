@@ -9,7 +9,7 @@ from samtune.config import PrepareConfig
 from samtune.data.masks import rasterise
 from samtune.data.prepare.prepare import prepare
 from samtune.data.writers.writers import mask_to_ring, write_coco, write_yolo
-from samtune.errors import DataError
+from samtune.errors import ConfigError
 from samtune.types import Polygons
 from tests.small import make_dataset
 
@@ -43,5 +43,5 @@ def test_a_ring_covers_the_parts_it_joins():
 def test_a_folder_with_something_in_it_is_refused(tmp_path):
     dataset = make_dataset(tmp_path / "dataset")
     for write in (write_coco, write_yolo):
-        with pytest.raises(DataError, match="something there"):
+        with pytest.raises(ConfigError, match="something in it"):
             write(dataset, tmp_path / "dataset")

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from samtune import api
 from samtune.config import OptimizerConfig, PrepareConfig, TrainConfig
-from samtune.errors import UsageError
+from samtune.utils.files import storage_errors
+from samtune.utils.output_folders import check_output
 from samtune.utils.progress import progress, stderr_console
+from samtune.utils.results import Result
 
 STEPS = 400
 _MARK = ".samtune-demo"
 
 
 @dataclass(frozen=True, slots=True)
-class DemoResult:
+class DemoResult(Result):
     """What the demo leaves behind.
 
     Attributes:
@@ -44,7 +46,7 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
         quiet: show no progress.
 
     Raises:
-        UsageError: `out` holds something that is no demo.
+        ConfigError: `out` holds something that is no demo.
         SystemExit: a signal ended the training.
     """
     from samtune.synthetic.demo_export import write_demo_export
@@ -73,7 +75,7 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
     console.print("4/4  base and tuned model on the test split, which neither has seen", highlight=False)
     comparison = api.compare(paths["dataset"], "nano", paths["run"], paths["comparison"], quiet=quiet)
     return DemoResult(
-        verdict=comparison.verdict,
+        verdict=str(comparison.verdict),
         paths=paths | {"report": paths["comparison"] / "report.html"},
         is_better=comparison.is_better,
     )
@@ -81,13 +83,8 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
 
 def _clear(out: Path) -> None:
     """Make room for a demo where an earlier one or nothing is."""
-    if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
-        raise UsageError.of(
-            expected="a new folder, or one with an earlier demo",
-            found="a folder with something else in it",
-            where=str(out),
-            do="choose another --out",
-        )
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    (out / _MARK).touch()
+    check_output(out, mark=_MARK, earlier="an earlier demo")
+    with storage_errors(out):
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        (out / _MARK).touch()

@@ -1,8 +1,8 @@
 """The exception tree: every mistake a user can make ends in one of these, never in a traceback.
 
-A message says four things, in this order: what was expected, what was found, where, and what to do. `SamtuneError.of`
-puts them together so that every message reads alike. Bugs in samtune itself raise `AssertionError` or whatever Python
-raises; they are not part of this tree.
+An error has four parts: what was expected, what was found, where, and what to do. They are attributes, and `str(error)`
+shows them in this order. `SamtuneError.of` builds every error, so that all messages read alike. Bugs in samtune itself
+raise `AssertionError` or whatever Python raises; they are not part of this tree.
 
     SamtuneError            exit code 1: the work was understood but failed
     ├── UsageError          exit code 2: what was asked for, or the input given, cannot be used
@@ -15,23 +15,42 @@ raises; they are not part of this tree.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Self
 
 
 class SamtuneError(Exception):
-    """Base of all errors samtune reports. `exit_code` is what the command line ends with."""
+    """Base of all errors samtune reports.
+
+    Attributes:
+        exit_code: what the command line ends with.
+        expected: what was expected.
+        found: what was found instead, in words that fit into a sentence.
+        where: file, field or option; None where there is nothing to point at.
+        do: what the user can do about it; None where samtune knows nothing.
+    """
 
     exit_code = 1
 
+    def __init__(self, found: str = "", *, expected: str = "", where: str | None = None, do: str | None = None) -> None:
+        super().__init__(found)
+        self.expected, self.found, self.where, self.do = expected, found, where or None, do or None
+
     @classmethod
     def of(cls, *, expected: str, found: str, where: str | None = None, do: str | None = None) -> Self:
-        """Build the error from the parts of its message; `where` and `do` are left out where they say nothing."""
-        lines = [f"expected {expected}", f"found    {found}"]
-        if where:
-            lines.append(f"in       {where}")
-        if do:
-            lines.append(f"to do    {do}")
-        return cls("\n".join(lines))
+        """Build the error from its parts; `where` and `do` are left out of the message where they say nothing."""
+        return cls(found, expected=expected, where=where, do=do)
+
+    def __str__(self) -> str:
+        parts = (("expected", self.expected), ("found", self.found), ("in", self.where), ("to do", self.do))
+        return "\n".join(f"{name:<8} {text}" for name, text in parts if text)
+
+    def replacing(self, old: str, new: str) -> Self:
+        """The same error with `old` replaced by `new` in all its parts, such as a temporary folder by its archive."""
+        error = copy(self)
+        error.expected, error.found = self.expected.replace(old, new), self.found.replace(old, new)
+        error.where, error.do = (text and text.replace(old, new) for text in (self.where, self.do))
+        return error
 
 
 class UsageError(SamtuneError):

@@ -6,13 +6,15 @@ Coordinates are pixels of the original image with the origin at the upper left c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from samtune.errors import SamtuneError
 
 Box: TypeAlias = tuple[float, float, float, float]
 """xyxy in pixels of the original image."""
@@ -103,6 +105,7 @@ class ImageRecord:
         group: images that must never be split apart share it (the stem before `.rf.` for Roboflow).
         source: the annotation file, for messages.
         unread: objects the source lists for it that the reader had to leave out.
+        embedded: the image was taken out of the annotation file; its path is gone when the program ends.
     """
 
     image_id: str
@@ -114,6 +117,7 @@ class ImageRecord:
     group: str
     source: Path
     unread: int = 0
+    embedded: bool = False
 
 
 class Severity(StrEnum):
@@ -137,6 +141,8 @@ class Issue:
         image: file name of the image, when the finding is about one.
         annotation: annotation id, when the finding is about one.
         where: place within `file`, such as `annotations[17].segmentation[0]`.
+        expected: what would have been usable; empty where the message says it.
+        do: what the user can do about it; empty where nothing but to mend the source.
     """
 
     code: str
@@ -147,6 +153,17 @@ class Issue:
     image: str | None = None
     annotation: str | None = None
     where: str = ""
+    expected: str = ""
+    do: str = ""
+
+    @property
+    def place(self) -> str:
+        """File, image and place within the file, in one line."""
+        return ", ".join(part for part in (self.file, self.image, self.where) if part)
+
+    def caused_by(self, error: SamtuneError) -> Issue:
+        """The finding with what `error` expected and advises."""
+        return replace(self, expected=error.expected, do=error.do or "")
 
 
 @dataclass(frozen=True, slots=True)

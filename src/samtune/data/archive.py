@@ -1,4 +1,4 @@
-"""Unpacking archives nobody has vouched for: every entry is judged before it is written, and a refusal leaves nothing.
+"""Unpacking archives nobody has vouched for: every entry is checked before it is written, and a refusal leaves nothing.
 
 Zip and tar (plain, gzip, bzip2, xz) are read. What makes an archive unsafe - a link, a device, a path that leads out, a
 size out of all proportion - ends in a `DataError` that names the entry.
@@ -22,6 +22,7 @@ from typing import IO, Literal, Protocol, cast
 
 from samtune.errors import DataError
 from samtune.utils.files import new_folder
+from samtune.utils.output_folders import check_output
 
 _CHUNK = 1 << 20
 _SPLIT_FOLDERS = frozenset({"train", "valid", "val", "validation", "test", "images", "labels", "annotations", "masks"})
@@ -95,27 +96,18 @@ def unpack(
         The folder with the data: `out`, or the single folder inside it that everything in the archive stands in.
 
     Raises:
+        ConfigError: `out` holds something.
         DataError: the file is no archive, is damaged, or holds an entry that is refused; `out` is as it was before.
         StorageError: the disk refused.
     """
     limits = limits or Limits()
-    _require_new(out)
+    check_output(out)
     read = _reader_of(archive)
-    for _entry in _judged(read, archive, limits):
+    for _entry in _checked_entries(read, archive, limits):
         pass  # once without writing, so that a refusal costs nothing
     with new_folder(out) as target:
-        _write_all(_judged(read, archive, limits), archive, target, progress or (lambda _done, _total: None))
+        _write_all(_checked_entries(read, archive, limits), archive, target, progress or (lambda _done, _total: None))
     return _content_root(out)
-
-
-def _require_new(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError.of(
-            expected="a new or empty folder to unpack into",
-            found="a folder that holds files" if out.is_dir() else "a file",
-            where=str(out),
-            do="choose another folder, or empty this one",
-        )
 
 
 def _reader_of(archive: Path) -> _Reader:
@@ -146,7 +138,7 @@ def _first_bytes(path: Path) -> str:
     return f"a file that begins with {start!r}" if start else "an empty file"
 
 
-def _judged(read: _Reader, archive: Path, limits: Limits) -> Iterator[tuple[_Entry, tuple[str, ...]]]:
+def _checked_entries(read: _Reader, archive: Path, limits: Limits) -> Iterator[tuple[_Entry, tuple[str, ...]]]:
     """Yields the entries worth writing with their safe path below the target; the first bad one raises."""
     names: dict[str, bool] = {}  # normalised path -> is a folder
     size = archive.stat().st_size

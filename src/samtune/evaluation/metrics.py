@@ -1,18 +1,14 @@
-"""The arithmetic of judging masks: overlap, trivial guesses, grouped bootstrap, rank correlation. Pure numpy, no files.
+"""How good one mask is, and how well a model knows it: overlap, trivial guesses, calibration. Pure numpy, no files.
 
-Two ideas run through it. Overlap is counted, not averaged: three integers per object give IoU and Dice exactly,
-whatever part of the image was looked at. And objects of one image are not independent (same lamp, same camera, often
-the same plant), so every interval resamples whole groups of images, never single objects; otherwise fifty objects on
-two photos would look like fifty witnesses.
+Overlap is counted, not averaged: three integers per object give IoU and Dice exactly, whatever part of the image was
+looked at.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,10 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from samtune.types import Box
 
 Floats = NDArray[np.float64]
-CONFIDENCE = 0.95
-"""Share of the intervals, over many repetitions, that hold the true mean."""
-FEWEST_TO_RESAMPLE = 8
-"""With fewer groups, resampling cannot imagine a group worse than the worst one seen; Student's t is used instead."""
+BINS = 10
+"""Of the predicted IoU, for the expected calibration error and the reliability diagram."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,39 +50,54 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """One number per object, summed up.
+class ReliabilityBin:
+    """Masks whose predicted IoU lies in one tenth of the range.
 
     Attributes:
-        count: objects.
-        groups: independent groups of images they come from; the interval rests on these, not on `count`.
-        mean, median: over objects.
-        low, high: 95 % interval of the mean, resampling groups; None with fewer than two groups, where nothing is known
-            about how the mean varies from group to group.
+        low, high: the tenth; the upper end is inclusive.
+        count: masks in it.
+        predicted, reached: their mean predicted IoU and mean IoU.
     """
 
+    low: float
+    high: float
     count: int
-    groups: int
-    mean: float
-    median: float
-    low: float | None
-    high: float | None
+    predicted: float
+    reached: float
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How well the predicted IoU foretells the IoU reached.
+    """How well the predicted IoU predicts the IoU reached.
 
     Attributes:
         mean_error: mean of |predicted - reached|; 0 is perfect.
-        bias: mean of predicted - reached; above 0 the model flatters itself.
+        bias: mean of predicted - reached; above 0 the model overestimates itself.
+        expected_error: expected calibration error (Naeini et al. 2015): mean of |mean predicted - mean reached| over
+            ten bins of the predicted IoU, weighted by their counts.
         rank_correlation: Spearman's, -1 to 1: does the order of the predictions tell good masks from bad ones? None
             where one of the two does not vary.
+        bins: the bins with any masks, for a reliability diagram.
     """
 
     mean_error: float
     bias: float
+    expected_error: float
     rank_correlation: float | None
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """How well the object score says "nothing here", with background clicks as what is to be found.
+
+    Attributes:
+        precision: share of the prompts called empty that are on background; None where none was called empty.
+        recall: share of the background clicks that were called empty.
+    """
+
+    precision: float | None
+    recall: float
 
 
 def box_mask(box: Box, height: int, width: int) -> NDArray[np.bool_]:
@@ -108,54 +117,37 @@ def ellipse_mask(box: Box, height: int, width: int) -> NDArray[np.bool_]:
     return down[:, None] ** 2 + across[None, :] ** 2 <= 1
 
 
-def summarize(values: ArrayLike, groups: Sequence[str], *, seed: int = 0) -> Summary | None:
-    """Mean, median and interval of one number per object; None where there are no objects.
-
-    Args:
-        values: one number per object.
-        groups: the group of images each object belongs to; objects of one group count as one observation of the
-            interval, however many they are.
-        seed: of the resampling. The same values, groups and seed give the same interval.
-    """
-    numbers = np.asarray(values, np.float64)
-    if len(numbers) == 0:
-        return None
-    interval = bootstrap_interval(numbers, groups, seed=seed)
-    low, high = interval or (None, None)
-    return Summary(len(numbers), len(set(groups)), float(numbers.mean()), float(np.median(numbers)), low, high)
-
-
-def bootstrap_interval(values: ArrayLike, groups: Sequence[str], *, seed: int = 0) -> tuple[float, float] | None:
-    """95 % interval of the mean by resampling groups with replacement; None with fewer than two groups.
-
-    The percentiles are widened as Hesterberg ("What Teachers Should Know About the Bootstrap", 2015, section 4.3,
-    "expanded percentile interval") advises, so that for few groups the interval is as wide as Student's t makes it; the
-    plain percentile bootstrap is too sure of itself on ten photos. With fewer than `FEWEST_TO_RESAMPLE` groups the
-    interval is Student's t on the groups themselves (docs/decisions/0060-intervals.md has the coverage of each).
-    """
-    numbers = np.asarray(values, np.float64)
-    names, member = np.unique(np.asarray(groups, np.str_), return_inverse=True)
-    if len(member) != len(numbers):
-        raise ValueError(f"{len(numbers)} values but {len(member)} groups")
-    count = len(names)
-    if count < 2:
-        return None
-    sums, sizes = np.bincount(member, numbers).astype(np.float64), np.bincount(member).astype(np.float64)
-    quantile = student_t_quantile((1 + CONFIDENCE) / 2, count - 1)
-    if count < FEWEST_TO_RESAMPLE:
-        return _student_t_interval(sums, sizes, quantile)
-    tail = NormalDist().cdf(-math.sqrt(count / (count - 1)) * quantile)
-    low, high = np.quantile(_resampled_means(sums, sizes, seed), [tail, 1 - tail])
-    return float(low), float(high)
-
-
 def calibration(predicted: ArrayLike, reached: ArrayLike) -> Calibration | None:
-    """Compare predicted IoUs with the IoUs reached, both `[N]`; None where N is 0."""
+    """Compare predicted IoUs with the IoUs reached, both `[N]`, 0 to 1; None where N is 0."""
     guess, truth = np.asarray(predicted, np.float64), np.asarray(reached, np.float64)
     if len(guess) == 0:
         return None
     gap = guess - truth
-    return Calibration(float(np.abs(gap).mean()), float(gap.mean()), spearman(guess, truth))
+    bins = tuple(_reliability_bins(guess, truth))
+    expected = sum(one.count * abs(one.predicted - one.reached) for one in bins) / len(guess)
+    return Calibration(float(np.abs(gap).mean()), float(gap.mean()), expected, spearman(guess, truth), bins)
+
+
+def _reliability_bins(predicted: Floats, reached: Floats) -> Iterator[ReliabilityBin]:
+    place = np.searchsorted(np.arange(1, BINS) / BINS, predicted)
+    for number in np.unique(place).tolist():
+        chosen = place == number
+        means = float(predicted[chosen].mean()), float(reached[chosen].mean())
+        yield ReliabilityBin(number / BINS, (number + 1) / BINS, int(chosen.sum()), *means)
+
+
+def detection(on_objects: ArrayLike, on_background: ArrayLike) -> Detection | None:
+    """Precision and recall of "nothing here" (a logit below 0); None without background clicks.
+
+    Args:
+        on_objects: object score logits of prompts on objects, `[N]`.
+        on_background: of clicks on background, `[K]`.
+    """
+    wrong, right = (np.asarray(logits, np.float64) < 0 for logits in (on_objects, on_background))
+    if len(right) == 0:
+        return None
+    called = int(wrong.sum()) + int(right.sum())
+    return Detection(int(right.sum()) / called if called else None, float(right.mean()))
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
@@ -166,41 +158,6 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
         return None
     a, b = centred
     return float((a @ b) / math.sqrt(float(a @ a) * float(b @ b)))
-
-
-@lru_cache(maxsize=256)
-def student_t_quantile(probability: float, degrees: int) -> float:
-    """The value below which Student's t with `degrees` of freedom falls with `probability` (0.5 to 1, exclusive).
-
-    With x = sqrt(degrees) tan(a), the distribution's integral becomes that of cos(a)^(degrees - 1), which is smooth and
-    bounded; it is summed on a fine grid and read backwards. Good to five digits for any number of groups.
-    """
-    angles = np.linspace(0.0, math.pi / 2, 200_001)
-    heights = np.cos(angles) ** (degrees - 1)
-    integral = np.concatenate([[0.0], np.cumsum((heights[1:] + heights[:-1]) / 2)])
-    angle = float(np.interp(2 * probability - 1, integral / integral[-1], angles))
-    return math.sqrt(degrees) * math.tan(angle)
-
-
-def _student_t_interval(sums: Floats, sizes: Floats, quantile: float) -> tuple[float, float]:
-    """Mean of all objects, give or take its standard error with groups as the observations (ratio estimator)."""
-    count, total = len(sums), float(sizes.sum())
-    mean = float(sums.sum()) / total
-    error = math.sqrt(count / (count - 1) * float(((sums - mean * sizes) ** 2).sum())) / total
-    return mean - quantile * error, mean + quantile * error
-
-
-def _resampled_means(sums: Floats, sizes: Floats, seed: int) -> Floats:
-    """Means of objects over as many groups as there are, drawn with replacement, many times over."""
-    rng = np.random.default_rng(seed)
-    count = len(sums)
-    repeats = int(np.clip(20_000_000 // count, 1_000, 10_000))
-    at_once = max(1, 1_000_000 // count)
-    means: list[Floats] = []
-    for start in range(0, repeats, at_once):
-        drawn = rng.integers(0, count, (min(at_once, repeats - start), count))
-        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
-    return np.concatenate(means)
 
 
 def _ranks(values: Floats) -> Floats:

@@ -1,11 +1,11 @@
 """Measuring a model on a split: fixed prompts, masks at full resolution, figures of every object.
 
-Each object is asked for twice: with its exact box, and with one click at its deepest pixel. Measured is the mask a user
-would be handed; for clicks, which are ambiguous, also the first and the best of the three guesses. Beside every box
-stand the two trivial guesses, the filled box and the ellipse inscribed in it. Clicks on the background ask for nothing,
-and count how often the model says so. On request an annotator is simulated who clicks on where the mask is wrong.
+Each object is asked for twice: with its exact box, and with one click at its deepest pixel. Measured is the mask that a
+user would get; for clicks, which are ambiguous, also the first and the best of the three guesses. Beside every box
+stand the two trivial guesses, the filled box and the ellipse inscribed in it. Clicks on the background count how often
+the model says that nothing is there. On request an annotator is simulated who clicks where the mask is wrong.
 
-Nothing here is drawn anew from run to run or from model to model: base and tuned model get the same questions.
+Nothing here is drawn anew from run to run or from model to model: base and tuned model get the same prompts.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder.reference import ALL_TOKENS, NO_TOKENS, asked_tokens, select_masks
 from samtune.model.preprocess import MASK_THRESHOLD, clamp_low_res, upscale_masks
 from samtune.prompts.batch import PromptBatch
-from samtune.prompts.simulate import background_prompts, correction_clicks, pick_points
+from samtune.prompts.simulate import CorrectionDraws, background_prompts, correction_clicks, deepest_points
 
 __all__ = ["KINDS", "Evaluation", "evaluate", "evaluate_all", "measure", "read_truth", "spread"]
 
 _DEEPEST = PromptPolicy(point_at="center", correction_from_object=0.0)
 """Clicks at the deepest pixel of the object, later of the error: nothing about them is random."""
+_NO_DRAWS = CorrectionDraws(torch.zeros(1), torch.zeros(1))
+"""Stands where random numbers are asked for and make no difference."""
 
 
 def evaluate(
@@ -51,7 +53,7 @@ def evaluate(
         dataset: whole; the split is chosen by `config`.
         config: what to measure.
         name: what to call the model in the result.
-        progress: told of images done and their total.
+        progress: called with images done and their total.
 
     Raises:
         DataError: the split has no objects, or an image or mask cannot be read.
@@ -85,12 +87,12 @@ def evaluate_all(
     objects: list[list[ObjectResult]] = [[] for _ in predictors]
     background: list[list[BackgroundResult]] = [[] for _ in predictors]
     for done, (image, asked) in enumerate(chosen, start=1):
-        picture = dataset.read_image(image)
+        pixels = dataset.read_image(image)
         truth = {found: read_truth(dataset, found) for found in image.objects}
         embedded: dict[tuple[str, int, str], EmbeddedImage] = {}
         for number, (predictor, encoder) in enumerate(zip(predictors, encoders, strict=True)):
             if encoder not in embedded:
-                embedded[encoder] = predictor.embed(picture)
+                embedded[encoder] = predictor.embed(pixels)
             regions = [truth[found] for found in asked]
             objects[number] += _results(predictor, embedded[encoder], image, asked, regions, config)
             background[number] += _background(predictor, embedded[encoder], image, list(truth.values()), config)
@@ -112,7 +114,7 @@ def evaluate_all(
 
 
 def _encoder_of(predictor: Predictor) -> tuple[str, int, str]:
-    """What decides how a picture is embedded; tuning the decoder alone does not change it."""
+    """What decides how an image is embedded; tuning the decoder alone does not change it."""
     return encoder_fingerprint(predictor.loaded.model), predictor.loaded.image_size, str(predictor.device)
 
 
@@ -132,7 +134,7 @@ def measure(
         predictor: the model.
         embedded: the image.
         kind: `box`, the exact box of the table, or `point`, one click at the deepest pixel.
-        objects: whom to ask for.
+        objects: which objects to ask for.
         truth: their masks, see `read_truth`.
         chunk: prompts per decoder call.
         guesses: also measure the three guesses.
@@ -143,8 +145,8 @@ def measure(
         regions = truth[start : start + chunk]
         prompts = predictor.to_model_frame(embedded, _prompts(kind, objects[start : start + chunk], regions))
         output = predictor.decode(embedded, prompts, tokens)
-        handed, scores = select_masks(predictor.loaded.model, output, multimask_output=False)
-        overlaps = [found[0] for found in _overlaps(handed, regions, embedded.size)]
+        chosen_masks, scores = select_masks(predictor.loaded.model, output, multimask_output=False)
+        overlaps = [found[0] for found in _overlaps(chosen_masks, regions, embedded.size)]
         three = _three(output.masks[:, 1:], output.iou_scores[:, 1:], regions, embedded.size) if guesses else None
         for row, (overlap, score, present) in enumerate(
             zip(overlaps, scores[:, 0].tolist(), output.object_score_logits.tolist(), strict=True)
@@ -166,7 +168,7 @@ def spread(images: Sequence[ImageEntry], most: int) -> list[tuple[ImageEntry, li
 
 
 def read_truth(dataset: Dataset, found: ObjectEntry) -> Region:
-    """An object's mask, kept as the part that holds it: hundreds of objects of a large picture must fit into memory.
+    """An object's mask, kept as the part that holds it: hundreds of objects of a large image must fit into memory.
 
     Raises:
         DataError: the file is missing, no mask, or empty.
@@ -191,7 +193,7 @@ def _prompts(kind: str, objects: Sequence[ObjectEntry], truth: Sequence[Region])
 
 def _deepest(region: Region) -> Tensor:
     """The pixel farthest from an object's edge, `[1, 2]`, xy in pixels of the image."""
-    inside = pick_points(torch.from_numpy(region.mask)[None], _DEEPEST, torch.Generator())
+    inside = deepest_points(torch.from_numpy(region.mask)[None])
     return inside + torch.tensor([[region.x0, region.y0]], dtype=torch.float32)
 
 
@@ -199,13 +201,13 @@ def _deepest(region: Region) -> Tensor:
 def _overlaps(low_res: Tensor, truth: Sequence[Region], size: tuple[int, int]) -> list[list[Overlap]]:
     """Overlap of masks with the truth of their objects, at full resolution.
 
-    One mask at a time is brought to the picture's size, which bounds memory, and looked at where the object is; counts
+    One mask at a time is brought to the image's size, which bounds memory, and looked at where the object is; counts
     are read from the device once.
 
     Args:
         low_res: logits `[N, M, h, w]`.
         truth: of the N objects.
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
 
     Returns:
         M overlaps for each of the N objects.
@@ -280,26 +282,26 @@ def _click_curves(
         ious: list[list[float]] = []
         for turn in range(config.clicks + 1):
             output = predictor.decode(embedded, prompts, tokens)
-            handed, _ = select_masks(predictor.loaded.model, output, multimask_output=False)
-            ious.append([found[0].iou for found in _overlaps(handed, regions, embedded.size)])
+            chosen_masks, _ = select_masks(predictor.loaded.model, output, multimask_output=False)
+            ious.append([found[0].iou for found in _overlaps(chosen_masks, regions, embedded.size)])
             if turn < config.clicks:
-                prompts = _with_corrections(predictor, embedded, prompts, handed, regions)
+                prompts = _with_corrections(predictor, embedded, prompts, chosen_masks, regions)
         yield from zip(*ious, strict=True)
 
 
 def _with_corrections(
-    predictor: Predictor, embedded: EmbeddedImage, prompts: PromptBatch, handed: Tensor, truth: Sequence[Region]
+    predictor: Predictor, embedded: EmbeddedImage, prompts: PromptBatch, chosen_masks: Tensor, truth: Sequence[Region]
 ) -> PromptBatch:
     """The prompts with one more click at the deepest error, seen at full resolution, and the mask they had led to."""
     clicks: list[tuple[Tensor, Tensor]] = []
-    for logits, region in zip(handed, truth, strict=True):
+    for logits, region in zip(chosen_masks, truth, strict=True):
         predicted = (upscale_masks(logits, embedded.size) > MASK_THRESHOLD).cpu()
         mask = torch.from_numpy(region.paste(*embedded.size))
-        clicks.append(correction_clicks(predicted, mask[None], _DEEPEST, torch.Generator()))
+        clicks.append(correction_clicks(predicted, mask[None], _DEEPEST, _NO_DRAWS))
     points, labels = (torch.cat(parts) for parts in zip(*clicks, strict=True))
     more = predictor.to_model_frame(embedded, PromptBatch.from_clicks(points[:, None], labels[:, None]))
     more = more.to(predictor.device)
-    return prompts.with_clicks(more.points[:, 0], more.labels[:, 0]).with_masks(clamp_low_res(handed.float()))
+    return prompts.with_clicks(more.points[:, 0], more.labels[:, 0]).with_masks(clamp_low_res(chosen_masks.float()))
 
 
 def _background(
@@ -312,7 +314,7 @@ def _background(
         x0, y0, x1, y1 = region.box
         occupied[y0:y1, x0:x1] |= region.mask
     generator = torch.Generator().manual_seed(zlib.crc32(f"{config.seed} {image.image_id}".encode()))
-    prompts = background_prompts(torch.from_numpy(occupied), config.background_clicks, PromptPolicy(), generator)
+    prompts = background_prompts(torch.from_numpy(occupied), config.background_clicks, generator)
     if prompts is None:
         return
     output = predictor.decode(embedded, predictor.to_model_frame(embedded, prompts), NO_TOKENS)

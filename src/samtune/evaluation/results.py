@@ -17,10 +17,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from samtune.config import EvalConfig
 from samtune.errors import DataError
-from samtune.evaluation.metrics import Calibration, Summary, calibration, summarize
+from samtune.evaluation.intervals import Summary, summarize
+from samtune.evaluation.metrics import Calibration, calibration
 from samtune.utils.files import write_json
+from samtune.utils.results import Result
 
-FORMAT = 2
+FORMAT = 3
 KINDS = ("box", "point")
 TARGETS = (0.8, 0.9)
 """IoUs for which the clicks an annotator needs are counted."""
@@ -28,14 +30,14 @@ TARGETS = (0.8, 0.9)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one prompt about one object.
+    """The model's answer to one prompt about one object.
 
     Attributes:
-        iou, dice: of the mask a user is handed who asks for one mask (token 0's, or where that is unstable the best
+        iou, dice: of the mask that a user gets who asks for one mask (token 0's, or where that is unstable the best
             guess by predicted IoU), at full resolution, 0 to 1.
         predicted_iou: what the model said the IoU of that mask would be.
         object_score: logit that an object is there.
-        first_of_three: clicks only: IoU of the guess that a user is handed who asks for three masks and takes the one
+        first_of_three: clicks only: IoU of the guess that a user gets who asks for three masks and takes the one
             the model ranks first, as many tools do.
         best_of_three: clicks only: IoU of the best guess by the truth. No user gets this without choosing by eye.
     """
@@ -102,7 +104,7 @@ class ClicksNeeded:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Result):
     """A model on a split.
 
     Attributes:
@@ -143,22 +145,22 @@ class Evaluation:
 
     def summary(self, kind: str, figure: str = "iou") -> Summary:
         """Mean, median and interval of a figure over all objects."""
-        return self._summary(self.values(kind, figure), self.groups)
+        return _summary(self.values(kind, figure), self.groups)
 
     def trivial(self, guess: str) -> Summary:
         """The same for `filled_box` or `ellipse`."""
-        return self._summary([getattr(found, guess) for found in self.objects], self.groups)
+        return _summary([getattr(found, guess) for found in self.objects], self.groups)
 
     def by_category(self, kind: str) -> dict[str, Summary]:
         """IoU for each category, by name."""
         found: dict[str, Summary] = {}
         for category in sorted({one.category for one in self.objects}):
             members = [one for one in self.objects if one.category == category]
-            found[category] = self._summary([one.answers[kind].iou for one in members], [one.group for one in members])
+            found[category] = _summary([one.answers[kind].iou for one in members], [one.group for one in members])
         return found
 
     def calibration(self, kind: str) -> Calibration:
-        """How well the model foretells its own IoU."""
+        """How well the model predicts its own IoU."""
         found = calibration(self.values(kind, "predicted_iou"), self.values(kind, "iou"))
         assert found is not None
         return found
@@ -168,12 +170,12 @@ class Evaluation:
         if not self.background:
             return None
         refused = [float(click.is_refused) for click in self.background]
-        return self._summary(refused, [click.group for click in self.background])
+        return _summary(refused, [click.group for click in self.background])
 
     def after_clicks(self) -> list[Summary]:
         """IoU after the first click and after each correction; empty where none were simulated."""
         curves = zip(*(one.clicks for one in self.objects), strict=True)
-        return [self._summary(ious, self.groups) for ious in curves]
+        return [_summary(ious, self.groups) for ious in curves]
 
     def clicks_needed(self, target: float) -> ClicksNeeded | None:
         """Clicks it takes to reach an IoU; None where no corrections were simulated."""
@@ -259,7 +261,7 @@ class Evaluation:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError.of(
                 expected=f"a file that samtune evaluate wrote, format {FORMAT}",
-                found=_said(error),
+                found=_one_line(error),
                 where=str(path),
                 do="evaluate again",
             ) from error
@@ -272,10 +274,11 @@ class Evaluation:
             "by_category": {name: asdict(one) for name, one in self.by_category(kind).items()},
         }
 
-    def _summary(self, values: Sequence[float], groups: Sequence[str]) -> Summary:
-        found = summarize(values, groups, seed=self.config.seed)
-        assert found is not None  # an evaluation without objects is refused before it is made
-        return found
+
+def _summary(values: Sequence[float], groups: Sequence[str]) -> Summary:
+    found = summarize(values, groups)
+    assert found is not None  # an evaluation without objects is refused before it is made
+    return found
 
 
 _FILE = TypeAdapter(Evaluation)
@@ -297,7 +300,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"the number {name}")
 
 
-def _said(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """The cause in one line."""
     if isinstance(error, KeyError):
         return f"no {error.args[0]!r}"

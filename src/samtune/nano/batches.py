@@ -20,11 +20,9 @@ from samtune.model.preprocess import MEAN, STD
 from samtune.nano.augment import View, degraded, recoloured, turned
 from samtune.nano.real_images import RealImages
 from samtune.nano.scenes import SceneBank
-from samtune.prompts.batch import PromptBatch
-from samtune.prompts.simulate import background_prompts, simulate_prompts
+from samtune.prompts.batch import LOW_RES_STRIDE, PromptBatch
+from samtune.prompts.simulate import PromptDraws, background_prompts, simulate_prompts
 
-LOW_RES = 4
-"""Input pixels per low-res mask pixel."""
 BACKGROUND_CLICKS = 4
 """Clicks per image whose answer is "no object"."""
 TIGHT = PromptPolicy.model_validate({"box": 0.6, "point": 0.4, "box_jitter": 0.0})
@@ -90,11 +88,11 @@ def _with_prompts(views: list[View], pixels: list[Tensor], centered: list[bool],
         policy = LOOSE if torch.rand(1, generator=generator) < _LOOSE_SHARE else TIGHT
         policy = policy.model_copy(update={"point_at": "center" if at_center else "random"})
         masks = torch.from_numpy(view.masks)
-        found = [simulate_prompts(masks, tight_boxes(masks), policy, generator)]
+        found = [simulate_prompts(masks, tight_boxes(masks), policy, PromptDraws.draw(len(masks), generator))]
         if view.occupied is not None:
-            beside = background_prompts(torch.from_numpy(view.occupied), BACKGROUND_CLICKS, policy, generator)
+            beside = background_prompts(torch.from_numpy(view.occupied), BACKGROUND_CLICKS, generator)
             found += [beside] if beside is not None else []
-        low_res = functional.avg_pool2d(masks.float(), LOW_RES)
+        low_res = functional.avg_pool2d(masks.float(), LOW_RES_STRIDE)
         count = sum(len(part) for part in found)
         prompts += found
         targets.append(functional.pad(low_res, (0, 0, 0, 0, 0, count - len(low_res))))

@@ -37,15 +37,17 @@ from samtune.model.io.load import load_model
 from samtune.model.preprocess import upscale_masks
 from samtune.nano.architecture import untrained_nano
 from samtune.nano.augment import SMALLEST, Window, crop_image, crop_mask
-from samtune.nano.batches import LOOSE, LOW_RES, TIGHT, Batch, made_ahead, make_batch, normalised, tight_boxes
+from samtune.nano.batches import LOOSE, TIGHT, Batch, made_ahead, make_batch, normalised, tight_boxes
 from samtune.nano.real_images import RealImages, open_images
 from samtune.nano.scenes import SceneBank, draw_scenes, object_masks, resized
-from samtune.prompts.batch import PromptBatch
-from samtune.prompts.simulate import correction_clicks, simulate_prompts
-from samtune.runtime.precision import arithmetic, autocast, choose_device, settle
-from samtune.training.checkpoint import Progress, RunFolder, forget_after, load_last, save_last
+from samtune.prompts.batch import LOW_RES_STRIDE, PromptBatch, low_res_to_input
+from samtune.prompts.simulate import CorrectionDraws, PromptDraws, correction_clicks, simulate_prompts
+from samtune.runtime.device import choose_device, configure_process
+from samtune.runtime.precision import arithmetic, autocast
+from samtune.training.checkpoint import RunFolder, cut_logs, load_last, save_last
 from samtune.training.losses.tuning import Loss, binary, hard_iou, tuning_loss
 from samtune.training.optimizer import MovingAverage, make_optimizer
+from samtune.training.state import Progress, TrainingState
 from samtune.utils.files import new_folder, storage_errors
 
 _MOST_CORRECTIONS = 3
@@ -82,16 +84,19 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
     real = open_images(config)
     device = choose_device(config.device)
     precision = arithmetic(config.precision, device)
-    settle(device)
+    configure_process(device)
     model = load_model(config.start).model if config.start else untrained_nano(config.seed)
     nn.Module.to(model, device).train().requires_grad_(True)
     parameters = dict(model.named_parameters())
     optimizer = make_optimizer(_parameter_groups(parameters, config), device)
     average = MovingAverage(parameters, config.ema)
+    state = TrainingState(parameters, optimizer, average)
     folder = RunFolder(config.out)
-    done = load_last(folder, parameters, optimizer, average).step if folder.last.exists() else 0
+    if folder.last.exists():
+        load_last(folder, state)
+    done = state.progress.step
     bank = draw_scenes(config)
-    forget_after(folder, done)
+    cut_logs(folder, done)
     log = _Log(folder.metrics, report)
 
     def prepare(step: Step) -> tuple[Batch | None, torch.Generator]:
@@ -116,15 +121,16 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
         average.update(step.number)
         log.add(step.number, {"loss": loss.total.item(), "norm": norm.item()} | measured)
         if (step.number + 1) % config.save_every == 0:
-            save_last(folder, parameters, optimizer, average, Progress(step.number + 1))
+            state.progress = Progress(step.number + 1)
+            save_last(folder, state)
         if (step.number + 1) % config.measure_every == 0:
             set_input_size(model, step.stage.size)
-            average.swap()
-            log.write(step.number, measure(model, bank, real, config.held_out))
-            average.swap()
+            with state.averaged_weights():
+                log.write(step.number, measure(model, bank, real, config.held_out))
             save_weights(model, average, config.out / "weights")
     set_input_size(model, config.stages[-1].size)
-    save_last(folder, parameters, optimizer, average, Progress(sum(stage.steps for stage in config.stages)))
+    state.progress = Progress(sum(stage.steps for stage in config.stages))
+    save_last(folder, state)
     return save_weights(model, average, config.out / "weights")
 
 
@@ -154,7 +160,7 @@ def save_weights(model: Sam2Model, average: MovingAverage, folder: Path) -> Path
 
 def prompt_step(model: Sam2Model, stage: PretrainStage, generator: torch.Generator) -> tuple[Loss, dict[str, float]]:
     """Boxes and clicks on noise: the answer to a box is the ellipse in it, to a click a disc around it."""
-    count, side = stage.images * stage.objects, stage.size / LOW_RES
+    count, side = stage.images * stage.objects, stage.size / LOW_RES_STRIDE
     width, device = model.no_memory_embedding.shape[-1], model.no_memory_embedding.device
 
     def noise(channels: int, cells: int) -> Tensor:
@@ -172,8 +178,8 @@ def prompt_step(model: Sam2Model, stage: PretrainStage, generator: torch.Generat
     x, y = ((grid - center[:, i : i + 1]) / radius[:, i : i + 1] for i in (0, 1))
     distance = (x[:, None, :] ** 2 + y[:, :, None] ** 2).sqrt()
     targets = ((1 - distance) * radius.amin(1)[:, None, None] + 0.5).clamp(0, 1)
-    boxes = PromptBatch.from_boxes(torch.cat([center - radius, center + radius], dim=1) * LOW_RES)
-    clicks = PromptBatch.from_clicks((center * LOW_RES)[:, None])
+    boxes = PromptBatch.from_boxes(torch.cat([center - radius, center + radius], dim=1) * LOW_RES_STRIDE)
+    clicks = PromptBatch.from_clicks((center * LOW_RES_STRIDE)[:, None])
     prompts = PromptBatch.cat([clicks.select(is_click), boxes.select(~is_click)]).to(device)
     targets = torch.cat([targets[is_click], targets[~is_click]]).to(device)
     image_index = torch.randint(stage.images, (count,), generator=generator)
@@ -205,9 +211,10 @@ def _corrected(batch: Batch, output: DecoderOutput, generator: torch.Generator) 
     targets = batch.targets[rows]
     chosen = output.iou_scores[rows].argmax(1)
     masks = output.masks[rows, chosen].detach().float()
-    points, labels = correction_clicks((masks > 0).cpu(), binary(targets).cpu(), LOOSE, generator)
-    points = points * LOW_RES + (LOW_RES - 1) / 2
-    prompts = batch.prompts.select(rows).with_clicks(points.to(masks.device), labels.to(masks.device))
+    draws = CorrectionDraws.draw(len(rows), generator)
+    points, labels = correction_clicks((masks > 0).cpu(), binary(targets).cpu(), LOOSE, draws)
+    points = low_res_to_input(points).to(masks.device)
+    prompts = batch.prompts.select(rows).with_clicks(points, labels.to(masks.device))
     return Batch(batch.pixels, prompts.with_masks(masks[:, None].clamp(-32, 32)), batch.image_index[rows], targets)
 
 
@@ -276,7 +283,7 @@ def _held_out_views(real: RealImages, number: int, size: int) -> Iterator[tuple[
         whole = Window(0, 0, width, height)
         chosen = np.unique(np.linspace(0, len(regions) - 1, _HELD_OUT_OBJECTS).round().astype(int)) if regions else []
         masks = [crop_mask(regions[index], whole, size) for index in chosen]
-        masks = [mask for mask in masks if np.count_nonzero(mask) >= SMALLEST // LOW_RES]
+        masks = [mask for mask in masks if np.count_nonzero(mask) >= SMALLEST // LOW_RES_STRIDE]
         if masks:
             yield crop_image(image, whole, size, (0, 0, 0)), torch.from_numpy(np.stack(masks))
 
@@ -288,7 +295,8 @@ def _reached(model: Sam2Model, image: NDArray[np.uint8], masks: Tensor, seed: in
     ious: list[Tensor] = []
     for box in (1.0, 0.0):
         policy = TIGHT.model_copy(update={"point_at": "center", "box": box, "point": 1 - box})
-        prompts = simulate_prompts(masks, tight_boxes(masks), policy, torch.Generator().manual_seed(seed))
+        draws = PromptDraws.draw(len(masks), torch.Generator().manual_seed(seed))
+        prompts = simulate_prompts(masks, tight_boxes(masks), policy, draws)
         chosen = _chosen_masks(model, decode(model, embeddings, prompts.to(device)), multimask_output=not box)
         ious.append(hard_iou(upscale_masks(chosen, (size, size)).cpu() > 0, masks[:, None])[:, 0])
     return ious[0], ious[1]

@@ -1,8 +1,9 @@
 """Real images to pre-train on: where they come from, how they are drawn, and views of them.
 
-A source is a prepared dataset, an annotation file or folder in any format that samtune reads, or a folder of such;
-every dataset in it is a set. Sets are drawn evenly, then images of the set, then objects of the image: otherwise those
-with the most objects would drown the rest. Images are decoded once and kept in memory.
+A source is a prepared dataset, an annotation file or folder in any format that samtune reads, or a folder of such: one
+without annotations of its own and without folders named train, images or the like. Every dataset in it is a set. Sets
+are drawn evenly, then images of the set, then objects of the image: otherwise those with the most objects would drown
+the rest. Images are decoded once and kept in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from samtune.config import PretrainConfig
 from samtune.data.images import read_image
 from samtune.data.masks import Region, rasterise_region, region_of
 from samtune.data.prepare.spool import TABLE
-from samtune.data.readers import detect_format, read
+from samtune.data.readers import read
+from samtune.data.readers.common import split_named
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError, DataError
 from samtune.nano.augment import View, choose_window, crop_view, paste
@@ -33,6 +35,9 @@ _KEPT = 6000
 _WHOLE_SHARE = 0.4
 """Views that show a whole image."""
 _TRIES = 30
+_LAYOUT = {"images", "labels", "annotations", "masks"}
+"""Names of folders that are parts of a set, not sets."""
+_ANNOTATIONS = {".json", ".geojson", ".yaml", ".yml", ".csv", ".xml", ".zip"}
 
 Decoded: TypeAlias = tuple[NDArray[np.uint8], tuple[Region, ...]]
 """An image `[H, W, 3]` and the masks of its objects."""
@@ -220,18 +225,23 @@ def _sets(path: Path) -> Iterator[tuple[str, list[tuple[Split, RealImage]]]]:
     if (path / TABLE).is_file():
         yield path.resolve().name, _required(path, list(_of_dataset(path)))
         return
-    try:
-        detect_format(path)
-    except DataError:
-        parts = sorted(part for part in path.iterdir() if part.is_dir()) if path.is_dir() else []
-        parts = [part for part in parts if not part.name.startswith(".")]
-        if not parts:
-            raise
+    parts = _sets_inside(path)
+    if parts:
         for part in parts:
             yield from _sets(part)
         return
     name = path.resolve().stem if path.is_file() else path.resolve().name
     yield name, _required(path, list(_of_source(path)))
+
+
+def _sets_inside(path: Path) -> list[Path]:
+    """The sets that a folder collects: its folders, unless it has annotations or a layout of its own."""
+    if not path.is_dir():
+        return []
+    inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    parts = [entry for entry in inside if entry.is_dir()]
+    own = any(part.name.lower() in _LAYOUT or split_named(part.name) for part in parts)
+    return [] if own or any(entry.suffix.lower() in _ANNOTATIONS for entry in inside) else parts
 
 
 def _required(path: Path, images: list[tuple[Split, RealImage]]) -> list[tuple[Split, RealImage]]:

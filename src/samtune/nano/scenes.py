@@ -15,6 +15,7 @@ from samtune.config import PretrainConfig
 from samtune.nano.augment import View
 from samtune.synthetic.scenes import random_scene
 from samtune.utils.files import new_file
+from samtune.utils.workers import cpu_count
 
 _HELD_OUT_SEED = 1_000_003
 _SMALLEST = 100
@@ -56,7 +57,7 @@ def draw_scenes(config: PretrainConfig) -> SceneBank:
         (bank.folder / f"{name}.npz", seed) for name, seed in wanted if not (bank.folder / f"{name}.npz").exists()
     ]
     if missing:
-        workers = config.workers or multiprocessing.cpu_count()
+        workers = config.workers or cpu_count()
         context = multiprocessing.get_context("forkserver")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             for _ in pool.map(

@@ -16,6 +16,21 @@ from torch.nn import functional as F
 from samtune.types import Prompt
 
 NEGATIVE, POSITIVE, BOX_UPPER_LEFT, BOX_LOWER_RIGHT, PADDING = 0, 1, 2, 3, -10
+LOW_RES_STRIDE = 4
+"""Input pixels along the side of one low-res pixel."""
+
+
+def low_res_to_input(points: Tensor) -> Tensor:
+    """Indices of low-res pixels as input pixels: index `i` covers input pixels `4 i` to `4 i + 3`, centre `4 i + 1.5`.
+
+    Args:
+        points: float `[..., 2]`, xy, indices of low-res pixels (0 is the centre of the first one).
+
+    Returns:
+        float `[..., 2]`, xy, in the same convention: 0 is the centre of the first input pixel. The prompt encoder adds
+        the half pixel between centre and edge by itself.
+    """
+    return points * LOW_RES_STRIDE + (LOW_RES_STRIDE - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +96,15 @@ class PromptBatch:
     def scaled(self, x: float, y: float) -> PromptBatch:
         """The same prompts in a frame that is `x` times as wide and `y` times as high."""
         return replace(self, points=torch.stack([self.points[..., 0] * x, self.points[..., 1] * y], dim=-1))
+
+    def low_res_to_input(self) -> PromptBatch:
+        """The same prompts, given on the low-res grid, in input pixels.
+
+        Clicks are indices of low-res pixels. Box corners are edges between pixels, which scaling alone converts.
+        """
+        is_corner = (self.labels == BOX_UPPER_LEFT) | (self.labels == BOX_LOWER_RIGHT)
+        points = torch.where(is_corner[..., None], self.points * LOW_RES_STRIDE, low_res_to_input(self.points))
+        return replace(self, points=points)
 
     def select(self, index: Tensor | slice) -> PromptBatch:
         """The prompts at `index`."""

@@ -1,4 +1,4 @@
-"""What a benchmark works on: a prepared dataset of drawn pictures, every one of them with enough objects for a step."""
+"""What a benchmark works on: a prepared dataset of drawn images, every one of them with enough objects for a step."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from PIL import Image
 
 from samtune.data.masks import mask_box, write_mask_file
 from samtune.data.table import SCHEMA, Dataset, write_table
-from samtune.synthetic.scenes import microscope_scene
+from samtune.synthetic.microscope import microscope_scene
 from samtune.types import Split
 from samtune.utils.files import new_folder
 
 SIDE = 1024
-"""Side of the pictures in pixels."""
+"""Side of the images in pixels."""
 OBJECTS = 16
-"""Objects of each picture."""
+"""Objects of each image."""
 _TILES = 2
 _SMALLEST = 60
 
@@ -28,13 +28,13 @@ _SMALLEST = 60
 def write_work(
     out: Path, images: int, *, seed: int = 0, advance: Callable[[int, int], None] = lambda done, total: None
 ) -> Dataset:
-    """Draw a dataset: JPEG pictures of 1024 x 1024 pixels with 16 objects each, all but one for training.
+    """Draw a dataset: JPEG images of 1024 x 1024 pixels with 16 objects each, all but one for training.
 
     Args:
         out: folder to write, replaced when it exists.
-        images: pictures for training; one more is for validation.
+        images: images for training; one more is for validation.
         seed: of everything drawn; the same seed gives the same bytes.
-        advance: told of pictures drawn and their total.
+        advance: called with images drawn and their total.
 
     Raises:
         StorageError: the disk refused.
@@ -45,15 +45,15 @@ def write_work(
         (folder / "masks").mkdir()
         for index in range(images + 1):
             split = Split.TRAIN if index < images else Split.VALID
-            rows += _write_picture(folder, split, index, np.random.default_rng((seed, index)))
+            rows += _write_image(folder, split, index, np.random.default_rng((seed, index)))
             advance(index + 1, images + 1)
         write_table(folder, pl.DataFrame(rows, schema=SCHEMA))
     return Dataset.open(out)
 
 
-def _write_picture(folder: Path, split: Split, index: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """One picture, its masks, and its rows of the table."""
-    picture, masks = _picture(rng)
+def _write_image(folder: Path, split: Split, index: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """One image, its masks, and its rows of the table."""
+    pixels, masks = _draw_image(rng)
     image = {
         "image_path": f"images/{index:04}.jpg",
         "split": str(split),
@@ -62,7 +62,7 @@ def _write_picture(folder: Path, split: Split, index: int, rng: np.random.Genera
         "height": SIDE,
         "group": f"{index:04}",
     }
-    Image.fromarray(picture).save(folder / image["image_path"], quality=92)
+    Image.fromarray(pixels).save(folder / image["image_path"], quality=92)
     rows: list[dict[str, Any]] = []
     for number, mask in enumerate(masks):
         box = mask_box(mask)
@@ -75,8 +75,8 @@ def _write_picture(folder: Path, split: Split, index: int, rng: np.random.Genera
     return rows
 
 
-def _picture(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
-    """A scene and its mirror images side by side: drawing a quarter of the picture takes a quarter of the time."""
+def _draw_image(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+    """A scene and its mirror images side by side: drawing a quarter of the image takes a quarter of the time."""
     masks: list[NDArray[np.bool_]] = []
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
     while len(masks) < OBJECTS:
@@ -93,7 +93,7 @@ def _mirrored(tile: NDArray[Any]) -> NDArray[Any]:
 
 
 def _tiles(labels: NDArray[np.int32]) -> list[NDArray[np.bool_]]:
-    """Masks of the whole picture, of every label of the tile in each of the four places; one tile's after another's."""
+    """Masks of the whole image, of every label of the tile in each of the four places; one tile's after another's."""
     count, side = int(labels.max()), labels.shape[0]
     whole = _mirrored(labels)
     masks: list[NDArray[np.bool_]] = []

@@ -1,8 +1,9 @@
 """What a training step is made of: images and objects, their low-res targets, and what prompts are made from.
 
-Everything drawn at random for step `t` is a function of `(seed, t)` and nothing else, and drawn on the host whatever
-the device. A run that is interrupted and resumed, or that loads with more workers, therefore sees the same batches to
-the last bit, and neither sampler state nor random generators need to be saved.
+The images of a run are numbered in the order they are trained on, over all processes. Everything drawn at random for
+an image is a function of the seed and this number and nothing else, and drawn on the host whatever the device. A run
+that is interrupted and resumed, that loads with more workers, or that spreads a step's images over more processes,
+therefore sees the same images with the same prompts, and neither sampler state nor random generators need to be saved.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,19 +23,19 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from samtune.config import PromptPolicy
+from samtune.data.low_res import LowResTargets
 from samtune.data.table import Dataset, ImageEntry, ObjectEntry
 from samtune.embeddings.dataset import View
 from samtune.errors import DataError
 from samtune.prompts.batch import PADDING, PromptBatch
-from samtune.prompts.simulate import Draws, Random, background_prompts, simulate_prompts
+from samtune.prompts.simulate import PromptDraws, background_prompts, simulate_prompts
 from samtune.training.losses.tuning import binary
 
 FILL, BACKGROUND, OBJECT = -1, 0, 1
 """What a prompt is about; fill is there to make an image's prompts as many as another's, and counts nowhere."""
 BATCHES_AHEAD = 2
 """Batches that are loaded while a step is computed."""
-TARGETS_KEPT = 256 * 2**20
-"""Bytes of low-res targets that each loading process keeps: reading and shrinking a mask takes a millisecond or two."""
+_PURPOSES = ("prompts", "flip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Batch:
             background prompts.
         boxes: float32 `[N, 4]`, xyxy in low-res pixels; for a background prompt the pixel to click at, twice.
         kinds: int8 `[N]`, `OBJECT`, `BACKGROUND` or `FILL`.
-        draws: float32 `[N, K]`, the random numbers that prompts and correction clicks are made with, 0 to 1.
+        draws: float32 `[N, K]`, the random numbers that prompts and correction clicks are made with, see `PromptDraws`.
     """
 
     step: int
@@ -120,16 +121,16 @@ class Batch:
         for *tensors, index in zip(*split, strict=True):
             yield self.with_tensors([tensor.flatten(0, 1) for tensor in tensors], index.flatten())
 
-    def prompts(self, policy: PromptPolicy, random: Random) -> PromptBatch:
+    def prompts(self, policy: PromptPolicy) -> PromptBatch:
         """The first prompts, in pixels of the model's square input."""
-        found = simulate_prompts(binary(self.targets), self.boxes, policy, random)
+        found = simulate_prompts(binary(self.targets), self.boxes, policy, PromptDraws.of(self.draws))
         points, labels = found.points, found.labels
         if policy.negative > 0:
             clicks = PromptBatch.from_clicks(self.boxes[:, None, :2]).padded(points.shape[1])
             is_click = (self.kinds == BACKGROUND)[:, None]
             points = torch.where(is_click[..., None], clicks.points, points)
             labels = torch.where(is_click, clicks.labels, labels)
-        return PromptBatch(points, labels.masked_fill(~self.counted[:, None], PADDING)).scaled(4.0, 4.0)
+        return PromptBatch(points, labels.masked_fill(~self.counted[:, None], PADDING)).low_res_to_input()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ class TrainingBatches(TorchDataset[Batch]):
         self.sampling = sampling
         self.rank = rank
         self.world = world
-        self._targets = _Targets(dataset, sampling.mask_size)
+        self._targets = LowResTargets(dataset, sampling.mask_size)
         background = sampling.prompts.negative > 0
         self.images = [image for image in dataset.images if background or image.single_objects]
         if not any(image.single_objects for image in self.images):
@@ -166,12 +167,12 @@ class TrainingBatches(TorchDataset[Batch]):
                 where=str(dataset.root),
                 do="look into the dataset's issues.json, or prepare it with other --split shares",
             )
+        self._order = EpochOrder(len(self.images), sampling.seed)
 
     def __getitem__(self, step: int) -> Batch:
-        generator = step_generator(self.sampling.seed, step, self.rank)
         views = self.views(step)
-        parts = [self._of_image(view, generator) for view in views]
-        covered, boxes, kinds = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        parts = [self._of_image(view, number) for view, number in zip(views, self._numbers(step), strict=True)]
+        covered, boxes, kinds, draws = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return Batch(
             step=step,
             views=views,
@@ -179,36 +180,42 @@ class TrainingBatches(TorchDataset[Batch]):
             covered=torch.from_numpy(covered),
             boxes=torch.from_numpy(boxes),
             kinds=torch.from_numpy(kinds),
-            draws=torch.rand(len(covered), Draws.needed(self.sampling.prompts), generator=generator),
+            draws=torch.from_numpy(draws),
         )
 
     def views(self, step: int) -> tuple[View, ...]:
-        """The images of a step, and which way round; takes no look at any file."""
-        generator = step_generator(self.sampling.seed, step, self.rank, purpose=1)
-        images = self._images_of(step)
-        flips = (torch.rand(len(images), generator=generator) < 0.5).tolist()
-        return tuple(View(image, self.sampling.flip and flip) for image, flip in zip(images, flips, strict=True))
+        """The images of a step in this process, and which way round; takes no look at any file."""
+        return tuple(self._view(number) for number in self._numbers(step))
 
     def upcoming(self, step: int, end: int) -> Iterator[View]:
         """The images of the steps between `step` and `end`, in order."""
         for later in range(step + 1, end):
             yield from self.views(later)
 
-    def _images_of(self, step: int) -> list[ImageEntry]:
-        """The images of this step and process; each pass over the data has its own shuffled order."""
+    def images_of(self, step: int) -> list[ImageEntry]:
+        """The images of a step in all processes."""
+        count = self.world * self.sampling.images_per_step
+        return [self._view(number).image for number in range(step * count, (step + 1) * count)]
+
+    def _numbers(self, step: int) -> range:
+        """Numbers in the run of this step's images in this process."""
         first = (step * self.world + self.rank) * self.sampling.images_per_step
-        chosen: list[ImageEntry] = []
-        for position in range(first, first + self.sampling.images_per_step):
-            turn, place = divmod(position, len(self.images))
-            order = np.random.default_rng((self.sampling.seed, turn)).permutation(len(self.images))
-            chosen.append(self.images[order[place]])
-        return chosen
+        return range(first, first + self.sampling.images_per_step)
+
+    def _view(self, number: int) -> View:
+        """Image `number` of the run."""
+        image = self.images[self._order(number)]
+        if not self.sampling.flip:
+            return View(image)
+        generator = image_generator(self.sampling.seed, number, "flip")
+        return View(image, bool(torch.rand(1, generator=generator) < 0.5))
 
     def _of_image(
-        self, view: View, generator: torch.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int8]]:
-        """`covered`, `boxes` and `kinds` of some objects of an image, and of its background."""
+        self, view: View, number: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int8], NDArray[np.float32]]:
+        """`covered`, `boxes`, `kinds` and `draws` of some objects of an image, and of its background."""
         image, size = view.image, self.sampling.mask_size
+        generator = image_generator(self.sampling.seed, number, "prompts")
         objects = _choose(image.single_objects, self.sampling.objects_per_image, generator)
         boxes = np.array([found.box for found in objects], np.float32).reshape(-1, 4)
         boxes *= np.array([size / image.width, size / image.height] * 2, np.float32)
@@ -217,10 +224,12 @@ class TrainingBatches(TorchDataset[Batch]):
             covered = covered[:, :, ::-1]
             boxes = np.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], axis=1)
         places = self._background(view, len(objects), generator)
+        kinds = np.array([OBJECT] * len(objects) + [BACKGROUND] * len(places), np.int8)
         return (
             np.concatenate([covered, np.zeros((len(places), size, size), np.uint8)]),
             np.concatenate([boxes, np.tile(places, 2)]),
-            np.array([OBJECT] * len(objects) + [BACKGROUND] * len(places), np.int8),
+            kinds,
+            torch.rand(len(kinds), PromptDraws.count(self.sampling.prompts), generator=generator).numpy(),
         )
 
     def _background(self, view: View, objects: int, generator: torch.Generator) -> NDArray[np.float32]:
@@ -237,45 +246,39 @@ class TrainingBatches(TorchDataset[Batch]):
             return np.zeros((0, 2), np.float32)
         occupied = np.any(self._targets.of(view.image.objects) > 0, axis=0)
         grid = torch.from_numpy(occupied[:, ::-1].copy() if view.flipped else occupied)
-        found = background_prompts(grid, count, self.sampling.prompts, generator)
+        found = background_prompts(grid, count, generator)
         return np.zeros((0, 2), np.float32) if found is None else found.points[:, 0].numpy()
 
 
-@dataclass
-class _Targets:
-    """Low-res targets of a dataset's objects; those first asked for are kept in memory as far as they fit."""
+class EpochOrder:
+    """Which of `count` images comes at each place of a run: every image once per epoch, each epoch shuffled anew.
 
-    dataset: Dataset
-    size: int
-    kept: dict[str, NDArray[np.uint8]] = field(default_factory=dict, init=False)
+    An epoch's permutation is made once, when a place in it is first asked for, and kept until two later ones have been
+    made: reading ahead looks into the next epoch before this one ends. Four bytes for each image and kept epoch.
+    """
 
-    def of(self, objects: Sequence[ObjectEntry]) -> NDArray[np.uint8]:
-        """uint8 `[N, size, size]`, a new array."""
-        found = np.zeros((len(objects), self.size, self.size), np.uint8)
-        for target, one in zip(found, objects, strict=True):
-            kept = self.kept.get(one.mask_path)
-            target[:] = low_res_targets([self.dataset.read_mask(one)], self.size)[0] if kept is None else kept
-            if kept is None and (len(self.kept) + 1) * target.nbytes <= TARGETS_KEPT:
-                self.kept[one.mask_path] = target.copy()
-        return found
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        self.seed = seed
+        self._kept: dict[int, NDArray[np.uint32]] = {}
 
+    def __call__(self, number: int) -> int:
+        """Index of the image at place `number` of the run."""
+        epoch, place = divmod(number, self.count)
+        order = self._kept.get(epoch)
+        if order is None:
+            order = self.permutation(epoch)
+            self._kept = {**dict(list(self._kept.items())[-1:]), epoch: order}  # replaced whole: threads read it
+        return int(order[place])
 
-def low_res_targets(masks: Sequence[NDArray[np.bool_]], size: int) -> NDArray[np.uint8]:
-    """Squash masks `[H, W]` to the model's low-res grid: uint8 `[N, size, size]`, 255 where a cell is covered."""
-    targets = np.zeros((len(masks), size, size), np.uint8)
-    for target, mask in zip(targets, masks, strict=True):
-        shrinks = mask.shape[0] >= size and mask.shape[1] >= size
-        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        cv2.resize(mask.astype(np.uint8) * 255, (size, size), dst=target, interpolation=how)
-        if not target.any():  # smaller than 1/510 of a cell: keep the cell it is in, or the object would read as absent
-            row, column = np.argwhere(mask)[0]
-            target[row * size // mask.shape[0], column * size // mask.shape[1]] = 1
-    return targets
+    def permutation(self, epoch: int) -> NDArray[np.uint32]:
+        """The order of one epoch, `[count]`."""
+        return np.random.default_rng((self.seed, epoch)).permutation(self.count).astype(np.uint32)
 
 
-def step_generator(seed: int, step: int, rank: int = 0, purpose: int = 0) -> torch.Generator:
-    """The generator of everything random in one step. Different purposes within a step get independent streams."""
-    (state,) = np.random.SeedSequence((seed, step, rank, purpose)).generate_state(1, np.uint64)
+def image_generator(seed: int, number: int, purpose: Literal["prompts", "flip"]) -> torch.Generator:
+    """The generator of everything random about image `number` of a run; each purpose has an independent stream."""
+    (state,) = np.random.SeedSequence((seed, number, _PURPOSES.index(purpose))).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state >> 1))
 
 

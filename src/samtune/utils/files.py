@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from samtune.errors import ConfigError, StorageError
+from samtune.errors import StorageError
 
 LFS_POINTER = b"version https://git-lfs"
 """First bytes of a file that Git LFS has put a pointer in place of."""
@@ -41,9 +41,10 @@ def new_file(target: Path) -> Iterator[Path]:
     try:
         with storage_errors(target):
             yield temporary
-            _sync(temporary)
+            _sync_file(temporary)
             share(temporary)
             temporary.replace(target)
+            _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -66,31 +67,17 @@ def new_folder(target: Path, *, sync: bool = True) -> Iterator[Path]:
             yield temporary
             temporary.chmod(0o777 & ~_umask())
             if sync:
-                for file in temporary.rglob("*"):
-                    _sync(file)
+                _sync_tree(temporary)
             aside = _aside(target)
             shutil.rmtree(aside, ignore_errors=True)
             if target.exists():
                 target.rename(aside)
             temporary.rename(target)
+            if sync:
+                _sync_folder(target.parent)
             shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def refuse_to_replace(out: Path, mark: str, what: str) -> None:
-    """Let `out` be replaced only where it holds nothing or an earlier result, which has a file named `mark`.
-
-    Raises:
-        ConfigError: it holds something else, which may be somebody's only copy.
-    """
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / mark).is_file())):
-        raise ConfigError.of(
-            expected=f"a new folder, or one with {what}",
-            found="a folder with something else in it" if out.is_dir() else "a file",
-            where=str(out),
-            do="choose another --out",
-        )
 
 
 def recover_folder(target: Path) -> None:
@@ -137,12 +124,35 @@ def _aside(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
 
 
-def _sync(path: Path) -> None:
-    if not path.is_file():
+def _sync_tree(folder: Path) -> None:
+    """Bring everything in a folder to the disk: the contents of the files, and their names in the folders."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _sync_folder(path)
+        elif path.is_file():
+            _sync_file(path)
+    _sync_folder(folder)
+
+
+def _sync_file(path: Path) -> None:
+    """Bring a file's contents to the disk. Windows flushes only through a handle that may write."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk, without which a rename may be lost when the power goes.
+
+    Windows has no handles of folders, and some network file systems do not synchronise them; both write names at once.
+    """
+    if not hasattr(os, "O_DIRECTORY"):
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)
 

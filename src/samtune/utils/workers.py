@@ -29,7 +29,7 @@ _CHUNK = 2
 _SENT_AHEAD = 2
 """Chunks that a helper is sent before its answer to the first one has come, so that it never waits."""
 _FEW = 64
-"""With fewer items than this, starting processes costs what they save: measured with 51 pictures of 20 objects."""
+"""With fewer items than this, starting processes costs what they save: measured with 51 images of 20 objects."""
 _MOST_UNDER_WAY = 32
 """Chunks per process that may be finished while an earlier one is not."""
 _START = "import sys; sys.path[:] = {path!r}; from samtune.utils.workers import serve; serve()"
@@ -60,7 +60,7 @@ def mapped(
     Raises:
         SamtuneError: a process was ended from outside.
     """
-    processes = processes or _cores()
+    processes = processes or cpu_count()
     first = list(islice(items, _FEW)) if expected < _FEW else None
     if processes == 1 or (first is not None and len(first) < _FEW):
         yield from map(work, chain(first or (), items))
@@ -80,6 +80,11 @@ def mapped(
             under_way.append(helper.send(chunk) if is_free else _done([work(item) for item in chunk]))
         while under_way:
             yield from under_way.popleft().result()
+
+
+def cpu_count() -> int:
+    """Processors that this process may use; containers and batch systems often allow fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -213,7 +218,3 @@ def _lost() -> SamtuneError:
         found="one that was ended from outside, most often because memory ran out",
         do="start again with fewer processes",
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -23,7 +23,7 @@ class Seen:
     Attributes:
         path: the image file.
         split: the split it is in.
-        stem: name of the picture that it is a copy of, where its own name tells; see `split.source_stem`.
+        stem: name of the image that it is a copy of, where its own name tells; see `split.source_stem`.
         print: its fingerprint.
     """
 
@@ -56,7 +56,7 @@ class Leak:
 def find_leaks(seen: Sequence[Seen], pairs: Iterable[Pair], repair: str = KEPT_APART) -> list[Leak]:
     """Images that stand in more than one split.
 
-    Of each image the plainest reason is told: the same bytes, the same source, the same look.
+    Of each image the plainest reason is reported: the same bytes, the same source, the same look.
 
     Args:
         seen: the usable images.
@@ -64,26 +64,26 @@ def find_leaks(seen: Sequence[Seen], pairs: Iterable[Pair], repair: str = KEPT_A
         repair: what is done about it.
     """
     order = list(Split)
-    told: set[int] = set()
+    reported: set[int] = set()
     leaks: list[Leak] = []
 
-    def tell(one: int, other: int, code: str, text: str) -> None:
+    def report(one: int, other: int, code: str, text: str) -> None:
         first, second = sorted((one, other), key=lambda position: order.index(seen[position].split))
-        if seen[first].split is seen[second].split or second in told:
+        if seen[first].split is seen[second].split or second in reported:
             return
-        told.add(second)
+        reported.add(second)
         leaked, original = seen[second], seen[first]
         message = text.format(f"{original.path.name!r} in {original.split}") + f" It stands in {leaked.split} too."
         issue = Issue(code, Severity.WARNING, message, repair, file=str(leaked.path), image=leaked.path.name)
         leaks.append(Leak(issue, leaked, original))
 
     for one, other in _across([image.print.digest for image in seen], seen):
-        tell(one, other, "leak-same-bytes", "The file has the same bytes as {}.")
+        report(one, other, "leak-same-bytes", "The file has the same bytes as {}.")
     for one, other in _across([image.stem for image in seen], seen):
-        tell(one, other, "leak-same-source", "The image was made from the same picture as {}.")
+        report(one, other, "leak-same-source", "The image was made from the same image as {}.")
     for one, other, kind in pairs:
         if kind == "looks":
-            tell(one, other, "leak-look-alike", "The image looks the same as {}.")
+            report(one, other, "leak-look-alike", "The image looks the same as {}.")
     return leaks
 
 
@@ -104,6 +104,27 @@ def never_learned(objects: Mapping[str, Mapping[str, int]], source: Path) -> lis
             text = f"Category {category!r} has {counts[category]} objects in {split} and none in train."
             issues.append(Issue("category-not-in-train", Severity.WARNING, text, "It is prepared as it is.",
                                 file=str(source), where="categories"))  # fmt: skip
+    return issues
+
+
+def splits_without_objects(objects: Mapping[str, Mapping[str, int]], source: Path) -> list[Issue]:
+    """Splits that have images but no object: nothing is learned from them, or nothing can be measured on them.
+
+    Args:
+        objects: usable objects by split and category, with an entry for each split that has images.
+        source: what is looked at, for the findings.
+    """
+    issues: list[Issue] = []
+    for split in Split:
+        counts = objects.get(split.value)
+        if counts is None or sum(counts.values()) or not any(sum(other.values()) for other in objects.values()):
+            continue
+        missing = "nothing can be learned from it" if split is Split.TRAIN else "nothing can be measured on it"
+        text = f"The images in {split.value} have no object, so {missing}; are its annotations missing?"
+        repair = "Its images are prepared as images without objects; --split makes new splits."
+        issues.append(
+            Issue("split-without-objects", Severity.WARNING, text, repair, file=str(source), where=split.value)
+        )
     return issues
 
 

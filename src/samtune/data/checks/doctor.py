@@ -7,7 +7,7 @@ shows: leaks between splits, and what the set is made of.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,24 +15,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from samtune.data.archive import is_archive, unpack
-from samtune.data.checks.dataset import Seen, find_leaks, never_learned
-from samtune.data.checks.duplicates import fingerprint, same_images
+from samtune.data.checks.dataset import Seen, find_leaks, never_learned, splits_without_objects
+from samtune.data.checks.duplicates import same_images
 from samtune.data.checks.image import (
     Frame,
-    check_frame,
-    check_negative,
-    check_object,
-    suspicions,
-    told_of,
-    told_of_archive,
-    unusable_image,
+    errors_naming,
+    naming_archive,
 )
 from samtune.data.checks.page import draw, render_text, to_json
-from samtune.data.images import probe_image
-from samtune.data.masks import Region
-from samtune.data.readers import detect_format, read
-from samtune.errors import DataError
+from samtune.data.checks.record import UsableImage, check_record
+from samtune.data.readers import ReadOptions, detect_format, read
+from samtune.data.readers.common import AUTO
 from samtune.types import Annotation, ImageRecord, Issue, Severity
+from samtune.utils.results import Result
 
 EXAMPLES_PER_CODE = 4
 _SIZES = (("tiny", 16**2), ("small", 32**2), ("medium", 96**2))
@@ -101,7 +96,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class Audit(Result):
     """What the doctor found.
 
     Attributes:
@@ -123,6 +118,10 @@ class Audit:
         """0 for clean or warnings, 2 for errors."""
         return 2 if any(issue.severity is Severity.ERROR for issue in self.issues) else 0
 
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        return self.to_text().splitlines()
+
     def to_text(self) -> str:
         """See `doctor_report.render_text`."""
         return render_text(self)
@@ -137,6 +136,7 @@ def audit(
     source_format: str = "auto",
     images: Path | None = None,
     *,
+    options: ReadOptions = AUTO,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
     """Look at everything in a source: annotations, image files, masks, splits.
@@ -145,15 +145,17 @@ def audit(
         source: folder, annotation file, or archive of an export; it is only read.
         source_format: auto, or the name of a format.
         images: image folder, when the annotation file stands elsewhere.
+        options: what the user says where a source has two readings.
         progress: called with (images looked at, the same number); how many there will be is not known before.
 
     Raises:
         DataError: the source as a whole cannot be read; the message names file, field and line.
     """
     with _as_folder(source) as folder:
-        name = detect_format(folder) if source_format == "auto" else source_format
         check = _Check()
-        for done, record in enumerate(read(folder, name, images, on_issue=check.read_issue), start=1):
+        name = detect_format(folder, check.read_issue) if source_format == "auto" else source_format
+        records = read(folder, name, images, on_issue=check.read_issue, options=options)
+        for done, record in enumerate(records, start=1):
             check.image(record)
             if progress:
                 progress(done, done)
@@ -170,7 +172,7 @@ def _as_folder(source: Path) -> Generator[Path]:
         return
     with TemporaryDirectory(prefix="samtune-doctor-") as place:
         folder = unpack(source, Path(place) / "export")
-        with told_of(source, folder):
+        with errors_naming(source, folder):
             yield folder
 
 
@@ -178,12 +180,12 @@ def _outliving(found: Audit, folder: Path) -> Audit:
     """An audit of an archive that says and shows the same when the folder it was unpacked to is gone."""
     examples = tuple(
         Example(
-            told_of_archive(example.issue, found.source, folder),
+            naming_archive(example.issue, found.source, folder),
             tuple(replace(picture, drawn=draw(picture)) for picture in example.pictures),
         )
         for example in found.examples
     )
-    issues = tuple(told_of_archive(issue, found.source, folder) for issue in found.issues)
+    issues = tuple(naming_archive(issue, found.source, folder) for issue in found.issues)
     return replace(found, issues=issues, examples=examples)
 
 
@@ -205,32 +207,15 @@ class _Check:
     def image(self, record: ImageRecord) -> None:
         """Look at one image and its objects."""
         unshown, self._unshown = self._unshown, []
-        try:
-            info = probe_image(record.path)
-            seen = fingerprint(record.path)
-        except DataError as error:
-            self.summary.unusable_images += 1
-            self.issues += unusable_image(record, error)
-            return
-        found: list[Issue] = []
-        frame = check_frame(record, info, found)
-        objects: list[tuple[Annotation, Region]] = []
-        if frame is None:
+        checked = check_record(record)
+        self.issues += checked.issues
+        if checked.usable is None:
             self.summary.unusable_images += 1
         else:
-            for annotation in record.annotations:
-                region = check_object(annotation, record, frame, 1, found)
-                if region is not None:
-                    objects.append((annotation, region))
-            if objects or check_negative(record, found):
-                suspicions(record, frame, objects, found)
-                self.seen.append(Seen.of(record, seen))
-                self._count(record, info.upright_size, objects)
-            else:
-                self.summary.unusable_images += 1
-        self.issues += found
+            self.seen.append(checked.usable.seen)
+            self._count(record, checked.usable)
         about = [issue for issue in unshown if issue.image and Path(issue.image).name == record.path.name]
-        self._keep_examples(record, frame, [*about, *found])
+        self._keep_examples(record, checked.frame, [*about, *checked.issues])
 
     def leaks(self) -> None:
         """Report images that stand in more than one split."""
@@ -239,8 +224,9 @@ class _Check:
             self._keep(Example(leak.issue, (Picture(leak.leaked.path), Picture(leak.original.path))))
 
     def categories(self, source: Path) -> None:
-        """Report categories that are evaluated but never learned."""
-        self.issues += never_learned({name: split.categories for name, split in self.summary.splits.items()}, source)
+        """Report splits without objects, and categories that are evaluated but never learned."""
+        objects = {name: split.categories for name, split in self.summary.splits.items()}
+        self.issues += [*splits_without_objects(objects, source), *never_learned(objects, source)]
 
     def audit(self, source: Path, source_format: str) -> Audit:
         """Everything found."""
@@ -252,16 +238,16 @@ class _Check:
         examples = [example for kept in self.examples.values() for example in kept]
         return Audit(source, source_format, tuple(issues), self.summary, tuple(examples))
 
-    def _count(self, record: ImageRecord, size: tuple[int, int], objects: Sequence[tuple[Annotation, Region]]) -> None:
-        summary = self.summary
+    def _count(self, record: ImageRecord, usable: UsableImage) -> None:
+        summary, objects = self.summary, usable.objects
         split = summary.splits.setdefault(record.split.value, SplitSummary())
         split.images += 1
         split.without_objects += not objects
         split.objects += len(objects)
-        split.categories.update(annotation.category for annotation, _ in objects)
+        split.categories.update(found.annotation.category for found in objects)
         summary.objects_per_image[len(objects)] += 1
-        summary.image_sizes[size] += 1
-        summary.sizes.update(_size_name(region.area) for _, region in objects)
+        summary.image_sizes[usable.info.upright_size] += 1
+        summary.sizes.update(_size_name(found.region.area) for found in objects)
 
     def _keep_examples(self, record: ImageRecord, frame: Frame | None, found: Iterable[Issue]) -> None:
         by_id = {annotation.annotation_id: annotation for annotation in record.annotations}

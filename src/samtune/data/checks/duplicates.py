@@ -1,7 +1,7 @@
 """Which images are the same: byte for byte, or to the eye after another compression, size, brightness, turn or flip.
 
-A look is a 16 x 16 gray picture. What all looks of a dataset share - a bench, a dish, a vignette - is taken off, and
-two images are alike when what remains correlates in one of the eight ways to turn and flip a picture. How the threshold
+A look is a 16 x 16 gray image. What all looks of a dataset share - a bench, a dish, a vignette - is taken off, and
+two images are alike when what remains correlates in one of the eight ways to turn and flip an image. How the threshold
 was measured stands in docs/decisions/0020.
 """
 
@@ -33,7 +33,7 @@ _ALL_PAIRS = 2048
 _TABLES = 24
 _MOST_PER_KEY = 32
 _WORTH_A_LOOK = 0.9
-"""Correlation at half the side below which the whole pictures are not compared."""
+"""Correlation at half the side below which the whole images are not compared."""
 _PORTION = 1 << 15
 
 
@@ -109,7 +109,7 @@ def _units(looks: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _turns(side: int) -> NDArray[np.int64]:
-    """The eight ways to turn and flip a flat square picture, as orders of its pixels: `[8, side * side]`."""
+    """The eight ways to turn and flip a flat square image, as orders of its pixels: `[8, side * side]`."""
     pixels = np.arange(side * side).reshape(side, side)
     ways = [np.rot90(flipped, quarters) for flipped in (pixels, pixels[:, ::-1]) for quarters in range(4)]
     return np.stack([way.ravel() for way in ways])

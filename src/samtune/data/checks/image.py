@@ -43,40 +43,34 @@ class Frame:
     orientation: int = 1
 
 
-def reason(error: DataError) -> str:
-    """What an error found, in words that fit into a sentence."""
-    lines = str(error).splitlines()
-    return next((line.removeprefix("found").strip() for line in lines if line.startswith("found")), lines[0])
-
-
 @contextmanager
-def told_of(archive: Path, folder: Path) -> Generator[None]:
+def errors_naming(archive: Path, folder: Path) -> Generator[None]:
     """Errors raised inside name the archive, not the folder it was unpacked to, which is gone when they are read."""
     try:
         yield
     except SamtuneError as error:
-        raise type(error)(str(error).replace(str(folder), str(archive))) from error
+        raise error.replacing(str(folder), str(archive)) from error
 
 
-def told_of_archive(issue: Issue, archive: Path, folder: Path) -> Issue:
+def naming_archive(issue: Issue, archive: Path, folder: Path) -> Issue:
     """A finding that names the archive, not the folder it was unpacked to."""
-    file, message = (text.replace(str(folder), str(archive)) for text in (issue.file, issue.message))
-    return replace(issue, file=file, message=message)
+    parts = {name: getattr(issue, name).replace(str(folder), str(archive)) for name in ("file", "message", "do")}
+    return replace(issue, **parts)
 
 
 def unusable_image(record: ImageRecord, error: DataError) -> list[Issue]:
     """The findings about an image that cannot be read, and about the objects lost with it."""
-    text = f"The image cannot be used: {reason(error)}."
+    text = f"The image cannot be used: {error.found}."
     code = error.code if isinstance(error, ImageError) else "unusable-image"
-    about = about_image(record, code, text, "The image and its objects are left out.")
+    about = about_image(record, code, text, "The image and its objects are left out.").caused_by(error)
     return [about, *_all_lost(record, "unusable-image", "The object's image cannot be used.")]
 
 
 def check_frame(record: ImageRecord, info: ImageInfo, issues: list[Issue]) -> Frame | None:
-    """The frame the annotations live in, told by the size they state; None, and issues, if that is neither frame's.
+    """The frame the annotations live in, known by the size they state; None, and issues, if that is neither frame's.
 
-    Annotation tools disagree on whether they turn a picture as its EXIF tag says. The size decides where turning
-    changes it; where it does not, the picture is taken to be annotated as it is shown, and that is reported. A picture
+    Annotation tools disagree on whether they turn an image as its EXIF tag says. The size decides where turning
+    changes it; where it does not, the image is taken to be annotated as it is shown, and that is reported. An image
     without objects can be used whatever size is stated.
     """
     stored, upright = (info.width, info.height), info.upright_size
@@ -84,14 +78,14 @@ def check_frame(record: ImageRecord, info: ImageInfo, issues: list[Issue]) -> Fr
     if info.orientation != 1 and stored != upright and stated == stored:
         return Frame(*stored, info.orientation)
     if (info.orientation != 1 and stated != upright) or (info.orientation != 1 and stored == upright):
-        text = f"The picture carries EXIF orientation {info.orientation}; its size does not tell how it was annotated."
+        text = f"The image carries EXIF orientation {info.orientation}; its size does not tell how it was annotated."
         repair = "It is taken to be annotated upright, as it is shown."
         issues.append(about_image(record, "exif-orientation-unclear", text, repair, Severity.WARNING))
     if stated == upright or 0 in stated:
         return Frame(*upright)
     text = f"The annotations say {stated[0]} x {stated[1]} pixels, the file has {upright[0]} x {upright[1]}."
     if record.annotations and max(abs(one - other) for one, other in zip(stated, upright, strict=True)) > _SLIGHT:
-        text += " They may be about a picture of another resolution."
+        text += " They may be about an image of another resolution."
         issues.append(about_image(record, "image-size-differs", text, "The image and its objects are left out."))
         issues += _all_lost(record, "image-size-differs", "The object's image has another size.")
         return None
@@ -110,7 +104,8 @@ def check_object(
         region = _rasterised(annotation, record, frame)
     except DataError as error:
         code = error.code if isinstance(error, SegmentationError) else "mask-unreadable"
-        issues.append(lost(record, annotation, code, f"The outline cannot be used: {reason(error)}."))
+        issue = lost(record, annotation, code, f"The outline cannot be used: {error.found}.")
+        issues.append(issue.caused_by(error))
         return None
     if region is None:
         outside = _extent_outside(annotation, frame) is not None
@@ -279,7 +274,7 @@ def crosses_itself(ring: Sequence[float]) -> bool:
 def _goes_around_once(points: NDArray[np.float64]) -> bool:
     """Whether a ring `[N, 2]` goes around the middle of its points once, always the same way, so that no edges cross.
 
-    Most outlines do; that is told in a fraction of the time that comparing edges takes.
+    Most outlines do; that shows in a fraction of the time that comparing edges takes.
     """
     around = points - points.mean(axis=0)
     following = np.concatenate([around[1:], around[:1]])

@@ -17,9 +17,9 @@ JSON, format 1:
 from __future__ import annotations
 
 import base64
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,8 @@ from samtune.types import Annotation, Issue, Polygons, Severity
 from samtune.utils.files import write_text
 
 if TYPE_CHECKING:
-    from PIL import Image
+    import numpy as np
+    from numpy.typing import NDArray
 
     from samtune.data.checks.doctor import Audit, Example, Picture, Summary
 
@@ -158,25 +159,19 @@ def _printable(text: str) -> str:
 
 
 def draw(picture: Picture) -> bytes | None:
-    """The picture, small, with its object's outline and stated box, as a JPEG; None where it cannot be read."""
-    from PIL import Image
-
+    """The image, small, with its object's outline and stated box, as a JPEG; None where it cannot be read."""
     from samtune.data.images import read_image
+    from samtune.drawing import scaled_to, to_jpeg
     from samtune.errors import DataError
 
     try:
         pixels = read_image(picture.path, upright=picture.turned)
     except DataError:
         return None
-    height, width = pixels.shape[:2]
-    scale = min(1.0, _PICTURE / max(height, width))
-    image = Image.fromarray(pixels).resize((max(1, round(width * scale)), max(1, round(height * scale))))
+    image, scale = scaled_to(pixels, _PICTURE, enlarge=False)
     if picture.annotation is not None:
-        _draw_box(image, picture.annotation, scale)
-        _draw_outline(image, picture.annotation, scale, height, width)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
+        _draw_annotation(image, picture.annotation, scale, pixels.shape[0], pixels.shape[1])
+    return to_jpeg(image, quality=80)
 
 
 def _shown(example: Example) -> dict[str, Any]:
@@ -185,41 +180,30 @@ def _shown(example: Example) -> dict[str, Any]:
     return {"issue": example.issue, "pictures": uris}
 
 
-def _draw_box(image: Image.Image, annotation: Annotation, scale: float) -> None:
-    from PIL import ImageDraw
+def _draw_annotation(image: NDArray[np.uint8], annotation: Annotation, scale: float, height: int, width: int) -> None:
+    """The stated box; polygons as they are written, because their flaws are in the lines; other shapes by their edge.
 
-    if annotation.box is not None:
-        x0, y0, x1, y1 = _near([side * scale for side in annotation.box])
-        ImageDraw.Draw(image).rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=_BOX_COLOUR)
-
-
-def _draw_outline(image: Image.Image, annotation: Annotation, scale: float, height: int, width: int) -> None:
-    """Polygons as they are written, because their flaws are in the lines; other shapes by the edge of their pixels."""
-    from PIL import Image, ImageChops, ImageDraw, ImageFilter
-
+    Args:
+        image: the image at `scale`; drawn on.
+        annotation: in pixels of the image at its own size.
+        scale: of `image`.
+        height, width: of the image at its own size.
+    """
     from samtune.data.masks import rasterise
+    from samtune.drawing import outline_box, outline_mask, outline_polygon, shrunken_mask
     from samtune.errors import DataError
 
+    if annotation.box is not None:
+        outline_box(image, [side * scale for side in annotation.box], _BOX_COLOUR)
     shape = annotation.segmentation
     if isinstance(shape, Polygons):
         for ring in shape.rings:
-            points = _near([value * scale for value in ring])
-            if len(points) >= 4:
-                ImageDraw.Draw(image).line([*points, *points[:2]], fill=_OUTLINE_COLOUR, width=2)
+            if len(ring) >= 4:
+                outline_polygon(image, [value * scale for value in ring], _OUTLINE_COLOUR)
     elif shape is not None:
-        try:
-            mask = Image.fromarray(rasterise(shape, height, width).view("uint8") * 255)
-        except DataError:
-            return
-        mask = mask.resize(image.size, Image.Resampling.BOX).point([0] + [255] * 255)
-        edge = ImageChops.difference(mask.filter(ImageFilter.MaxFilter(3)), mask.filter(ImageFilter.MinFilter(3)))
-        image.paste(_OUTLINE_COLOUR, mask=edge)
-
-
-def _near(values: list[float]) -> list[float]:
-    """Coordinates no farther out than drawing can take."""
-    most = 4.0 * _PICTURE
-    return [min(max(value, -most), most) for value in values]
+        with suppress(DataError):
+            mask = rasterise(shape, height, width)
+            outline_mask(image, shrunken_mask(mask, (image.shape[1], image.shape[0])), _OUTLINE_COLOUR)
 
 
 _PAGE = """<!doctype html>

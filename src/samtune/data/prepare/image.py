@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samtune.data.checks.dataset import Seen
-from samtune.data.checks.duplicates import fingerprint
-from samtune.data.checks.image import check_frame, check_negative, check_object, suspicions, unusable_image
-from samtune.data.images import ImageInfo, probe_image, read_image, turn_upright
+from samtune.data.checks.image import Frame
+from samtune.data.checks.record import check_record
+from samtune.data.images import ImageInfo, read_image, turn_upright
 from samtune.data.masks import Region, region_of, write_region_file
 from samtune.data.paths import relative_to
 from samtune.data.prepare.spool import Row
 from samtune.data.readers.common import unique
-from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue
 
 _MOST_BYTES = 120
@@ -56,7 +55,7 @@ class PreparedImage:
     """What became of one image: its rows for the table (none when it cannot be used), findings, how to know it."""
 
     rows: list[Row]
-    issues: list[Issue]
+    issues: Sequence[Issue]
     seen: Seen | None = None
 
 
@@ -70,37 +69,31 @@ class NamedImage:
 
 def prepare_image(image: NamedImage, how: Writing) -> PreparedImage:
     """Write one image's masks; the rows and issues are all that comes back."""
-    record, issues = image.record, list[Issue]()
-    try:
-        info = probe_image(record.path)
-        print = fingerprint(record.path)
-    except DataError as error:
-        return PreparedImage([], unusable_image(record, error))
-    frame = check_frame(record, info, issues)
-    if frame is None:
-        return PreparedImage([], issues)
-    usable: list[tuple[Annotation, Region]] = []
+    checked = check_record(image.record, how.min_area)
+    if checked.usable is None:
+        return PreparedImage([], checked.issues)
+    usable, record = checked.usable, image.record
+    width, height = usable.info.upright_size
+    if usable.objects:
+        (how.target / "masks" / image.name).mkdir(parents=True)
     written: list[tuple[str, Annotation, Region]] = []
-    width, height = info.upright_size
-    for number, annotation in enumerate(record.annotations):
-        region = check_object(annotation, record, frame, how.min_area, issues)
-        if region is None:
-            continue
-        if not usable:
-            (how.target / "masks" / image.name).mkdir(parents=True)
-        usable.append((annotation, region))
-        if frame.orientation != 1:
-            region = region_of(turn_upright(region.paste(frame.height, frame.width), frame.orientation))
-            assert region is not None, "turning loses no pixel"
-        mask_path = f"masks/{image.name}/{number:03}.{how.mask_format}"
+    for found in usable.objects:
+        region = _upright(found.region, usable.frame)
+        mask_path = f"masks/{image.name}/{found.number:03}.{how.mask_format}"
         write_region_file(how.target / mask_path, region, height, width)
-        written.append((mask_path, annotation, region))
-    if not usable and not check_negative(record, issues):
-        return PreparedImage([], issues)
-    suspicions(record, frame, usable, issues)
+        written.append((mask_path, found.annotation, region))
     _write_merged([(found.category, region) for _, found, region in written], image.name, height, width, how)
-    rows = _rows(_placed_image(image, info, how), record, width, height, written)
-    return PreparedImage(rows, issues, Seen.of(record, print))
+    rows = _rows(_placed_image(image, usable.info, how), record, width, height, written)
+    return PreparedImage(rows, checked.issues, usable.seen)
+
+
+def _upright(region: Region, frame: Frame) -> Region:
+    """A region of the frame that the annotations are in, as it lies in the upright image."""
+    if frame.orientation == 1:
+        return region
+    turned = region_of(turn_upright(region.paste(frame.height, frame.width), frame.orientation))
+    assert turned is not None, "turning loses no pixel"
+    return turned
 
 
 def _rows(
@@ -121,11 +114,11 @@ def _rows(
 def _placed_image(image: NamedImage, info: ImageInfo, how: Writing) -> str:
     """Where the table finds the image.
 
-    A picture with an EXIF orientation is written into the dataset upright and without the tag, so that every program
+    An image with an EXIF orientation is written into the dataset upright and without the tag, so that every program
     downstream sees the pixels that the masks are drawn on.
     """
     path = image.record.path
-    if info.orientation == 1 and not how.copy:
+    if info.orientation == 1 and not (how.copy or image.record.embedded):
         return relative_to(path, how.final)
     suffix = path.suffix.lower() if info.orientation == 1 else ".png"
     place = f"images/{image.name}{suffix}"

@@ -17,27 +17,29 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samtune.data.archive import is_archive, unpack
-from samtune.data.checks.dataset import KEPT_APART, Seen, find_leaks, never_learned
+from samtune.data.checks.dataset import KEPT_APART, Seen, find_leaks, never_learned, splits_without_objects
 from samtune.data.checks.duplicates import same_images
-from samtune.data.checks.image import told_of, told_of_archive
+from samtune.data.checks.image import errors_naming, naming_archive
 from samtune.data.images import SUFFIXES
 from samtune.data.prepare.image import NamedImage, PreparedImage, Writing, prepare_image, safe_name
 from samtune.data.prepare.split import SplitItem, assign_splits, group_of, join_groups
 from samtune.data.prepare.spool import TABLE, ImageSummary, IssueSpool, Row, RowSpool, read_issues, write_issues
-from samtune.data.readers import detect_format, read
+from samtune.data.readers import ReadOptions, detect_format, read
 from samtune.data.readers.common import unique
-from samtune.errors import DataError
+from samtune.errors import DataError, SamtuneError
 from samtune.types import ImageRecord, Issue, Severity, Split
-from samtune.utils.files import new_folder, recover_folder, storage_errors, write_json
+from samtune.utils.files import new_folder, storage_errors, write_json
+from samtune.utils.output_folders import check_output
+from samtune.utils.results import Result
 from samtune.utils.workers import mapped
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ _ASKED_APART = "--group-by source keeps such images together; --group-by {} was 
 
 
 @dataclass(frozen=True)
-class PrepareReport:
+class PrepareReport(Result):
     """What `prepare` made.
 
     Attributes:
@@ -58,12 +60,14 @@ class PrepareReport:
         found: findings by severity and code.
         images: images by split.
         objects: objects by split.
+        first: the first finding of each kind that is an error, by code.
     """
 
     root: Path
     found: Mapping[tuple[str, str], int]
     images: dict[str, int]
     objects: dict[str, int]
+    first: Mapping[str, Issue] = field(default_factory=dict[str, Issue])
 
     @property
     def broken(self) -> int:
@@ -82,14 +86,29 @@ class PrepareReport:
         """Everything found wrong."""
         return tuple(read_issues(self.root / ISSUES))
 
+    def to_json(self) -> dict[str, Any]:
+        """Where it stands, what it holds, what was found; `issues.json` has the single findings."""
+        found = [{"severity": severity, "code": code, "count": count} for (severity, code), count in self.found.items()]
+        return {"root": str(self.root), "images": self.images, "objects": self.objects, "found": found}
+
     def lines(self) -> list[str]:
         """What to tell the user."""
         counts = [
             f"{split:<10} {count} images, {self.objects.get(split, 0)} objects" for split, count in self.images.items()
         ]
-        found = [f"{severity:<10} {count} x {code}" for (severity, code), count in sorted(self.found.items())]
+        found: list[str] = []
+        for (severity, code), count in sorted(self.found.items()):
+            found.append(f"{severity:<10} {count} x {code}")
+            if severity == Severity.ERROR and code in self.first:
+                found += _explained(self.first[code])
         listed = [f"issues     {self.root / ISSUES}"] if self.found else []
         return [*counts, *found, *listed, f"table      {self.root / TABLE}"]
+
+
+def _explained(issue: Issue) -> list[str]:
+    """A finding as errors are shown: what was expected, what was found, where, what to do."""
+    message = SamtuneError(issue.message, expected=issue.expected, where=issue.place, do=issue.do or issue.repair)
+    return [f"           {line}" for line in str(message).splitlines()]
 
 
 def prepare(
@@ -105,20 +124,24 @@ def prepare(
         source: folder, annotation file, or zip of an export.
         out: dataset folder; an earlier dataset there is replaced, anything else is refused.
         config: how.
-        progress: told of images done and their total.
+        progress: called with images done and their total.
 
     Raises:
-        DataError: the source cannot be read, holds no usable object, or more broken objects than allowed; or `out`
-            holds something else.
+        ConfigError: `out` holds something else, or the source.
+        DataError: the source cannot be read, holds no usable object, or more broken objects than allowed.
         StorageError: the disk refused; nothing is left behind.
     """
-    _check_out(source, out)
+    check_output(out, mark=TABLE, earlier="an earlier dataset", inputs=[source])
     with _unpacked(source, out) as (folder, is_temporary):
-        source_format = detect_format(folder) if config.source_format == "auto" else config.source_format
         expected = _count_images(config.images or folder)
         copy = config.copy_images or is_temporary
         with new_folder(out, sync=False) as target, closing(_Gathered(target, source, folder)) as gathered:
-            images = _named(read(folder, source_format, config.images, on_issue=gathered.from_reader), folder, config)
+            source_format = config.source_format
+            if source_format == "auto":
+                source_format = detect_format(folder, gathered.from_reader)
+            options = ReadOptions(config.crowd, config.mask_pattern)
+            records = read(folder, source_format, config.images, on_issue=gathered.from_reader, options=options)
+            images = _named(records, folder, config)
             how = Writing(target, out, copy, config.min_area, config.mask_format, config.merge)
             work = partial(prepare_image, how=how)
             done = 0
@@ -127,8 +150,8 @@ def prepare(
                 gathered.add(prepared)
                 progress(done, max(expected, done))
             progress(done, done)
-            _judge(gathered, done, config)
-            _write(target, _settled(gathered, config), gathered, source_format, config)
+            _check_share(gathered, done, config)
+            _write(target, _final_rows(gathered, config), gathered, source_format, config)
     return gathered.report(out)
 
 
@@ -154,12 +177,12 @@ class _Gathered:
 
     def from_reader(self, issue: Issue) -> None:
         """Take a finding of the reader."""
-        self.read.add(self._told(issue))
+        self.read.add(self._named(issue))
 
     def add_issues(self, issues: Iterable[Issue]) -> None:
         """Take other findings."""
         for issue in issues:
-            self.found.add(self._told(issue))
+            self.found.add(self._named(issue))
 
     def add(self, prepared: PreparedImage) -> None:
         """Take what became of the next image."""
@@ -177,6 +200,10 @@ class _Gathered:
             objects.setdefault(image.split, Counter()).update(image.categories)
         return objects
 
+    def first_errors(self) -> dict[str, Issue]:
+        """The first finding of each kind that is an error, by code."""
+        return self.read.first | self.found.first
+
     def report(self, root: Path) -> PrepareReport:
         """What was made, once it stands in `root`."""
         images = Counter(split for split, _ in {(image.split, image.image_id) for image in self.images})
@@ -186,6 +213,7 @@ class _Gathered:
             self.read.counts + self.found.counts,
             {split.value: images[split.value] for split in Split},
             {split.value: objects.get(split.value, Counter[str]()).total() for split in Split},
+            self.first_errors(),
         )
 
     def close(self) -> None:
@@ -193,8 +221,8 @@ class _Gathered:
         for spool in (self.rows, self.read, self.found):
             spool.close()
 
-    def _told(self, issue: Issue) -> Issue:
-        return issue if self._folder == self.source else told_of_archive(issue, self.source, self._folder)
+    def _named(self, issue: Issue) -> Issue:
+        return issue if self._folder == self.source else naming_archive(issue, self.source, self._folder)
 
 
 def _named(records: Iterable[ImageRecord], root: Path, config: PrepareConfig) -> Iterator[NamedImage]:
@@ -204,7 +232,7 @@ def _named(records: Iterable[ImageRecord], root: Path, config: PrepareConfig) ->
     for record in records:
         path = record.path.resolve()
         name = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
-        # Names are told apart in lower case, because some file systems do.
+        # Names differ in lower case, because some file systems do.
         yield NamedImage(
             unique(safe_name(record.path.stem).lower(), names),
             replace(record, group=group_of(name, config.group_by)),
@@ -218,7 +246,7 @@ def _count_images(root: Path) -> int:
     return sum(Path(name).suffix in SUFFIXES and "_mask." not in name for name in names)
 
 
-def _settled(gathered: _Gathered, config: PrepareConfig) -> Iterator[Row]:
+def _final_rows(gathered: _Gathered, config: PrepareConfig) -> Iterator[Row]:
     """The rows in their final splits; `gathered` gets these splits, and what only the whole set shows."""
     pairs = same_images([image.print for image in gathered.seen])
     shares = _shares(gathered.images, config)
@@ -230,6 +258,7 @@ def _settled(gathered: _Gathered, config: PrepareConfig) -> Iterator[Row]:
         repair = _ASKED_APART.format(config.group_by)
         seen = [replace(one, split=Split(image.split)) for one, image in zip(seen, gathered.images, strict=True)]
     gathered.add_issues(leak.issue for leak in find_leaks(seen, pairs, repair))
+    gathered.add_issues(splits_without_objects(gathered.objects(), gathered.source))
     gathered.add_issues(never_learned(gathered.objects(), gathered.source))
     return rows
 
@@ -291,18 +320,18 @@ def _moved(rows: Iterable[Row], places: _Places) -> Iterator[Row]:
         )
 
 
-def _judge(gathered: _Gathered, images: int, config: PrepareConfig) -> None:
+def _check_share(gathered: _Gathered, images: int, config: PrepareConfig) -> None:
     """Refuse a dataset without objects, or one with more broken objects than the settings allow."""
     objects = sum(sum(image.categories.values()) for image in gathered.images)
     broken = gathered.read.errors + gathered.found.errors
     share = broken / max(broken + objects, 1)
     allowed = {"fail": 0.0, "skip": 1.0, "auto": config.max_broken}[config.on_error]
-    first = gathered.read.first_error or gathered.found.first_error
+    first = next(iter(gathered.first_errors().values()), None)
     if first is not None and share > allowed:
         raise DataError.of(
             expected=f"at most {allowed:.0%} unusable objects",
             found=f"{broken} of {broken + objects} ({share:.0%}); the first: {first.message}",
-            where=f"{first.file} {first.where}".strip(),
+            where=first.place,
             do="repair the source, or accept the loss with --on-error skip, which lists all of them",
         )
     if objects == 0:
@@ -343,23 +372,5 @@ def _unpacked(source: Path, out: Path) -> Generator[tuple[Path, bool]]:
         folder = TemporaryDirectory(prefix=f".{out.name}.unpacked-", dir=out.parent)
     with folder as place:
         unpacked = unpack(source, Path(place) / "export")
-        with told_of(source, unpacked):
+        with errors_naming(source, unpacked):
             yield unpacked, True
-
-
-def _check_out(source: Path, out: Path) -> None:
-    if source.exists() and source.resolve().is_relative_to(out.resolve()):
-        raise DataError.of(
-            expected="a dataset folder apart from the source, which it would replace",
-            found="the source inside it",
-            where=str(out),
-            do="choose another --out",
-        )
-    recover_folder(out)
-    if out.exists() and not (out / TABLE).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError.of(
-            expected="a new folder, or an earlier dataset to replace",
-            found="something else",
-            where=str(out),
-            do="choose another --out",
-        )

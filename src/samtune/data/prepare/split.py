@@ -1,6 +1,6 @@
 """Which image goes into train, valid and test: whole groups at a time, every category in its share, always the same.
 
-A group is what must not be torn apart: the augmented copies of one picture, the frames of one folder. Groups that share
+A group is what must not be torn apart: the augmented copies of one image, the frames of one folder. Groups that share
 bytes or look alike are joined first (`join_groups`), so that no split can leak into another however the shares fall.
 """
 
@@ -17,8 +17,9 @@ from samtune.errors import ConfigError
 from samtune.types import Split
 
 _ROBOFLOW_COPY = re.compile(r"(.+)\.rf\.[0-9A-Za-z]+$")
-_IMAGES = "\0images"
-"""Counts images beside the categories, so that splits have their share of images too; no category has this name."""
+_IMAGES, _WITH_OBJECTS, _WITHOUT_OBJECTS = "\0images", "\0images with objects", "\0images without objects"
+"""Counted beside the categories, whose names never begin like this. Of images with and without objects only the rarer
+are counted: where they have their share, the others have it too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class SplitItem:
 
 
 def source_stem(name: str) -> str | None:
-    """The source picture's name, for a file name as Roboflow gives its (augmented) copies; None for any other name.
+    """The source image's name, for a file name as Roboflow gives its (augmented) copies; None for any other name.
 
     `IMG_7_jpg.rf.0a1b2c.jpg` is a copy of `IMG_7_jpg`.
     """
@@ -110,6 +111,7 @@ def assign_splits(items: Sequence[SplitItem], shares: tuple[float, float, float]
 
     Returns:
         The split by key. Where there are at least as many groups as shares above 0, none of those splits is empty.
+        Where any image has objects and train's share is above 0, train has one of those.
 
     Raises:
         ConfigError: shares that are negative or do not sum to 1.
@@ -158,10 +160,17 @@ def _count_by_group(items: Sequence[SplitItem]) -> dict[str, dict[str, int]]:
     for item in items:
         counts = content.setdefault(item.group, defaultdict(int))
         counts[_IMAGES] += 1
+        counts[_WITH_OBJECTS if any(number > 0 for number in item.categories.values()) else _WITHOUT_OBJECTS] += 1
         for category, number in item.categories.items():
             if number > 0:
                 counts[category] += number
-    return content
+    totals = {
+        name: sum(counts.get(name, 0) for counts in content.values()) for name in (_WITH_OBJECTS, _WITHOUT_OBJECTS)
+    }
+    commoner = max(totals, key=lambda name: totals[name])
+    return {
+        group: {name: count for name, count in counts.items() if name != commoner} for group, counts in content.items()
+    }
 
 
 def _assign_groups(
@@ -185,14 +194,32 @@ def _assign_groups(
         split_of[group] = chosen
         for category, number in content[group].items():
             lacking[chosen][category] -= number
+    _give_train_objects(split_of, content, open_splits, seed)
     _fill_empty(split_of, content, open_splits, seed)
     return split_of
+
+
+def _has_objects(counts: Mapping[str, int]) -> bool:
+    return any(not name.startswith("\0") for name in counts)
+
+
+def _give_train_objects(
+    split_of: dict[str, Split], content: Mapping[str, Mapping[str, int]], open_splits: Sequence[Split], seed: int
+) -> None:
+    """Put the smallest group with objects into train, where train would have none to learn from."""
+    positive = [group for group, counts in content.items() if _has_objects(counts)]
+    if Split.TRAIN not in open_splits or not positive or any(split_of[group] is Split.TRAIN for group in positive):
+        return
+    split_of[min(positive, key=lambda group: (content[group][_IMAGES], _shuffled(seed, group)))] = Split.TRAIN
 
 
 def _fill_empty(
     split_of: dict[str, Split], content: Mapping[str, Mapping[str, int]], open_splits: Sequence[Split], seed: int
 ) -> None:
-    """Give each empty split the smallest group of the split that has most groups, while that one has two."""
+    """Give each empty split the smallest group of the split that has most groups, while that one has two.
+
+    The only group with objects stays in train.
+    """
     for empty in open_splits:
         members: dict[Split, list[str]] = {split: [] for split in open_splits}
         for group, split in split_of.items():
@@ -200,7 +227,10 @@ def _fill_empty(
         largest = max(open_splits, key=lambda split: len(members[split]))
         if members[empty] or len(members[largest]) < 2:
             continue
-        smallest = min(members[largest], key=lambda group: (content[group][_IMAGES], _shuffled(seed, group)))
+        positive = [group for group in members[largest] if _has_objects(content[group])]
+        needed = positive if largest is Split.TRAIN and len(positive) == 1 else []
+        candidates = [group for group in members[largest] if group not in needed]
+        smallest = min(candidates, key=lambda group: (content[group][_IMAGES], _shuffled(seed, group)))
         split_of[smallest] = empty
 
 

@@ -10,11 +10,13 @@ from typing import Any, cast
 from samtune.data.masks import SegmentationError
 from samtune.data.paths import confine
 from samtune.data.prepare.split import group_of
-from samtune.data.readers.coco import id_key, parse_segmentation
+from samtune.data.readers.coco_index import id_key
+from samtune.data.readers.coco_shapes import parse_segmentation
 from samtune.data.readers.common import (
+    AUTO,
     DEFAULT_CATEGORY,
     OnIssue,
-    found_in,
+    ReadOptions,
     number,
     require_source,
     subfolders,
@@ -28,13 +30,16 @@ from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, Severity, Split
 
 
-def read_sa1b(path: Path, *, images: Path | None = None, on_issue: OnIssue) -> Iterator[ImageRecord]:
+def read_sa1b(
+    path: Path, *, images: Path | None = None, on_issue: OnIssue, options: ReadOptions = AUTO
+) -> Iterator[ImageRecord]:
     """Read SA-1B annotations; every object is of the category `object`.
 
     Args:
         path: folder of JSON files, or one of them.
         images: folder of the images, when they do not stand beside the JSON files.
         on_issue: called for each finding; objects and files reported as errors are left out.
+        options: not used.
 
     Yields:
         The images by name.
@@ -42,6 +47,7 @@ def read_sa1b(path: Path, *, images: Path | None = None, on_issue: OnIssue) -> I
     Raises:
         DataError: no such folder, no SA-1B file in it.
     """
+    del options
     require_source(path)
     sources = [(Split.TRAIN, path.parent)] if path.is_file() else list(subfolders(path))
     found = False
@@ -73,8 +79,8 @@ class _Reader:
             entry = cast("dict[str, Any]", image)
             path = confine(self._images, entry.get("file_name"))
         except DataError as error:
-            text = f"The file cannot be used: {found_in(error)}."
-            self._report("file-broken", text, "", None, repair="The file is left out.")
+            text = f"The file cannot be used: {error.found}."
+            self._report("file-broken", text, "", None, repair="The file is left out.", error=error)
             return None
         self._name = path.name
         identifier = id_key(entry.get("image_id"))
@@ -103,7 +109,7 @@ class _Reader:
         try:
             segmentation = parse_segmentation(raw.get("segmentation"), box, where, notes)
         except SegmentationError as error:
-            self._report(error.code, f"The shape cannot be read: {found_in(error)}.", where, identifier)
+            self._report(error.code, f"The shape cannot be read: {error.found}.", where, identifier, error=error)
             return None
         for code, text, spot in notes:
             self._report(code, text, spot, identifier, repair="Read as described.", severity=Severity.WARNING)
@@ -118,5 +124,7 @@ class _Reader:
         *,
         repair: str = "The object is left out.",
         severity: Severity = Severity.ERROR,
+        error: DataError | None = None,
     ) -> None:
-        self._on_issue(Issue(code, severity, message, repair, str(self._file), self._name, annotation, where))
+        issue = Issue(code, severity, message, repair, str(self._file), self._name, annotation, where)
+        self._on_issue(issue.caused_by(error) if error else issue)

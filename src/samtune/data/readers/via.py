@@ -10,12 +10,12 @@ from typing import Any, cast
 from samtune.data.masks import SegmentationError
 from samtune.data.prepare.split import group_of
 from samtune.data.readers.common import (
+    AUTO,
     DEFAULT_CATEGORY,
-    ImageFinder,
     OnIssue,
+    ReadOptions,
     category_name,
     ellipse,
-    found_in,
     number,
     numbers,
     rectangle,
@@ -24,13 +24,17 @@ from samtune.data.readers.common import (
     subfolders,
     unique,
 )
-from samtune.data.readers.detect import json_files, json_kind
+from samtune.data.readers.detect import json_files
+from samtune.data.readers.files import ImageFinder
+from samtune.data.readers.json_kinds import json_kind
 from samtune.data.readers.stream import load_json
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, Polygons, Severity, Split
 
 
-def read_via(path: Path, *, images: Path | None = None, on_issue: OnIssue) -> Iterator[ImageRecord]:
+def read_via(
+    path: Path, *, images: Path | None = None, on_issue: OnIssue, options: ReadOptions = AUTO
+) -> Iterator[ImageRecord]:
     """Read VIA annotations.
 
     The category is the region attribute that most regions fill in; regions that leave it empty are reported and called
@@ -40,6 +44,7 @@ def read_via(path: Path, *, images: Path | None = None, on_issue: OnIssue) -> It
         path: folder of VIA files, with or without folders named after splits, or one JSON file.
         images: folder of the images, when they do not stand beside the JSON file.
         on_issue: called for each finding; regions reported as errors are left out.
+        options: not used.
 
     Yields:
         The images in the file's order.
@@ -47,6 +52,7 @@ def read_via(path: Path, *, images: Path | None = None, on_issue: OnIssue) -> It
     Raises:
         DataError: no such folder, no VIA file in it, broken JSON.
     """
+    del options
     require_source(path)
     if path.is_file():
         sources = [(split_named(path.stem) or split_named(path.parent.name) or Split.TRAIN, path)]
@@ -94,8 +100,8 @@ class _Reader:
         try:
             path = self._finder.find(name, where=f"{self._file}, {where}.filename")
         except DataError as error:
-            text = f"The image's file name cannot be used: {found_in(error)}."
-            self._report("image-path", text, f"{where}.filename", str(name)[:80], None, "The image is left out.")
+            text = f"The image's file name cannot be used: {error.found}."
+            self._report("image-path", text, f"{where}.filename", str(name)[:80], None, "The image is left out.", error)
             return None
         regions = _regions(content.get("regions"))
         annotations = (
@@ -122,14 +128,16 @@ class _Reader:
         try:
             ring = _ring(cast("dict[str, Any]", shape) if isinstance(shape, dict) else {})
         except SegmentationError as error:
-            text = f"The shape cannot be used: {found_in(error)}."
-            self._report(error.code, text, f"{where}.shape_attributes", image, identifier, "The object is left out.")
+            text = f"The shape cannot be used: {error.found}."
+            self._report(
+                error.code, text, f"{where}.shape_attributes", image, identifier, "The object is left out.", error
+            )
             return None
         category = _category(content.get("region_attributes"), attribute)
         if category is None:
             text = "The region has no category" + (f", the attribute {attribute!r} is empty." if attribute else ".")
             self._report("category-missing", text, f"{where}.region_attributes", image, identifier,
-                         f"It is called {DEFAULT_CATEGORY!r}.", Severity.WARNING)  # fmt: skip
+                         f"It is called {DEFAULT_CATEGORY!r}.", severity=Severity.WARNING)  # fmt: skip
         return Annotation(identifier, category or DEFAULT_CATEGORY, Polygons((ring,)), where=where)
 
     def _report(
@@ -140,9 +148,11 @@ class _Reader:
         image: str | None,
         annotation: str | None,
         repair: str,
+        error: DataError | None = None,
         severity: Severity = Severity.ERROR,
     ) -> None:
-        self._on_issue(Issue(code, severity, message, repair, str(self._file), image, annotation, where))
+        issue = Issue(code, severity, message, repair, str(self._file), image, annotation, where)
+        self._on_issue(issue.caused_by(error) if error else issue)
 
 
 def _regions(value: Any) -> list[Any]:

@@ -25,6 +25,7 @@ from samtune.data.table import Dataset, ImageEntry, ObjectEntry
 from samtune.errors import DataError
 from samtune.types import Split
 from samtune.utils.files import new_folder
+from samtune.utils.output_folders import check_output
 
 
 def write_coco(dataset: Dataset, out: Path) -> None:
@@ -35,7 +36,8 @@ def write_coco(dataset: Dataset, out: Path) -> None:
         out: a folder that does not exist yet, or is empty.
 
     Raises:
-        DataError: `out` holds something, or a mask or image cannot be read.
+        ConfigError: `out` holds something.
+        DataError: a mask or image cannot be read.
         StorageError: the disk refused; nothing is left behind.
     """
     category_ids = {name: number for number, name in enumerate(dataset.categories, start=1)}
@@ -65,7 +67,8 @@ def write_yolo(dataset: Dataset, out: Path) -> None:
         out: a folder that does not exist yet, or is empty.
 
     Raises:
-        DataError: `out` holds something, or a mask or image cannot be read.
+        ConfigError: `out` holds something.
+        DataError: a mask or image cannot be read.
         StorageError: the disk refused; nothing is left behind.
     """
     numbers = {name: number for number, name in enumerate(dataset.categories)}
@@ -128,10 +131,7 @@ def _yolo_line(mask: NDArray[np.bool_], number: int) -> str:
 @contextmanager
 def _new_export(out: Path) -> Generator[Path]:
     """A folder to write an export into, which becomes `out` when it is whole; `out` must not hold anything yet."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError.of(
-            expected="a new or empty folder", found="something there", where=str(out), do="choose another folder"
-        )
+    check_output(out)
     with new_folder(out, sync=False) as target:
         yield target
 

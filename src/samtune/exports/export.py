@@ -1,0 +1,174 @@
+"""`export`: write a model for other tools, load what was written, compare its masks, and only then put it in place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal, TypeAlias
+
+from peft import PeftModel
+from transformers import Sam2Model
+from transformers.utils import logging
+
+from samtune.errors import ModelError
+from samtune.exports.card import RunFacts, model_card, read_run
+from samtune.exports.official_package import official_config, write_official
+from samtune.exports.verify import Difference, answers, check, difference
+from samtune.model.catalogue import hub_name
+from samtune.model.io.load import load_model
+from samtune.model.io.loaded import LoadedModel
+from samtune.model.io.save import write_model
+from samtune.utils.files import new_folder, storage_errors
+from samtune.utils.output_folders import check_output
+from samtune.utils.results import Result
+
+Format: TypeAlias = Literal["official", "hf", "adapter"]
+_OFFICIAL_FILE = "model.pt"
+_CARD = "README.md"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport(Result):
+    """What was written and how it was proven.
+
+    Attributes:
+        format: `official`, `hf` or `adapter`.
+        path: the file or folder.
+        difference: between the masks of the export, loaded again, and those of the model it was made from.
+        notes: what the user needs to know to load it.
+    """
+
+    format: Format
+    path: Path
+    difference: Difference
+    notes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The report as lines of text."""
+        return [f"export     {self.path}", f"checked    {self.difference}", *self.notes]
+
+
+def export(
+    model: str | Path | LoadedModel, out: Path, format: Format = "official", *, comparison: Path | None = None
+) -> ExportReport:
+    """Write a model in the layout of other tools.
+
+    Args:
+        model: a run, anything `load_model` takes, or a loaded model; an adapter needs a run.
+        out: a folder that does not exist or is empty; for `official` also a `.pt` file that does not exist.
+        format: `official` loads in the sam2 package, `hf` in transformers, `adapter` in peft.
+        comparison: folder `samtune compare` wrote, whose verdict goes into the model card; RUN/comparison if left out.
+
+    Returns:
+        Where it stands and how far its masks are from the model's.
+
+    Raises:
+        ConfigError: something stands where the export would.
+        ModelError: the model cannot be loaded, or has no counterpart in this format.
+        StorageError: the disk refused.
+        SamtuneError: the export, loaded again, answers differently; nothing is kept.
+    """
+    for place in (out, out.with_suffix(".yaml")) if out.suffix == ".pt" else (out,):
+        check_output(place)
+    loaded = model if isinstance(model, LoadedModel) else load_model(model)
+    run = Path(loaded.name).expanduser()
+    facts = read_run(run, loaded.fingerprint(), comparison) if (run / "run.json").is_file() else None
+    match format:
+        case "official":
+            return _official(loaded, facts, out)
+        case "hf":
+            return _huggingface(loaded, facts, out)
+        case "adapter":
+            return _adapter(loaded, facts, run, out)
+
+
+def _official(loaded: LoadedModel, facts: RunFacts | None, out: Path) -> ExportReport:
+    config = official_config(loaded)
+    name = out.name if out.suffix == ".pt" else _OFFICIAL_FILE
+    yaml = Path(name).with_suffix(".yaml").name
+    with _new_files(out) if out.suffix == ".pt" else new_folder(out) as folder:
+        write_official(loaded, folder / name)
+        found = difference(answers(load_model(folder / name).model), answers(loaded.model))
+        check(found, str(out))
+        if out.suffix != ".pt":
+            kind = "official" if config else "official-yaml"
+            text = model_card(loaded, facts, kind, config=config or yaml, file=name, size=str(loaded.image_size))
+            (folder / _CARD).write_text(text, encoding="utf-8")
+    path = out if out.suffix == ".pt" else out / name
+    notes = [f"load with  build_sam2({config or yaml!r}, {path.name!r})"]
+    if config is None:
+        notes.append(
+            f"           after hydra.initialize_config_dir({str(path.parent.resolve())!r}), where {yaml} stands"
+        )
+    return ExportReport("official", path, found, tuple(notes))
+
+
+def _huggingface(loaded: LoadedModel, facts: RunFacts | None, out: Path) -> ExportReport:
+    with new_folder(out) as folder:
+        write_model(loaded, folder)
+        (folder / _CARD).write_text(model_card(loaded, facts, "hf"), encoding="utf-8")
+        with _quiet():
+            again = Sam2Model.from_pretrained(folder).eval()
+        found = difference(answers(again), answers(loaded.model))
+        check(found, str(out))
+    return ExportReport("hf", out, found, (f"load with  Sam2Model.from_pretrained({str(out)!r})",))
+
+
+def _adapter(loaded: LoadedModel, facts: RunFacts | None, run: Path, out: Path) -> ExportReport:
+    saved = run / "checkpoints" / "adapter"
+    what = facts.about.get("trainable", {}).get("what") if facts else None
+    if facts is None or what != "lora" or not (saved / "adapter_config.json").is_file():
+        raise ModelError.of(
+            expected="a run that tuned a LoRA adapter and nothing else (--train lora)",
+            found=f"a run that tuned {what}" if what else "no run with an adapter",
+            where=str(run),
+            do="export the whole model with --format hf",
+        )
+    base = str(facts.about["base"]["name"])
+    public = hub_name(base) or loaded.base
+    with new_folder(out) as folder:
+        shutil.copytree(saved, folder, dirs_exist_ok=True)
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        text = json.dumps(settings | {"base_model_name_or_path": public}, indent=2) + "\n"
+        (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+        kind = "adapter" if hub_name(public) else "adapter-local"
+        (folder / _CARD).write_text(model_card(loaded, facts, kind, base=public), encoding="utf-8")
+        with _quiet():
+            adapted = PeftModel.from_pretrained(load_model(base).model, str(folder))
+        found = difference(answers(adapted.get_base_model()), answers(loaded.model))  # pyright: ignore[reportArgumentType]
+        check(found, str(out))
+    return ExportReport("adapter", out, found, (f"load with  PeftModel.from_pretrained(BASE, {str(out)!r})",))
+
+
+@contextmanager
+def _new_files(out: Path) -> Iterator[Path]:
+    """A folder beside the file `out`; what is written there moves to `out`'s side if the block succeeds."""
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out.parent, prefix=".export.") as name:
+            yield Path(name)
+            for file in sorted(Path(name).iterdir()):
+                file.replace(out.parent / file.name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, transformers and peft keep to themselves what is of no use to whoever exports a model."""
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

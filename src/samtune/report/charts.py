@@ -1,0 +1,118 @@
+"""The report's charts: matplotlib figures as SVG that takes the page's colours, drawn from a comparison's figures."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from samtune.drawing import BASE, TRUTH, TUNED
+from samtune.evaluation.comparison import Comparison
+
+_GRAY = "#888888"
+_MANY = 3000
+"""From this many objects on, dots are drawn as pixels: the file stays small."""
+_SMOOTH = 0.05
+"""Share of the curve that each point of the smoothed loss is a mean of."""
+
+
+def scatter_chart(comparison: Comparison) -> Figure:
+    """Base against tuned IoU, one dot per object: above the diagonal, tuning helped."""
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=_GRAY, linewidth=1)
+    before, after = comparison.base.values("box"), comparison.tuned.values("box")
+    many = len(before) > _MANY
+    axes.scatter(
+        before, after, s=14, alpha=0.15 if many else 0.6, color=hex_color(TUNED), linewidths=0, rasterized=many
+    )
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="IoU of the base model", ylabel="IoU of the tuned model", aspect="equal")
+    return figure
+
+
+def shares_chart(comparison: Comparison) -> Figure:
+    """Share of objects whose box IoU is at least x, for both models and both trivial guesses: higher is better."""
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    objects = comparison.tuned.objects
+    rows: list[tuple[str, list[float], str, str]] = [
+        ("tuned", comparison.tuned.values("box"), hex_color(TUNED), "-"),
+        ("base", comparison.base.values("box"), hex_color(BASE), "-"),
+        ("ellipse", [one.ellipse for one in objects], _GRAY, "--"),
+        ("filled box", [one.filled_box for one in objects], _GRAY, ":"),
+    ]
+    for name, values, color, line in rows:
+        at, share = [0.0, *sorted(values), 1.0], [1.0, *(1 - n / len(values) for n in range(len(values))), 0.0]
+        axes.step(at, share, where="pre", label=name, color=color, linestyle=line, linewidth=1.6)
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="IoU", ylabel="share of objects with at least this IoU")
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def training_chart(lines: Sequence[dict[str, Any]]) -> Figure:
+    """Loss of every step with its running mean, and IoU on fixed prompts."""
+    steps = [line for line in lines if "loss" in line]
+    measured = [line for line in lines if "loss" not in line]
+    figure = Figure(figsize=(9.5, 3.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    losses = [line["loss"] for line in steps]
+    left.plot([line["step"] for line in steps], losses, color=_GRAY, alpha=0.4, linewidth=0.6)
+    left.plot([line["step"] for line in steps], _running_mean(losses), color=hex_color(TUNED))
+    left.set(xlabel="step", ylabel="loss")
+    names = [name for name in measured[0] if "/" in name] if measured else []
+    for name, color in zip(names, (TUNED, BASE, TRUTH, (204, 121, 167)), strict=False):
+        points = [line[name] for line in measured]
+        right.plot(
+            [line["step"] for line in measured], points, marker="o", markersize=3, label=name, color=hex_color(color)
+        )
+    right.set(xlabel="step", ylabel="mean IoU, fixed prompts")
+    if names:
+        right.legend(frameon=False)
+    return figure
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    width = max(1, round(len(values) * _SMOOTH))
+    means: list[float] = []
+    total = 0.0
+    for index, value in enumerate(values):
+        total += value - (values[index - width] if index >= width else 0.0)
+        means.append(total / min(index + 1, width))
+    return means
+
+
+def to_svg(figure: Figure, name: str) -> Markup:
+    """A figure as SVG inside a page: ids of its own, and text in the page's colour."""
+    buffer = io.StringIO()
+    style: dict[Any, Any] = {"svg.hashsalt": "samtune", "svg.fonttype": "none", "font.family": "sans-serif"}
+    with mpl.rc_context(style):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    drawing = text[text.index("<svg") :].replace("#000000", "currentColor")
+    drawing = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", drawing)
+    return Markup(drawing)  # noqa: S704  (drawn above from numbers and fixed labels)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a last line cut off by a crash is left out."""
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and "step" in line:
+            lines.append(line)
+    return lines
+
+
+def hex_color(color: tuple[int, int, int]) -> str:
+    """A colour as HTML writes it."""
+    return "#{:02x}{:02x}{:02x}".format(*color)

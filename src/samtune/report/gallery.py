@@ -1,0 +1,146 @@
+"""The report's gallery: which objects are shown, drawn by both models, and masks found where nobody annotated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samtune.config import AutomaticConfig
+from samtune.data.table import Dataset, ImageEntry, ObjectEntry
+from samtune.drawing import FoundObject, Panel, draw_panel, draw_unannotated, to_jpeg
+from samtune.evaluation.comparison import Comparison
+from samtune.inference.automatic import automatic_masks
+from samtune.inference.predictor import Predictor
+from samtune.types import Prompt
+
+GALLERY = "gallery"
+"""Folder of the images, inside the comparison's."""
+SHOWN = 6
+"""Objects per row of the report."""
+UNANNOTATED_IMAGES = 4
+_COVERED = 0.5
+"""A mask is of an annotated object when this share of it lies on annotations."""
+
+Advance = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Which objects a row of the gallery shows: numbers into the evaluations' objects."""
+
+    name: str
+    title: str
+    rows: list[int]
+
+
+def draw_gallery(
+    dataset: Dataset, models: tuple[Predictor, Predictor], comparison: Comparison, folder: Path, progress: Advance
+) -> list[dict[str, Any]]:
+    """Draw the chosen objects and the masks found without a prompt.
+
+    Args:
+        dataset: whole.
+        models: base and tuned.
+        comparison: of the two.
+        folder: to make and write into.
+        progress: called with what is being done, images done and their total.
+
+    Returns:
+        The rows of the gallery for `comparison.json`.
+    """
+    folder.mkdir()
+    split = dataset.split(comparison.base.split)
+    choices = _choose(comparison)
+    total, done = sum(len(choice.rows) for choice in choices) + UNANNOTATED_IMAGES, 0
+    gallery: list[dict[str, Any]] = []
+    masks = _masks(dataset, models, {row: _entries(comparison, row, split) for one in choices for row in one.rows})
+    for choice in choices:
+        files: list[dict[str, str]] = []
+        for row in choice.rows:
+            before, after = comparison.base.objects[row], comparison.tuned.objects[row]
+            image, found = _entries(comparison, row, split)
+            panel = Panel(dataset.read_image(image), found.box, dataset.read_mask(found), *masks[row])
+            file = f"{choice.name}-{len(files)}.jpg"
+            (folder / file).write_bytes(to_jpeg(draw_panel(panel)))
+            ious = before.answers["box"].iou, after.answers["box"].iou
+            name = Path(image.image_path).name
+            caption = f"{found.category}: base {ious[0]:.3f}, tuned {ious[1]:.3f} ({name})"
+            files.append({"file": f"{GALLERY}/{file}", "caption": caption})
+            done += 1
+            progress("drawing", done, total)
+        gallery.append({"title": choice.title, "kind": "objects", "images": files})
+    gallery.append(_unannotated(split, models[1], folder))
+    progress("drawing", total, total)
+    return gallery
+
+
+def _choose(comparison: Comparison) -> list[_Choice]:
+    before = np.array(comparison.base.values("box"))
+    after = np.array(comparison.tuned.values("box"))
+    change = after - before
+    rising, falling = np.argsort(-change, kind="stable"), np.argsort(change, kind="stable")
+    return [
+        _Choice("gained", "Gained most by tuning", [int(row) for row in rising[:SHOWN] if change[row] > 0]),
+        _Choice("lost", "Lost most by tuning", [int(row) for row in falling[:SHOWN] if change[row] < 0]),
+        _Choice("best", "Best after tuning", np.argsort(-after, kind="stable")[:SHOWN].tolist()),
+        _Choice("worst", "Worst after tuning", np.argsort(after, kind="stable")[:SHOWN].tolist()),
+    ]
+
+
+def _entries(comparison: Comparison, row: int, split: Dataset) -> tuple[ImageEntry, ObjectEntry]:
+    """The image and the table's entry of an evaluated object."""
+    wanted = comparison.base.objects[row]
+    for image in split.images:
+        if image.image_path == wanted.image_path:
+            for found in image.objects:
+                if found.annotation_id == wanted.annotation_id:
+                    return image, found
+    raise AssertionError(f"{wanted.annotation_id} was evaluated and is not in the table")
+
+
+def _masks(
+    dataset: Dataset, models: tuple[Predictor, Predictor], owners: dict[int, tuple[ImageEntry, ObjectEntry]]
+) -> dict[int, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Both models' masks for boxes of some objects, by row; each image is encoded once per model."""
+    rows_of: dict[ImageEntry, list[int]] = {}
+    for row, (image, _) in owners.items():
+        rows_of.setdefault(image, []).append(row)
+    masks: dict[int, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
+    for image, rows in rows_of.items():
+        pixels = dataset.read_image(image)
+        prompts = [Prompt.box(*owners[row][1].box) for row in rows]
+        before, after = (model.predict(model.embed(pixels), prompts) for model in models)
+        for row, one, other in zip(rows, before, after, strict=True):
+            masks[row] = one.best, other.best
+    return masks
+
+
+def _unannotated(split: Dataset, tuned: Predictor, folder: Path) -> dict[str, Any]:
+    """What the tuned model finds from a grid of clicks, apart from what is annotated."""
+    files: list[dict[str, str]] = []
+    images = split.images
+    step = max(1, len(images) // UNANNOTATED_IMAGES)
+    for image in images[::step][:UNANNOTATED_IMAGES]:
+        pixels = split.read_image(image)
+        annotated = np.zeros(pixels.shape[:2], bool)
+        for one in image.objects:
+            annotated |= split.read_mask(one)
+        found = [
+            FoundObject(one.mask, one.point, one.iou_score)
+            for one in automatic_masks(tuned, tuned.embed(pixels), AutomaticConfig())
+            if (one.mask & annotated).sum() < _COVERED * one.mask.sum()
+        ]
+        file = f"unannotated-{len(files)}.jpg"
+        (folder / file).write_bytes(to_jpeg(draw_unannotated(pixels, annotated, found)))
+        files.append({"file": f"{GALLERY}/{file}", "caption": f"{len(found)} masks on {_plural(image.objects)}"})
+    title = "Found by the tuned model where nobody annotated"
+    return {"title": title, "kind": "images", "images": files}
+
+
+def _plural(objects: Sequence[ObjectEntry]) -> str:
+    return f"an image with {len(objects)} annotated object{'' if len(objects) == 1 else 's'}"

@@ -1,0 +1,64 @@
+"""Twenty training steps whose losses are stored in `fixtures/losses.json`: what every refactoring is held to.
+
+`python -m tests.stored_losses` stores them anew, after a change that is meant to change them. Say why in a decision.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from samtune.config import OptimizerConfig, PromptPolicy, TrainConfig
+from samtune.model.io.save import save_model
+from samtune.training.loop import train
+from samtune.training.run import new
+from samtune.training.tracking.events import StepDone
+from tests.small import make_dataset
+from tests.tiny import tiny_sam2
+
+STORED = Path(__file__).parent / "fixtures/losses.json"
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    """Loss, its parts, train IoU and gradient norm of each step, on one thread in fp32."""
+    model = folder / "model"
+    save_model(tiny_sam2(seed=0), model)
+    dataset = make_dataset(folder / "set")
+    config = TrainConfig(
+        model=str(model),
+        out=folder / "run",
+        steps=20,
+        eval_every=20,
+        images_per_step=2,
+        flip=True,
+        chunk=4,
+        device="cpu",
+        precision="fp32",
+        prompts=PromptPolicy(box=0.5, point=0.5, correction_clicks=1, negative=0.3),
+        optimizer=OptimizerConfig(lr=1e-3, clip=1.0, ema=0.9),
+    )
+    steps: list[dict[str, float]] = []
+
+    def listen(event: object) -> None:
+        if isinstance(event, StepDone):
+            figures = {"loss": event.loss, **event.parts, "train_iou": event.train_iou, "grad_norm": event.grad_norm}
+            steps.append({"step": event.step, **figures})
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        train(new(dataset.root, config), [listen])
+    finally:
+        torch.set_num_threads(threads)
+    return steps
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as folder:
+        found = losses(Path(folder))
+    STORED.write_text(json.dumps(found, indent=1) + "\n")
+    sys.stdout.write(f"stored {len(found)} steps, loss {found[0]['loss']:.4f} to {found[-1]['loss']:.4f}\n")
