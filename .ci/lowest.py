@@ -11,12 +11,12 @@ REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)")
 
 
 def main() -> None:
-    """Print one `NAME==VERSION` a line."""
+    """Print one `NAME==VERSION.*` a line: the newest patch of the lowest version."""
     wanted = [*PROJECT["dependencies"], *(one for extra in PROJECT["optional-dependencies"].values() for one in extra)]
     for requirement in wanted:
         match = REQUIREMENT.match(requirement)
         assert match, f"{requirement} has no lower bound"
-        print(f"{match[1]}=={match[2]}")
+        print(f"{match[1]}=={match[2]}.*")
 
 
 if __name__ == "__main__":
