@@ -24,7 +24,6 @@ MOST_FILE_LINES = 450
 
 LONG_FUNCTIONS: set[str] = set()
 LONG_FILES: set[str] = {
-    "src/samtune/data/readers/coco.py",
     "src/samtune/embeddings/cache.py",
     "src/samtune/model/decoder/fast.py",
     "src/samtune/model/io/load.py",
@@ -48,8 +47,6 @@ WORDS: set[str] = {
     "src/samtune/data/checks/doctor.py",
     "src/samtune/data/checks/page.py",
     "src/samtune/data/images.py",
-    "src/samtune/data/readers/mask_folder.py",
-    "src/samtune/data/readers/yolo.py",
     "src/samtune/demo.py",
     "src/samtune/embeddings/prefetch.py",
     "src/samtune/exports/card.py",
@@ -61,15 +58,12 @@ WORDS: set[str] = {
     "src/samtune/model/decoder/upscaling.py",
     "src/samtune/model/encoder/fast.py",
     "src/samtune/nano/pretraining.py",
-    "src/samtune/training/losses/masks.py",
 }
 NAMES: set[str] = {
     "src/samtune/api.py",
     "src/samtune/data/checks/doctor.py",
     "src/samtune/data/checks/image.py",
     "src/samtune/data/checks/page.py",
-    "src/samtune/data/readers/coco.py",
-    "src/samtune/data/readers/mask_folder.py",
     "src/samtune/data/roboflow.py",
     "src/samtune/embeddings/dataset.py",
     "src/samtune/exports/verify.py",
@@ -81,8 +75,6 @@ NAMES: set[str] = {
     "src/samtune/model/io/load.py",
     "src/samtune/nano/pretraining.py",
     "src/samtune/runtime/precision.py",
-    "src/samtune/training/run.py",
-    "src/samtune/training/step.py",
 }
 PRIVATE_IMPORTS: set[str] = {
     "tests/test_encoder.py",
@@ -91,7 +83,6 @@ PRIVATE_IMPORTS: set[str] = {
     "tests/test_matmul.py",
     "tests/test_nano.py",
     "tests/test_preprocess.py",
-    "tests/test_prompts.py",
     "tests/test_readers_all.py",
 }
 SLEEPS: set[str] = {
