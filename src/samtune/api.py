@@ -22,6 +22,7 @@ from samtune.config import (
     PretrainConfig,
     TrainConfig,
 )
+from samtune.errors import ConfigError
 from samtune.utils.progress import progress, stages, stderr_console
 from samtune.utils.results import Result
 from samtune.utils.text import html_table, text_table
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from samtune.data.prepare.prepare import PrepareReport
     from samtune.embeddings.dataset import EmbedReport
     from samtune.embeddings.store import CacheInfo
+    from samtune.evaluation.blend import BlendPoint
     from samtune.evaluation.comparison import Comparison
     from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.results import Evaluation
@@ -214,13 +216,16 @@ def evaluate(
     from samtune.data.table import Dataset
     from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.protocol import evaluate as measure
+    from samtune.runtime.distributed import join_processes
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
     asked = None if prompts is None else PromptSet.load(Path(prompts))
     with progress("measuring", quiet=quiet) as advance:
-        found = measure(_predictor(model, config.device), data, config, prompts=asked, progress=advance)
-    if out is not None:
+        predictor = _predictor(model, config.device)
+        processes = join_processes(predictor.device)
+        found = measure(predictor, data, config, prompts=asked, processes=processes, progress=advance)
+    if out is not None and processes.is_main:
         found.save(Path(out))
     return found
 
@@ -280,6 +285,99 @@ def compare(
             curves=[Path(one) / "metrics.jsonl" if isinstance(one, str | Path) else None for one in candidates],
             progress=advance,
         )[0]
+
+
+@dataclass(frozen=True, slots=True)
+class BlendResult(Result):
+    """What `blend` wrote.
+
+    Attributes:
+        out: the model folder, usable wherever a model is asked for.
+        alpha: 0 is the base model, 1 the tuned one.
+        points: the blends that were measured; empty where alpha was given.
+    """
+
+    out: Path
+    alpha: float
+    points: tuple[BlendPoint, ...]
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        rows = [
+            (f"{one.alpha:g}", *(f"{gain:+.3f}" for gain in one.gains.values()), ", ".join(one.damaged) or "-")
+            for one in self.points
+        ]
+        table = text_table(("alpha", "boxes", "clicks", "damaged"), rows) if rows else []
+        taken = f"alpha {self.alpha:g}"
+        if rows and not self.alpha:
+            taken += ", the base model: no blend gains without damage"
+        return [*table, f"blend      {taken}", f"model      {self.out}"]
+
+
+def blend(
+    base: Model,
+    tuned: Model,
+    out: Path | str,
+    alpha: float | Literal["auto"] = "auto",
+    *,
+    dataset: Path | str | None = None,
+    config: EvalConfig | None = None,
+    guards: Sequence[Path | str] = (),
+    guard_scenes: int = GUARD_SCENES,
+    quiet: bool = False,
+) -> BlendResult:
+    """Write a model between two: the tuned model's gain without what it damaged, as far as both can be had.
+
+    Args:
+        base: the model that `tuned` was tuned from: a name, a path, or a loaded model.
+        tuned: likewise; a loaded one has the weights of the blend afterwards.
+        out: model folder to write; an earlier blend there is replaced, anything else is refused.
+        alpha: 0 is the base model, 1 the tuned one; `auto` measures eleven of them on the validation split.
+        dataset: what `auto` measures on; the run's own dataset if left out.
+        config: split, prompts, device.
+        guards: further datasets, of images unlike these, on which the blend should be as good as the base.
+        guard_scenes: procedural scenes that are one more such guard; 0 leaves them out.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: `alpha` out of range, no dataset to measure on, or `out` holds something that is no blend.
+        ModelError: a model cannot be loaded, or they are of different architectures.
+        DataError: the split or a guard has no objects, or an image cannot be read.
+        StorageError: the disk refused.
+    """
+    from samtune.evaluation.blend import BLEND, best_of, write_blend
+    from samtune.report.blend import measure_blends
+    from samtune.utils.output_folders import check_output
+
+    if alpha != "auto" and not 0 <= alpha <= 1:
+        raise ConfigError.of(expected="auto, or a number from 0 to 1", found=str(alpha), where="--alpha")
+    check_output(Path(out), mark=BLEND, earlier="an earlier blend")
+    data = _dataset_for_blend(tuned, dataset) if alpha == "auto" else None
+    config = config or EvalConfig(split="valid")
+    first, second = (_predictor(model, config.device).loaded for model in (base, tuned))
+    points: list[BlendPoint] = []
+    if data is not None:
+        with stages(quiet=quiet) as advance:
+            others = [Path(guard) for guard in guards]
+            points = measure_blends(first, second, data, config, others, guard_scenes, progress=advance)
+    chosen = best_of(points).alpha if points else float(alpha)
+    write_blend(first, second, chosen, points, Path(out))
+    return BlendResult(Path(out), chosen, tuple(points))
+
+
+def _dataset_for_blend(tuned: Model, dataset: Path | str | None) -> Path:
+    """The dataset that was given, or that a run was tuned on."""
+    from samtune.training.checkpoint import RunFolder, read_settings
+
+    if dataset is not None:
+        return Path(dataset)
+    if isinstance(tuned, str | Path) and (Path(tuned) / "run.json").is_file():
+        return read_settings(RunFolder(Path(tuned)))[0]
+    raise ConfigError.of(
+        expected="a dataset to measure blends on, because the tuned model is no run that names one",
+        found="none",
+        do="give --dataset DATASET, or --alpha a number",
+    )
 
 
 def write_prompts(

@@ -1,4 +1,4 @@
-"""Commands that measure models on held-out images: evaluate, compare, write-prompts."""
+"""Commands that measure models on held-out images: evaluate, compare, blend, write-prompts."""
 
 from __future__ import annotations
 
@@ -65,6 +65,32 @@ def compare(
     show(found)
     say(f"{'report':<14} {Path(out) / 'report.html'}")
     return 0 if require == "nothing" or found.verdict.meets(require) else NOT_AS_REQUIRED
+
+
+def blend(
+    base: str,
+    tuned: str,
+    /,
+    *,
+    out: Out,
+    alpha: float | Literal["auto"] = "auto",
+    dataset: Path | None = None,
+    guard: Annotated[list[Path], Parameter(negative="", consume_multiple=True)] = [],  # noqa: B006
+    guard_scenes: int = api.GUARD_SCENES,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model between the base and the tuned one: the gain without the damage, as far as both can be had.
+
+    Args:
+        base: Model that the other was tuned from.
+        tuned: Run or model.
+        alpha: 0 is the base model, 1 the tuned one; auto measures eleven of them on the validation split.
+        dataset: Dataset to measure on; the run's own if left out.
+        guard: Further datasets, of images unlike these, on which the blend should be as good as the base.
+        guard_scenes: Procedural scenes that are one more such guard; 0 leaves them out.
+    """
+    found = api.blend(base, tuned, out, alpha, dataset=dataset, guards=guard, guard_scenes=guard_scenes, quiet=quiet)
+    show(found)
 
 
 def write_prompts(

@@ -142,8 +142,9 @@ class DatasetEmbeddings:
 
     @cached_property
     def _pixels(self) -> Prefetcher[View]:
-        """On a CPU one thread reads, since the encoder needs the others; for a GPU half of the processors do."""
-        threads = 1 if self.device.type == "cpu" else max(1, cpu_count() // 2)
+        """On a CPU one thread reads, since the encoder needs the others; for GPUs half of the processors do, shared."""
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun says
+        threads = 1 if self.device.type == "cpu" else max(1, cpu_count() // 2 // processes)
         return Prefetcher(self._read, threads=threads, most=2 * self.at_once)
 
     def _read(self, view: View) -> Tensor:
