@@ -180,7 +180,7 @@ _HOMES = {
     "FindEvaluation": "finder.evaluation",
     "FindReport": "finder.files",
     "FinderReport": "finder.run",
-    "LoadedModel": "model.io.load",
+    "LoadedModel": "model.io.loaded",
     "PredictReport": "inference.files",
     "Predictor": "inference.predictor",
     "PrepareReport": "data.prepare.prepare",
