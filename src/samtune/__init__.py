@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from samtune.data.checks.doctor import Audit
     from samtune.data.prepare.prepare import PrepareReport
     from samtune.data.table import Dataset
-    from samtune.embeddings.cache import CacheInfo
     from samtune.embeddings.dataset import EmbedReport
+    from samtune.embeddings.store import CacheInfo
     from samtune.errors import (
         ConfigError,
         DataError,
@@ -148,14 +148,14 @@ __all__ = [
 _HOMES = {
     "Audit": "data.checks.doctor",
     "BenchReport": "benchmark.figures",
-    "CacheInfo": "embeddings.cache",
+    "CacheInfo": "embeddings.store",
     "Comparison": "evaluation.comparison",
     "Dataset": "data.table",
     "EmbedReport": "embeddings.dataset",
     "EmbeddedImage": "inference.predictor",
     "Evaluation": "evaluation.results",
     "ExportReport": "exports.export",
-    "LoadedModel": "model.io.load",
+    "LoadedModel": "model.io.loaded",
     "PredictReport": "inference.files",
     "Predictor": "inference.predictor",
     "PrepareReport": "data.prepare.prepare",
