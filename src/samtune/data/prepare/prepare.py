@@ -33,7 +33,7 @@ from samtune.data.images import SUFFIXES
 from samtune.data.prepare.image import NamedImage, PreparedImage, Writing, prepare_image, safe_name
 from samtune.data.prepare.split import SplitItem, assign_splits, group_of, join_groups
 from samtune.data.prepare.spool import TABLE, ImageSummary, IssueSpool, Row, RowSpool, read_issues, write_issues
-from samtune.data.readers import detect_format, read
+from samtune.data.readers import ReadOptions, detect_format, read
 from samtune.data.readers.common import unique
 from samtune.errors import DataError, SamtuneError
 from samtune.types import ImageRecord, Issue, Severity, Split
@@ -133,11 +133,15 @@ def prepare(
     """
     check_output(out, mark=TABLE, earlier="an earlier dataset", inputs=[source])
     with _unpacked(source, out) as (folder, is_temporary):
-        source_format = detect_format(folder) if config.source_format == "auto" else config.source_format
         expected = _count_images(config.images or folder)
         copy = config.copy_images or is_temporary
         with new_folder(out, sync=False) as target, closing(_Gathered(target, source, folder)) as gathered:
-            images = _named(read(folder, source_format, config.images, on_issue=gathered.from_reader), folder, config)
+            source_format = config.source_format
+            if source_format == "auto":
+                source_format = detect_format(folder, gathered.from_reader)
+            options = ReadOptions(config.crowd, config.mask_pattern)
+            records = read(folder, source_format, config.images, on_issue=gathered.from_reader, options=options)
+            images = _named(records, folder, config)
             how = Writing(target, out, copy, config.min_area, config.mask_format, config.merge)
             work = partial(prepare_image, how=how)
             done = 0
