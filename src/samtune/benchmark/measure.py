@@ -1,4 +1,4 @@
-"""`samtune bench`: the parts of a training run, measured on drawn images, so that nobody must wait for a whole run to know."""
+"""`samtune bench`: the parts of a training run, measured on drawn images."""
 
 from __future__ import annotations
 

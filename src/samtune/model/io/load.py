@@ -45,7 +45,8 @@ def load_model(
 
     Args:
         name: a loaded model, which is returned as it is where device and dtype agree, else as a copy; `nano`; a known
-            name (`sam2.1-tiny`, `sam2.1-hiera-tiny`, `facebook/sam2.1-hiera-tiny`, ...) or another hub repository; a folder in Hugging Face layout; an official checkpoint (`.pt`, recognised from its
+            name (`sam2.1-tiny`, `sam2.1-hiera-tiny`, `facebook/sam2.1-hiera-tiny`, ...) or another hub repository; a
+            folder in Hugging Face layout; an official checkpoint (`.pt`, recognised from its
             tensors); a samtune run (its best weights) or its `checkpoints/best`.
         device: where the image model goes; video weights stay on the CPU.
         dtype: the image model's; video weights stay in the file's.
