@@ -162,9 +162,8 @@ class DecoderGraph(nn.Module):
         best = torch.maximum(torch.maximum(first, second), third)
         is_first = 1 - _step(best - first)
         is_second = (1 - is_first) * (1 - _step(best - second))
-        ambiguous = (
-            _apart(is_first) * masks[:, 1:2] + _apart(is_second) * masks[:, 2:3] + _apart(is_third) * masks[:, 3:]
-        )
+        chosen = torch.cat([is_first, is_second, 1 - is_first - is_second], dim=1)
+        ambiguous = (_apart(chosen) * masks[:, 1:]).sum(1, keepdim=True)
         if self.fall_back:
             stable = self._is_stable(single)
             single = _apart(stable) * single + _apart(1 - stable) * ambiguous
