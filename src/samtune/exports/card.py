@@ -24,7 +24,7 @@ model = Sam2Model.from_pretrained("FOLDER")
 processor = Sam2Processor.from_pretrained("FOLDER")
 ```
 
-`samtune predict pictures --model FOLDER --out masks` needs no torchvision.""",
+`samtune predict images --model FOLDER --out masks` needs no torchvision.""",
     "official": """```python
 from sam2.build_sam import build_sam2
 from sam2.sam2_image_predictor import SAM2ImagePredictor
