@@ -34,19 +34,15 @@ WORDS: set[str] = {
     "docs/decisions/0055-ahead-of-need.md",
     "docs/decisions/0057-one-prompt-at-a-time-over-the-same-memory.md",
     "docs/results.md",
-    "src/samtune/benchmark/measure.py",
     "src/samtune/data/checks/doctor.py",
     "src/samtune/data/checks/page.py",
     "src/samtune/data/images.py",
-    "src/samtune/exports/card.py",
-    "src/samtune/exports/verify.py",
 }
 NAMES: set[str] = {
     "src/samtune/data/checks/doctor.py",
     "src/samtune/data/checks/image.py",
     "src/samtune/data/checks/page.py",
     "src/samtune/data/roboflow.py",
-    "src/samtune/exports/verify.py",
     "src/samtune/finder/fitting.py",
 }
 PRIVATE_IMPORTS: set[str] = {
