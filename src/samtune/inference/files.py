@@ -71,7 +71,9 @@ class _NamedPrompt:
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class MaskResult:
+    """One mask and what belongs to it in the results file; both ids are the user's where the user gave some."""
+
     mask: NDArray[np.bool_]
     score: float
     object_score: float
@@ -102,7 +104,7 @@ def predict_files(
         StorageError: the disk refused.
     """
     config.require_prompts()
-    files = _image_files(images)
+    files = image_files(images)
     prompts = _prompts(files, config)
     check_output(out, mark=RESULTS, earlier="earlier predictions", inputs=[images])
     results: list[dict[str, Any]] = []
@@ -116,7 +118,7 @@ def predict_files(
             predicted = _predict_one(predictor, image, file, prompts[file.name], config)
             for number, result in enumerate(predicted):
                 write_mask_file(folder / MASKS / f"{file.name}-{number:03}.png", result.mask)
-                results.append(_coco_result(result, file))
+                results.append(coco_result(result, file))
                 refused += result.object_score < 0
             overlay = draw_overlay(image, [result.mask for result in predicted])
             Image.fromarray(overlay).save(folder / OVERLAYS / f"{file.name}.png")
@@ -130,7 +132,12 @@ def predict_files(
     return PredictReport(out, len(asked), len(results), refused, note if config.everything and not results else "")
 
 
-def _image_files(images: Path) -> list[Path]:
+def image_files(images: Path) -> list[Path]:
+    """The image itself, or the images of a folder in the order of their names.
+
+    Raises:
+        DataError: there is none.
+    """
     if images.is_file():
         return [images]
     inside = images.iterdir() if images.is_dir() else ()
@@ -229,13 +236,13 @@ def _box(bbox: Any, where: str) -> Box:
 
 def _predict_one(
     predictor: Predictor, image: NDArray[np.uint8], file: Path, prompts: Sequence[_NamedPrompt], config: PredictConfig
-) -> list[_Result]:
+) -> list[MaskResult]:
     embedded = predictor.embed(image)
     for named in prompts:
         _check_inside(named.prompt, embedded, file)
     predictions = predictor.predict(embedded, [named.prompt for named in prompts], chunk=config.chunk)
     results = [
-        _Result(
+        MaskResult(
             prediction.best,
             float(prediction.iou_scores.max()),
             prediction.object_score,
@@ -246,7 +253,7 @@ def _predict_one(
     ]
     if config.everything:
         found = automatic_masks(predictor, embedded, config.automatic)
-        results += [_Result(one.mask, one.iou_score, one.object_score, file.name, 1) for one in found]
+        results += [MaskResult(one.mask, one.iou_score, one.object_score, file.name, 1) for one in found]
     return results
 
 
@@ -264,7 +271,8 @@ def _check_inside(prompt: Prompt, embedded: EmbeddedImage, file: Path) -> None:
         )
 
 
-def _coco_result(result: _Result, file: Path) -> dict[str, Any]:
+def coco_result(result: MaskResult, file: Path) -> dict[str, Any]:
+    """One row of the results file: COCO's results format with `file_name`, `area` and `object_score` added."""
     height, width = result.mask.shape
     x0, y0, x1, y1 = mask_box(result.mask) or (0, 0, 0, 0)
     return {
