@@ -24,27 +24,8 @@ MOST_FILE_LINES = 450
 
 LONG_FUNCTIONS: set[str] = set()
 LONG_FILES: set[str] = set()
-WORDS: set[str] = {
-    "docs/decisions/0002-losses-on-the-low-res-grid.md",
-    "docs/decisions/0011-exif-is-settled-in-prepare.md",
-    "docs/decisions/0020-look-alikes.md",
-    "docs/decisions/0031-parity-in-two-processes.md",
-    "docs/decisions/0041-nano-at-384-px.md",
-    "docs/decisions/0050-tokens-instead-of-pixels.md",
-    "docs/decisions/0055-ahead-of-need.md",
-    "docs/decisions/0057-one-prompt-at-a-time-over-the-same-memory.md",
-    "docs/results.md",
-    "src/samtune/data/checks/doctor.py",
-    "src/samtune/data/checks/page.py",
-    "src/samtune/data/images.py",
-}
-NAMES: set[str] = {
-    "src/samtune/data/checks/doctor.py",
-    "src/samtune/data/checks/image.py",
-    "src/samtune/data/checks/page.py",
-    "src/samtune/data/roboflow.py",
-    "src/samtune/finder/fitting.py",
-}
+WORDS: set[str] = set()
+NAMES: set[str] = set()
 PRIVATE_IMPORTS: set[str] = {
     "tests/test_encoder.py",
     "tests/test_fast_decoder.py",
