@@ -33,11 +33,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Pillow's names of the formats that are read."""
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-"""File name endings under which readers look for pictures, in lower case."""
+"""File name endings under which readers look for images, in lower case."""
 
 MAX_SIDE = 65_500
 MAX_PIXELS = 1 << 27
-"""Largest picture: 134 million pixels are 403 MB as RGB."""
+"""Largest image: 134 million pixels are 403 MB as RGB."""
 
 # Only these decoders are ever loaded; without this Pillow would import every one it has.
 _DECODERS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
@@ -105,7 +105,7 @@ def read_image(path: Path, *, upright: bool = True) -> NDArray[np.uint8]:
 
     Args:
         path: the image file; of several frames the first is read.
-        upright: turn the picture as its EXIF orientation says; otherwise return the pixels as stored.
+        upright: turn the image as its EXIF orientation says; otherwise return the pixels as stored.
 
     Returns:
         uint8 `[H, W, 3]`, RGB.
@@ -119,7 +119,7 @@ def read_image(path: Path, *, upright: bool = True) -> NDArray[np.uint8]:
 
 
 def read_thumbnail(path: Path, side: int) -> NDArray[np.uint8]:
-    """Decode an image, and so prove that it can be, into a small gray upright picture by which to compare images.
+    """Decode an image, and so prove that it can be, into a small gray upright image by which to compare images.
 
     JPEG files are decoded at an eighth of their size, which reads every byte but is several times as fast.
 

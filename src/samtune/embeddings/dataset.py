@@ -24,7 +24,6 @@ from samtune.config import CacheConfig, EmbedConfig
 from samtune.data.table import Dataset, ImageEntry
 from samtune.embeddings.cache import CachedView, EmbeddingCache, resident_budget
 from samtune.embeddings.prefetch import Prefetcher
-from samtune.embeddings.store import parse_size
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.model.encoder.fast import encode
 from samtune.model.io.load import load_model
@@ -81,7 +80,7 @@ class DatasetEmbeddings:
             config.cache_dir or dataset.root / "embeddings",
             loaded.model,
             stored="bf16" if config.cache_dtype == "auto" else config.cache_dtype,
-            limit=parse_size(config.cache_limit),
+            limit=config.cache_bytes,
             arithmetic=precision,
             name=loaded.name,
             resident=resident_budget(device),

@@ -186,5 +186,5 @@ def _told_right(finder: Finder, embedded: EmbeddedImage, one: Example, low_res: 
     maps = finder.head(embedded.embeddings).classes[0]
     covered = torch.from_numpy(low_res.of(one.truth.objects)).to(maps.device).float() / 255
     known = np.array([found.category in finder.classes for found in one.truth.objects])
-    told = (pooled(maps, covered).argmax(1).cpu() == one.truth.classes).numpy() & known
-    return told.tolist()
+    are_right = (pooled(maps, covered).argmax(1).cpu() == one.truth.classes).numpy() & known
+    return are_right.tolist()

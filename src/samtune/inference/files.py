@@ -19,6 +19,7 @@ from samtune.data.masks import encode_rle, format_counts, mask_box, write_mask_f
 from samtune.drawing import draw_overlay
 from samtune.errors import DataError
 from samtune.inference.automatic import automatic_masks
+from samtune.inference.names import ImageNames
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.types import Box, Prompt
 from samtune.utils.files import new_folder, write_json
@@ -70,7 +71,9 @@ class _NamedPrompt:
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class MaskResult:
+    """One mask and what belongs to it in the results file; both ids are the user's where the user gave some."""
+
     mask: NDArray[np.bool_]
     score: float
     object_score: float
@@ -101,7 +104,7 @@ def predict_files(
         StorageError: the disk refused.
     """
     config.require_prompts()
-    files = _image_files(images)
+    files = image_files(images)
     prompts = _prompts(files, config)
     check_output(out, mark=RESULTS, earlier="earlier predictions", inputs=[images])
     results: list[dict[str, Any]] = []
@@ -115,7 +118,7 @@ def predict_files(
             predicted = _predict_one(predictor, image, file, prompts[file.name], config)
             for number, result in enumerate(predicted):
                 write_mask_file(folder / MASKS / f"{file.name}-{number:03}.png", result.mask)
-                results.append(_coco_result(result, file))
+                results.append(coco_result(result, file))
                 refused += result.object_score < 0
             overlay = draw_overlay(image, [result.mask for result in predicted])
             Image.fromarray(overlay).save(folder / OVERLAYS / f"{file.name}.png")
@@ -129,7 +132,12 @@ def predict_files(
     return PredictReport(out, len(asked), len(results), refused, note if config.everything and not results else "")
 
 
-def _image_files(images: Path) -> list[Path]:
+def image_files(images: Path) -> list[Path]:
+    """The image itself, or the images of a folder in the order of their names.
+
+    Raises:
+        DataError: there is none.
+    """
     if images.is_file():
         return [images]
     inside = images.iterdir() if images.is_dir() else ()
@@ -159,7 +167,7 @@ def _prompts(files: Sequence[Path], config: PredictConfig) -> dict[str, list[_Na
 def _from_coco(file: Path, files: dict[str, Path]) -> list[tuple[str, _NamedPrompt]]:
     """Box prompts of a COCO file, or of a list of detections whose `image_id` or `file_name` names an image."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError.of(expected="a JSON file with COCO boxes", found=str(error), where=str(file)) from error
     names: dict[Any, str] = {}
@@ -168,19 +176,23 @@ def _from_coco(file: Path, files: dict[str, Path]) -> list[tuple[str, _NamedProm
         entries = content.get("annotations")
         for number, image in enumerate(_dicts(content.get("images"), file)):
             image_id = _image_id(image.get("id"), f"{file}, image {number}")
-            names[image_id] = str(image.get("file_name")).replace("\\", "/").rpartition("/")[2]
+            names[image_id] = str(image.get("file_name"))
     asked: list[tuple[str, _NamedPrompt]] = []
+    known = ImageNames(files)
     for number, entry in enumerate(_dicts(entries, file)):
         where = f"{file}, entry {number}"
         image_id = _image_id(entry.get("image_id"), where)
-        name = names.get(image_id) or str(entry.get("file_name", image_id))
-        name = next((known for known in (name, f"{name}.jpg", f"{name}.png") if known in files), None)
+        written = names.get(image_id) or entry.get("file_name", image_id)
+        name = known.find(written)
         if name is None:
+            is_number = isinstance(written, int) and not isinstance(content, dict)
             raise DataError.of(
                 expected="boxes about the given images",
-                found=f"image {names.get(image_id, image_id)!r}, which is not among them",
+                found=f"image {written!r}, which is not among them",
                 where=where,
-                do="give the folder with all its images",
+                do="give the COCO file with its images list, or file_name in every entry: a results list has only ids"
+                if is_number
+                else "give the folder with all its images",
             )
         box = _box(entry.get("bbox"), where)
         category = _category(entry.get("category_id", 1), where)
@@ -224,13 +236,13 @@ def _box(bbox: Any, where: str) -> Box:
 
 def _predict_one(
     predictor: Predictor, image: NDArray[np.uint8], file: Path, prompts: Sequence[_NamedPrompt], config: PredictConfig
-) -> list[_Result]:
+) -> list[MaskResult]:
     embedded = predictor.embed(image)
     for named in prompts:
         _check_inside(named.prompt, embedded, file)
     predictions = predictor.predict(embedded, [named.prompt for named in prompts], chunk=config.chunk)
     results = [
-        _Result(
+        MaskResult(
             prediction.best,
             float(prediction.iou_scores.max()),
             prediction.object_score,
@@ -241,7 +253,7 @@ def _predict_one(
     ]
     if config.everything:
         found = automatic_masks(predictor, embedded, config.automatic)
-        results += [_Result(one.mask, one.iou_score, one.object_score, file.name, 1) for one in found]
+        results += [MaskResult(one.mask, one.iou_score, one.object_score, file.name, 1) for one in found]
     return results
 
 
@@ -259,7 +271,8 @@ def _check_inside(prompt: Prompt, embedded: EmbeddedImage, file: Path) -> None:
         )
 
 
-def _coco_result(result: _Result, file: Path) -> dict[str, Any]:
+def coco_result(result: MaskResult, file: Path) -> dict[str, Any]:
+    """One row of the results file: COCO's results format with `file_name`, `area` and `object_score` added."""
     height, width = result.mask.shape
     x0, y0, x1, y1 = mask_box(result.mask) or (0, 0, 0, 0)
     return {
