@@ -49,8 +49,9 @@ notebooks: $(READY)  ## Run both notebooks from start to end, in place
 proofs: $(READY)  ## The longer proofs
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-fuzz: $(READY)  ## 10,000 damaged COCO files, new ones each time
+fuzz: $(READY)  ## 10,000 damaged COCO files, 2,000 of YOLO, LabelMe, VIA and mask folders each, new ones each time
 	SAMTUNE_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz_coco.py
+	SAMTUNE_FUZZ_FORMAT_CASES=2000 $(BIN)/python -m pytest tests/test_fuzz_formats.py
 
 # The official package wants a torchvision that torch's CPU build does not have: hence --no-deps, and stand-ins.
 BENCH := build/bench/.ready

@@ -221,15 +221,15 @@ def test_batches_made_ahead_come_in_order_and_bring_errors_to_their_item():
 
 
 SITTING = """
-import os, signal, sys
-from samtune.config import PretrainConfig
-from samtune.nano.pretraining import pretrain
-
 if __name__ == "__main__":
+    import os, signal, sys
+    from samtune.config import PretrainConfig
+    from samtune.nano.pretraining import pretrain
     kill = lambda line: os.kill(os.getpid(), signal.SIGKILL)
     pretrain(PretrainConfig.model_validate_json(sys.argv[1]), kill)
 """
-"""A sitting that is killed when it writes its first line, after the step that `measure_every` says."""
+"""A sitting that is killed when it writes its first line, after the step that `measure_every` says. Whatever draws its
+scenes imports this file too, so that it imports nothing for them."""
 
 
 def test_a_killed_sitting_ends_with_the_same_weights(corpus, tmp_path):
