@@ -16,7 +16,7 @@ from samtune.config import AutomaticConfig, PredictConfig
 from samtune.data.images import SUFFIXES, read_image
 from samtune.drawing import draw_overlay
 from samtune.errors import ConfigError, DataError
-from samtune.inference.automatic import _without_duplicates, automatic_masks
+from samtune.inference.automatic import automatic_masks, without_duplicates
 from samtune.inference.files import predict_files
 from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
@@ -125,8 +125,8 @@ def test_duplicates_are_judged_in_blocks_as_all_at_once(monkeypatch, most_alike)
         ious = [(masks[index] & masks[other]).sum() / (masks[index] | masks[other]).sum() for other in expected]
         if not any(iou > most_alike for iou in ious):
             expected.append(int(index))
-    monkeypatch.setattr("samtune.inference.automatic._BLOCK", 7)
-    assert _without_duplicates(np.packbits(masks, axis=1), torch.tensor(scores), most_alike) == expected
+    monkeypatch.setattr("samtune.inference.automatic.BLOCK", 7)
+    assert without_duplicates(np.packbits(masks, axis=1), torch.tensor(scores), most_alike) == expected
     assert len(expected) == 40 or most_alike < 1
 
 

@@ -57,7 +57,7 @@ def test_shrinking_averages_instead_of_skipping() -> None:
 def test_a_huge_picture_is_resized_channel_by_channel_to_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.random.default_rng(1).integers(0, 256, (300, 200, 3), np.uint8)
     whole = to_model_input(image, 64)
-    monkeypatch.setattr("samtune.model.preprocess._WHOLE_IMAGE_PIXELS", 100)
+    monkeypatch.setattr("samtune.model.preprocess.WHOLE_IMAGE_PIXELS", 100)
     assert torch.equal(to_model_input(image, 64), whole)
 
 

@@ -236,7 +236,7 @@ def test_a_broken_file_is_named_with_its_line(tmp_path, name, text, message):
 
 
 def test_json_is_read_in_parts_whatever_falls_on_the_edge(tmp_path, monkeypatch):
-    monkeypatch.setattr("samtune.data.readers.stream._CHUNK", 7)
+    monkeypatch.setattr("samtune.data.readers.stream.CHUNK", 7)
     content = {"a": [{"name": "grün \u2603", "n": 12345}, 678901, [], "x"], "empty": [], "é": {"k": [1.5]}, "n": 12}
     file = tmp_path / "a.json"
     for text in (json.dumps(content), json.dumps(content, ensure_ascii=False, indent=1)):

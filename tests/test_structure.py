@@ -26,16 +26,7 @@ LONG_FUNCTIONS: set[str] = set()
 LONG_FILES: set[str] = set()
 WORDS: set[str] = set()
 NAMES: set[str] = set()
-PRIVATE_IMPORTS: set[str] = {
-    "tests/test_encoder.py",
-    "tests/test_fast_decoder.py",
-    "tests/test_inference.py",
-    "tests/test_matmul.py",
-    "tests/test_nano.py",
-    "tests/test_nano_images.py",
-    "tests/test_preprocess.py",
-    "tests/test_readers_all.py",
-}
+PRIVATE_IMPORTS: set[str] = set()
 SLEEPS: set[str] = set()
 
 OLD_WORDS = re.compile(r"\b(pictures?|conversations?|witness(es)?|foretells?|foretold)\b", re.IGNORECASE)
