@@ -266,7 +266,7 @@ def test_masks_one_by_one_are_those_of_all_together(learning):
 
 
 def test_upscaling_is_that_of_the_convolutions(learning):
-    """Both orders, the features' and the masks', against transformers' modules on pictures."""
+    """Both orders, the features' and the masks', against transformers' modules on images."""
     decoder, generator = learning.mask_decoder, torch.Generator().manual_seed(11)
     size = (3, 5)
     rows = torch.randn(2, 15, CHANNELS, generator=generator)
