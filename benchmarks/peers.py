@@ -32,7 +32,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from contest import Contestant
-from samtune.benchmark.figures import duration, run_time, seconds, table
+from samtune.benchmark.figures import duration, run_time, seconds
+from samtune.utils.text import text_table
 
 STEPS, PICTURES, EVALUATED = 3000, 200, 10_000
 """The run, and the evaluation, that are extrapolated."""
@@ -332,7 +333,7 @@ def report(found: Measured, plan: Plan) -> list[str]:
         "work       SAM 2.1 tiny, random weights, pictures of 1024 x 1024; "
         f"peers in fp32, samtune in {found.precision}",
         "",
-        *table(
+        *text_table(
             ("images x objects", "contestant", "a step", "per prompt", "GFLOP", "over bound", "n"), _step_rows(found)
         ),
         "over bound: a step's time over its own matrix products' at the rate of their arithmetic, above;",
@@ -342,7 +343,9 @@ def report(found: Measured, plan: Plan) -> list[str]:
         f"{seconds(median(found.look))} (medians of {len(found.encode) - 1} and {len(found.look)})"
         + (f"; encoding it in fp32 {seconds(median(found.encode_fp32[1:]))}" if found.encode_fp32 else ""),
         "",
-        *table(("comparison", "theirs", "samtune", "ratio", "target"), [_verdict_row(one) for one in verdicts(found)]),
+        *text_table(
+            ("comparison", "theirs", "samtune", "ratio", "target"), [_verdict_row(one) for one in verdicts(found)]
+        ),
         f"runs: extrapolated from {len(found.encode)} pictures really encoded and {10 * _turns(found)} real steps of "
         "1 x 1; neither side's start,",
         "loading and validations are counted. The script's run is 3000 of its steps. 10,000 objects: extrapolated from "

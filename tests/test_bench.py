@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from samtune.benchmark.figures import BenchReport, StepTime, duration, run_time, seconds, table
+from samtune.benchmark.figures import BenchReport, StepTime, duration, run_time, seconds
 from samtune.benchmark.machine import Machine, MatmulRate, matmul_rate
 from samtune.benchmark.measure import IMAGES, embed_all, set_up
 from samtune.benchmark.traffic import Traffic
@@ -20,6 +20,7 @@ from samtune.cli import main
 from samtune.config import BenchConfig
 from samtune.data.table import Dataset
 from samtune.synthetic.benchmark_images import OBJECTS, SIDE, write_work
+from samtune.utils.text import text_table
 
 RATES = tuple(MatmulRate(dtype, threads, 50.0 * threads, 1024) for dtype in ("fp32", "bf16") for threads in (1, 2))
 MACHINE = Machine("a processor", "cpu", 2, 2, 0.5, RATES, 40.0, {"python": "3.11", "torch": "2.13"})
@@ -87,7 +88,7 @@ def test_numbers_are_said_as_people_say_them():
 
 
 def test_a_tables_columns_line_up():
-    lines = table(("what", "a"), [("x", "1.5"), ("longer", "10")])
+    lines = text_table(("what", "a"), [("x", "1.5"), ("longer", "10")])
     assert lines == ["what      a", "x       1.5", "longer   10"]
 
 
@@ -129,7 +130,7 @@ def test_turns_are_real_steps_and_leave_no_checkpoint(work, model, tmp_path):
     assert turns.advance() > 0
     weights.append(_copies(started))
     assert not any(torch.equal(a, b) for a, b in pairwise(weights))
-    assert started.progress.step == 2 * STEPS == 20
+    assert started.state.progress.step == 2 * STEPS == 20
     assert not started.folder.last.exists()
     assert not started.folder.best.exists()
 

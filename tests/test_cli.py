@@ -127,6 +127,9 @@ MISTAKES = {
     "no settings file": (["train", "x", "--config", "nowhere.yaml"], "nowhere.yaml"),
     "settings that are no YAML": (["train", "x", "--config", "TABLE"], "table.csv"),
     "a demo in place of a file": (["demo", "--out", "TABLE"], "found    a file"),
+    "a box that is none": (["predict", "x", "--model", "nowhere", "--out", "x", "--box", "1,2"], "--box: a box is"),
+    "no prompts": (["predict", "x", "--model", "nowhere", "--out", "x"], "--everything"),
+    "a size that is none": (["embed", "DATASET", "--model", "nowhere", "--cache-limit", "lots"], "--cache-limit"),
     "a raw export": (["train", "EXPORT"], "samtune prepare"),
     "no picture": (["predict", "nowhere", "--model", "MODEL", "--out", "x", "--point", "1,1"], "nowhere"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from samtune.training.batches import FILL, OBJECT
 from samtune.training.cuda_graphs import RecordedSteps, StaticInputs, grid_size, gridded, learner
 from samtune.training.loop import train
 from samtune.training.run import new, resumed
-from samtune.training.step import learn, learn_from, learn_on_grid
+from samtune.training.step import count_prompts, learn, learn_from, learn_on_grid
 from samtune.training.tracking.events import StepDone, Validated
 from tests.small import make_dataset
 
@@ -47,7 +48,7 @@ def start(dataset, tiny_folder, tmp_path):
 
 def gradients(run):
     found = {name: parameter.grad for name, parameter in run.parameters.items()}
-    run.optimizer.zero_grad(set_to_none=True)
+    run.state.optimizer.zero_grad(set_to_none=True)
     return found
 
 
@@ -102,9 +103,9 @@ def test_inputs_written_over_give_what_new_ones_give(start):
     """What a recording does between replays, without the recording."""
     run = start(prompts=POLICIES["everything"])
     grids = [run.batches[step].grid(8) for step in range(2)]
-    inputs = StaticInputs(run.embed_step(grids[0]), grids[0])
-    inputs.fill(run.embed_step(grids[1]), grids[1])
-    found = learn_from(run, inputs.embeddings, inputs.grid), gradients(run)
+    inputs = StaticInputs(run.embed_step(grids[0]), grids[0], count_prompts(run, grids[0]))
+    inputs.fill(run.embed_step(grids[1]), grids[1], count_prompts(run, grids[1]))
+    found = inputs.learn(run), gradients(run)
     assert_same(found, (learn_on_grid(run, grids[1]), gradients(run)), atol=0.0)
 
 
@@ -155,9 +156,9 @@ def test_what_is_recorded_reads_no_value_and_takes_none_from_the_host(start, pol
     grid = run.batches[0].grid(8)
     embeddings, grid = run.embed_step(grid).to("meta"), grid.to("meta")
     run.model.to("meta")
-    run.device = torch.device("meta")
+    run = replace(run, device=torch.device("meta"))
     with HostValues() as host:
-        figures = learn_from(run, embeddings, grid)
+        figures = learn_from(run, embeddings, grid, count_prompts(run, grid))
     assert host.seen == []
     assert all(value.is_meta and value.dim() == 0 for value in figures.values())
     assert any(parameter.grad is not None for parameter in run.model.mask_decoder.parameters())
@@ -203,7 +204,7 @@ class TestOnAGpu:
                 learn_on_grid(run, gridded(run, batch))
                 recorded(batch)
                 torch.nn.utils.clip_grad_norm_(run.parameters.values(), 0.1)
-                run.optimizer.step()
+                run.state.optimizer.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -212,9 +213,9 @@ class TestOnAGpu:
         whole, cut = start(**settings), start(**settings)
         train(whole)
         train(cut, [lambda event: os.kill(os.getpid(), signal.SIGTERM) if isinstance(event, Validated) else None])
-        assert cut.optimizer.state[next(iter(cut.parameters.values()))]["step"].is_cuda
+        assert cut.state.optimizer.state[next(iter(cut.parameters.values()))]["step"].is_cuda
         again = resumed(cut.folder.path)
-        assert 0 < again.progress.step < 12
+        assert 0 < again.state.progress.step < 12
         train(again)
         for name, parameter in whole.parameters.items():
             assert torch.equal(parameter, again.parameters[name]), name

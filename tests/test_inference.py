@@ -215,10 +215,6 @@ def test_other_mistakes_are_named(predictor, pictures, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match="prompts"):
         predict_files(pictures, predictor, out, PredictConfig())
-    with pytest.raises(ConfigError, match="--point"):
-        predict_files(pictures, predictor, out, PredictConfig(point=("3;4",)))
-    with pytest.raises(ConfigError, match="x1 above x0"):
-        predict_files(pictures, predictor, out, PredictConfig(box=("30,5,10,40",)))
     with pytest.raises(DataError, match="no such file"):
         predict_files(tmp_path / "nowhere", predictor, out, PredictConfig(point=("3,4",)))
     (pictures / "c.png").write_bytes(b"\x89PNG nonsense")

@@ -1,4 +1,4 @@
-"""The arithmetic of judging, against definitions written another way and against known values."""
+"""Overlap, trivial guesses and calibration, against definitions written another way and against known values."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from samtune.evaluation.metrics import (
     Overlap,
     box_mask,
     calibration,
+    detection,
     ellipse_mask,
     spearman,
 )
@@ -55,3 +57,29 @@ def test_calibration_tells_error_from_bias():
     assert found.mean_error == pytest.approx(0.4 / 3)
     assert found.bias == pytest.approx(0)
     assert found.rank_correlation is None
+    assert calibration([], []) is None
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_calibration_by_its_definition(seed):
+    rng = np.random.default_rng(seed)
+    predicted, reached = rng.random(50).round(2), rng.random(50)
+    found = calibration(predicted, reached)
+    expected, count = 0.0, 0
+    for number in range(10):
+        above = predicted > number / 10 if number else predicted >= 0
+        chosen = above & (predicted <= (number + 1) / 10)
+        count += bool(chosen.any())
+        if chosen.any():
+            expected += chosen.mean() * abs(predicted[chosen].mean() - reached[chosen].mean())
+    assert found.expected_error == pytest.approx(expected)
+    assert len(found.bins) == count
+    assert sum(one.count for one in found.bins) == 50
+    assert found.rank_correlation == pytest.approx(stats.spearmanr(predicted, reached).statistic)
+
+
+def test_nothing_here_has_precision_and_recall():
+    found = detection([1.0, -1.0, 2.0], [-3.0, -2.0, -1.0, 0.5])
+    assert (found.precision, found.recall) == (3 / 4, 3 / 4)
+    assert detection([1.0], [1.0]).precision is None
+    assert detection([1.0], []) is None

@@ -119,8 +119,8 @@ def test_an_interrupted_run_goes_on_with_the_same_numbers(dataset, config, tmp_p
     train(again, [rest.append])
 
     same(weights(whole), weights(again))
-    if whole.average is not None:
-        same(whole.average.values, again.average.values)
+    if whole.state.average is not None:
+        same(whole.state.average.values, again.state.average.values)
 
     def figures(events):
         return [(e.step, e.loss, e.train_iou, e.lr) for e in events if isinstance(e, StepDone)]
@@ -142,7 +142,7 @@ def test_whatever_learns_changes_and_resumes(dataset, config, tmp_path, what):
     cut = new(dataset.root, config.model_copy(update={"out": tmp_path / "cut"}))
     train(cut, [lambda event: os.kill(os.getpid(), signal.SIGINT) if isinstance(event, Validated) else None])
     again = resumed(tmp_path / "cut")
-    assert again.progress.step < 6
+    assert again.state.progress.step < 6
     train(again)
     same(weights(whole), weights(again))
 
@@ -313,8 +313,6 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_that_was_there(dataset, c
     finished = train(run)
     before = {file: file.read_bytes() for file in run.folder.path.rglob("*.safetensors")}
     with full_disk(2_000), pytest.raises(StorageError, match=r"in +.*checkpoints/(best|last)\n"):
-        run.save_best() if save == "save_best" else save_last(
-            run.folder, run.parameters, run.optimizer, run.average, run.progress
-        )
+        run.save_best() if save == "save_best" else save_last(run.folder, run.state)
     assert {file: file.read_bytes() for file in run.folder.path.rglob("*.safetensors")} == before
     assert finished.step == STEPS

@@ -1,3 +1,182 @@
-"""samtune tunes Segment Anything 2 to a dataset and says honestly whether it helped. Start at `samtune.api`."""
+"""samtune tunes Segment Anything 2 to a dataset and says honestly whether it helped.
+
+    import samtune
+
+    samtune.prepare("my-export", "dataset")
+    run = samtune.train("dataset", samtune.TrainConfig(model="nano", steps=300))
+    samtune.compare("dataset", base="nano", tuned=run.folder, out="comparison")
+
+Everything in `__all__` is public. Names are imported when they are first used, so that `import samtune` is quick and
+loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from samtune.api import (
+        ModelTable,
+        TrainResult,
+        bench,
+        cache_info,
+        clear_cache,
+        compare,
+        doctor,
+        download_roboflow,
+        embed,
+        evaluate,
+        export,
+        load_model,
+        models,
+        predict,
+        prepare,
+        pretrain,
+        resume,
+        train,
+    )
+    from samtune.benchmark.figures import BenchReport
+    from samtune.config import (
+        AutomaticConfig,
+        BenchConfig,
+        CacheConfig,
+        EmbedConfig,
+        EvalConfig,
+        LossConfig,
+        OptimizerConfig,
+        PredictConfig,
+        PrepareConfig,
+        PretrainConfig,
+        PretrainStage,
+        PromptPolicy,
+        TrainableConfig,
+        TrainConfig,
+    )
+    from samtune.data.checks.doctor import Audit
+    from samtune.data.prepare.prepare import PrepareReport
+    from samtune.data.table import Dataset
+    from samtune.embeddings.cache import CacheInfo
+    from samtune.embeddings.dataset import EmbedReport
+    from samtune.errors import (
+        ConfigError,
+        DataError,
+        ModelError,
+        RemoteError,
+        SamtuneError,
+        StorageError,
+        UsageError,
+    )
+    from samtune.evaluation.comparison import Comparison
+    from samtune.evaluation.results import Evaluation
+    from samtune.exports.export import ExportReport
+    from samtune.inference.files import PredictReport
+    from samtune.inference.predictor import EmbeddedImage, Predictor
+    from samtune.model.io.load import LoadedModel
+    from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
+    from samtune.types import Issue, Prediction, Prompt, Severity, Split
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Audit",
+    "AutomaticConfig",
+    "BenchConfig",
+    "BenchReport",
+    "CacheConfig",
+    "CacheInfo",
+    "Comparison",
+    "ConfigError",
+    "DataError",
+    "Dataset",
+    "EmbedConfig",
+    "EmbedReport",
+    "EmbeddedImage",
+    "EvalConfig",
+    "Evaluation",
+    "Event",
+    "ExportReport",
+    "Issue",
+    "Listener",
+    "LoadedModel",
+    "LossConfig",
+    "ModelError",
+    "ModelTable",
+    "OptimizerConfig",
+    "PredictConfig",
+    "PredictReport",
+    "Prediction",
+    "Predictor",
+    "PrepareConfig",
+    "PrepareReport",
+    "PretrainConfig",
+    "PretrainStage",
+    "Prompt",
+    "PromptPolicy",
+    "RemoteError",
+    "RunFinished",
+    "RunStarted",
+    "SamtuneError",
+    "Severity",
+    "Split",
+    "StepDone",
+    "StorageError",
+    "TrainConfig",
+    "TrainResult",
+    "TrainableConfig",
+    "UsageError",
+    "Validated",
+    "__version__",
+    "bench",
+    "cache_info",
+    "clear_cache",
+    "compare",
+    "doctor",
+    "download_roboflow",
+    "embed",
+    "evaluate",
+    "export",
+    "load_model",
+    "models",
+    "predict",
+    "prepare",
+    "pretrain",
+    "resume",
+    "train",
+]
+
+_HOMES = {
+    "Audit": "data.checks.doctor",
+    "BenchReport": "benchmark.figures",
+    "CacheInfo": "embeddings.cache",
+    "Comparison": "evaluation.comparison",
+    "Dataset": "data.table",
+    "EmbedReport": "embeddings.dataset",
+    "EmbeddedImage": "inference.predictor",
+    "Evaluation": "evaluation.results",
+    "ExportReport": "exports.export",
+    "LoadedModel": "model.io.load",
+    "PredictReport": "inference.files",
+    "Predictor": "inference.predictor",
+    "PrepareReport": "data.prepare.prepare",
+}
+"""Modules of the names that are not in one of `_SHARED`."""
+
+_SHARED = ("api", "config", "errors", "types", "training.tracking.events")
+"""Modules with many public names, all quick to import."""
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for home in [_HOMES[name]] if name in _HOMES else _SHARED:
+        module = import_module(f"{__name__}.{home}")
+        if name in vars(module):
+            value = globals()[name] = vars(module)[name]
+            return value
+    raise AssertionError(f"{name} is in __all__ and in no module")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

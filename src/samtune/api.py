@@ -1,16 +1,17 @@
-"""The public surface: each step of the main job as one function. Command line, notebooks and scripts stand on it.
+"""The public functions: each step of the main job is one. Command line, notebooks and scripts are built on them.
 
-Functions import what they need when they are called, so that `samtune doctor` starts without torch. Progress goes to
-stderr; `quiet=True` silences it. Errors are those of `samtune.errors`.
+`import samtune` gives all of them. They import what they need when they are called, so that `samtune.doctor` needs no
+torch. Progress goes to stderr; `quiet=True` silences it. Errors are those of `samtune.errors`. Results are frozen
+values with `lines()` for a terminal, `to_json()` for programs and HTML for notebooks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from samtune.config import (
     BenchConfig,
@@ -22,21 +23,27 @@ from samtune.config import (
     TrainConfig,
 )
 from samtune.utils.progress import progress, stages, stderr_console
+from samtune.utils.results import Result
+from samtune.utils.text import html_table, text_table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from samtune.benchmark.figures import BenchReport
     from samtune.data.checks.doctor import Audit
     from samtune.data.prepare.prepare import PrepareReport
     from samtune.embeddings.cache import CacheInfo
     from samtune.embeddings.dataset import EmbedReport
     from samtune.evaluation.comparison import Comparison
-    from samtune.evaluation.protocol import Evaluation
+    from samtune.evaluation.results import Evaluation
     from samtune.exports.export import ExportReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import Predictor
+    from samtune.model.catalogue import KnownModel
+    from samtune.model.io.load import LoadedModel
     from samtune.training.run import Run
+    from samtune.training.tracking.events import Listener
+
+    Model: TypeAlias = str | Path | LoadedModel | Predictor
+    """A model by name or path, or a loaded one, which stays on the device it is on."""
 
 
 def doctor(
@@ -47,7 +54,18 @@ def doctor(
     html: Path | None = None,
     quiet: bool = False,
 ) -> Audit:
-    """Check annotations and images without changing anything; see `data.doctor.audit`. `html` also writes a page."""
+    """Check annotations and images without changing anything.
+
+    Args:
+        source: folder, annotation file, or zip of an export; it is only read.
+        source_format: `auto`, or the name of a format.
+        images: image folder, when the annotation file stands elsewhere.
+        html: also write a page with images of the findings here.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the source as a whole cannot be read; the message names file, field and line.
+    """
     from samtune.data.checks.doctor import audit
     from samtune.data.checks.page import render_html
 
@@ -61,7 +79,19 @@ def doctor(
 def prepare(
     source: Path | str, out: Path | str, config: PrepareConfig | None = None, *, quiet: bool = False
 ) -> PrepareReport:
-    """Turn annotations into mask files and a table; see `data.prepare.prepare`."""
+    """Turn annotations into a dataset: one mask file per object, and a table that links images and masks.
+
+    Args:
+        source: folder, annotation file, or zip of an export.
+        out: dataset folder; an earlier dataset there is replaced, anything else is refused.
+        config: how.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the source cannot be read, holds no usable object, or more broken objects than allowed.
+        ConfigError: `out` holds something else.
+        StorageError: the disk refused; nothing is left behind.
+    """
     from samtune.data.prepare.prepare import prepare as prepare_source
 
     with progress("preparing", quiet=quiet) as advance:
@@ -69,7 +99,7 @@ def prepare(
 
 
 @dataclass(frozen=True, slots=True)
-class TrainResult:
+class TrainResult(Result):
     """How a training run ended.
 
     Attributes:
@@ -87,73 +117,131 @@ class TrainResult:
     def lines(self) -> list[str]:
         """What to tell the user."""
         if self.signal:
-            return [f"interrupted after step {self.step}; go on with: samtune train --resume {self.folder}"]
+            return [f"interrupted after step {self.step}; continue with: samtune train --resume {self.folder}"]
         best = f"best at step {self.best_step}" if self.best_step else "no step was better than the base model"
         return [f"done: {self.step} steps, {best}", f"run        {self.folder}"]
 
 
-def train(dataset: Path | str, config: TrainConfig | None = None, *, quiet: bool = False) -> TrainResult:
-    """Tune a model on a prepared dataset; see `training.loop.train`."""
-    from samtune.training.run import new
+def train(
+    dataset: Path | str,
+    config: TrainConfig | None = None,
+    *,
+    listeners: Sequence[Listener] = (),
+    quiet: bool = False,
+) -> TrainResult:
+    """Tune a model on a prepared dataset; the same numbers each time for the same settings and machine.
 
-    return _train(new(Path(dataset), config or TrainConfig()), quiet)
+    Under `torchrun` or `accelerate launch` every process calls this; see docs/cluster.md.
+
+    Args:
+        dataset: folder that `prepare` wrote.
+        config: model, length, what learns.
+        listeners: called with every event of the run (`RunStarted`, `StepDone`, `Validated`, `RunFinished`), in the
+            main process only, after the run's own files are written.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the dataset cannot be read or has nothing to train on.
+        ModelError: the model cannot be loaded.
+        ConfigError: settings that do not fit the model, or a run folder that is taken.
+        StorageError: the disk refused.
+        SamtuneError: the loss is not finite for several steps in a row, or another process has ended.
+    """
+    from samtune.training.run import new, removed_if_not_started
+
+    run = new(Path(dataset), config or TrainConfig())
+    with removed_if_not_started(run):
+        return _train(run, listeners, quiet)
 
 
-def resume(folder: Path | str, *, quiet: bool = False) -> TrainResult:
-    """Continue an interrupted run where its last checkpoint left it, with the same numbers it would have had."""
+def resume(folder: Path | str, *, listeners: Sequence[Listener] = (), quiet: bool = False) -> TrainResult:
+    """Continue an interrupted run at its last checkpoint, with the same numbers it would have had.
+
+    Args, errors: those of `train`; `folder` is the run folder.
+    """
     from samtune.training.run import resumed
 
-    return _train(resumed(Path(folder)), quiet)
+    return _train(resumed(Path(folder)), listeners, quiet)
 
 
-def _train(run: Run, quiet: bool) -> TrainResult:
+def _train(run: Run, listeners: Sequence[Listener], quiet: bool) -> TrainResult:
     from samtune.training.loop import train as train_run
-    from samtune.training.tracking.listeners import file_listeners, progress_listener
+    from samtune.training.tracking.console import progress_listener
+    from samtune.training.tracking.files import file_listeners
 
     with ExitStack() as stack:
-        listeners = stack.enter_context(file_listeners(run.folder))
-        listeners.append(stack.enter_context(progress_listener(stderr_console(quiet=quiet))))
+        if run.processes.is_main:
+            own = stack.enter_context(file_listeners(run.folder, run.state.progress.step))
+            console = stack.enter_context(progress_listener(stderr_console(quiet=quiet)))
+            listeners = [*own, console, *listeners]
         finished = train_run(run, listeners)
     return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal)
 
 
 def evaluate(
     dataset: Path | str,
-    model: Path | str,
+    model: Model,
     config: EvalConfig | None = None,
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     quiet: bool = False,
 ) -> Evaluation:
-    """Measure a model on a split; see `evaluation.evaluate`. `out` also writes every object's figures as JSON."""
+    """Measure a model on a split: IoU and Dice for boxes and single clicks, beside what trivial guesses score.
+
+    Args:
+        dataset: folder that `prepare` wrote.
+        model: a name, a path, or a loaded model.
+        config: split, prompts, device.
+        out: JSON file to write the figures of every object to.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the split has no objects, or an image or mask cannot be read.
+        ModelError: the model cannot be loaded.
+    """
     from samtune.data.table import Dataset
     from samtune.evaluation.protocol import evaluate as measure
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
     with progress("measuring", quiet=quiet) as advance:
-        found = measure(predictor(model, device=config.device), data, config, progress=advance)
+        found = measure(_predictor(model, config.device), data, config, progress=advance)
     if out is not None:
-        found.save(out)
+        found.save(Path(out))
     return found
 
 
 def compare(
     dataset: Path | str,
-    base: Path | str,
-    tuned: Path | str,
+    base: Model,
+    tuned: Model,
     out: Path | str,
     config: EvalConfig | None = None,
     *,
     quiet: bool = False,
 ) -> Comparison:
-    """Measure two models on the same prompts and write figures, images and `report.html`; see `report.build`."""
+    """Measure two models on the same prompts, say whether they differ, and write figures, images and `report.html`.
+
+    Args:
+        dataset: folder that `prepare` wrote.
+        base: the model to compare with: a name, a path, or a loaded model.
+        tuned: the run or model that is judged, likewise.
+        out: folder to write; an earlier comparison there is replaced, anything else is refused.
+        config: split, prompts, device.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: `out` holds something that is no comparison.
+        DataError: the split has no objects, or an image or mask cannot be read.
+        ModelError: a model cannot be loaded.
+        StorageError: the disk refused.
+    """
     from samtune.data.table import Dataset
     from samtune.report.build import build_report
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
-    first, second = (predictor(model, device=config.device) for model in (base, tuned))
+    first, second = (_predictor(model, config.device) for model in (base, tuned))
     with stages(quiet=quiet) as advance:
         return build_report(
             data,
@@ -161,38 +249,67 @@ def compare(
             second,
             Path(out),
             config,
-            names=(str(base), str(tuned)),
-            curve=Path(tuned) / "metrics.jsonl",
+            names=(_name(base, first), _name(tuned, second)),
+            curve=Path(tuned) / "metrics.jsonl" if isinstance(tuned, str | Path) else None,
             progress=advance,
         )
 
 
 def predict(
-    images: Path | str, model: Path | str, out: Path | str, config: PredictConfig, *, quiet: bool = False
+    images: Path | str, model: Model, out: Path | str, config: PredictConfig, *, quiet: bool = False
 ) -> PredictReport:
-    """Segment picture files; see `inference.predict_files`."""
+    """Segment image files: COCO results, one PNG mask per object, one overlay per image.
+
+    Args:
+        images: one image, or a folder whose images are taken in the order of their names.
+        model: a name, a path, or a loaded model.
+        out: folder to write, as a whole or not at all; an earlier result there is replaced.
+        config: the prompts.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: no prompts, or `out` holds something else.
+        DataError: no images, one that cannot be decoded, boxes about images that are not there or outside of them.
+        ModelError: the model cannot be loaded.
+        StorageError: the disk refused.
+    """
     from samtune.inference.files import predict_files
 
-    asked = predictor(model, device=config.device)
+    config.require_prompts()
+    predictor = _predictor(model, config.device)
     with progress("predicting", quiet=quiet) as advance:
-        return predict_files(Path(images), asked, Path(out), config, progress=advance)
+        return predict_files(Path(images), predictor, Path(out), config, progress=advance)
 
 
 def export(
-    model: Path | str,
+    model: Model,
     out: Path | str,
     format: Literal["official", "hf", "adapter"] = "official",
     *,
     comparison: Path | None = None,
 ) -> ExportReport:
-    """Write a model in another tool's layout, load it again and compare its masks; see `export.export`."""
-    from samtune.exports.export import export as write
+    """Write a model in another tool's layout, load the result again and compare its masks.
 
-    return write(model, Path(out), format, comparison=comparison)
+    Args:
+        model: a run or any other model by name or path, or a loaded model; an adapter needs a run.
+        out: a folder that does not exist or is empty; for `official` also a `.pt` file that does not exist.
+        format: `official` loads in the sam2 package, `hf` in transformers, `adapter` in peft.
+        comparison: folder that `compare` wrote; its verdict goes into the model card.
+
+    Raises:
+        ConfigError: something stands where the export would.
+        ModelError: the model cannot be loaded, or has no counterpart in this format.
+        StorageError: the disk refused.
+        SamtuneError: the export, loaded again, answers differently; nothing is kept.
+    """
+    from samtune.exports.export import export as write
+    from samtune.inference.predictor import Predictor
+
+    return write(model.loaded if isinstance(model, Predictor) else model, Path(out), format, comparison=comparison)
 
 
 def embed(dataset: Path | str, config: EmbedConfig | None = None, *, quiet: bool = False) -> EmbedReport:
-    """Compute the image embeddings of a dataset ahead of training; see `model.dataset_embeddings`."""
+    """Compute the image embeddings of a dataset ahead of training; what is in the cache is not computed again."""
     from samtune.embeddings.dataset import embed_dataset
 
     with progress("embedding", quiet=quiet) as advance:
@@ -200,7 +317,7 @@ def embed(dataset: Path | str, config: EmbedConfig | None = None, *, quiet: bool
 
 
 def cache_info(folder: Path | str) -> CacheInfo:
-    """What an embedding cache holds; `folder` is the cache or the dataset it stands in."""
+    """What an embedding cache holds; `folder` is the cache, or the dataset whose cache it is."""
     from samtune.embeddings import cache
 
     return cache.cache_info(_cache_folder(Path(folder)))
@@ -219,33 +336,58 @@ def _cache_folder(folder: Path) -> Path:
 
 
 def bench(config: BenchConfig | None = None, *, quiet: bool = False) -> BenchReport:
-    """Measure how fast this machine tunes a model, and foretell how long a run will take; see `bench.measure`."""
+    """Measure how fast this machine tunes a model, and estimate how long a run will take."""
     from samtune.benchmark.measure import bench as measure
 
     with stages(quiet=quiet) as advance:
         return measure(config or BenchConfig(), advance)
 
 
-def models_table() -> Table:
-    """The models known by name, as a table for the terminal; see `model.catalogue`."""
-    from rich.table import Table
+@dataclass(frozen=True, slots=True)
+class ModelTable(Result):
+    """The models known by name."""
 
+    models: tuple[KnownModel, ...]
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        return [*text_table(*self._table()), "GFLOPs: of the encoder per image, of the decoder per box"]
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table())
+
+    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        head = ("model", "parameters", "input", "encoder GFLOPs", "decoder GFLOPs", "licence")
+        rows = [
+            (
+                known.name,
+                f"{known.cost.parameters / 1e6:.1f} M",
+                f"{known.image_size} px",
+                f"{known.cost.encoder_gflops:.1f}",
+                f"{known.cost.decoder_gflops:.2f}",
+                known.licence,
+            )
+            for known in self.models
+        ]
+        return head, rows
+
+
+def models() -> ModelTable:
+    """The models known by name, the one in the package first."""
     from samtune.model.catalogue import catalogue
 
-    table = Table(title="GFLOPs: of the encoder per image, of the decoder per box")
-    for head in ("model", "parameters", "input", "encoder", "decoder", "licence"):
-        table.add_column(head, no_wrap=True)
-    for row in catalogue():
-        figures = (f"{row.cost.parameters / 1e6:.1f} M", f"{row.image_size} px", f"{row.cost.encoder_gflops:.1f}")
-        table.add_row(row.name, *figures, f"{row.cost.decoder_gflops:.2f}", row.licence)
-    return table
+    return ModelTable(tuple(catalogue()))
 
 
-def pretrain(config: PretrainConfig) -> Path:
-    """Train the small model from scratch on procedural scenes, or go on where it stopped; see docs/nano.md."""
+def pretrain(config: PretrainConfig, *, quiet: bool = False) -> Path:
+    """Train the small model from scratch on procedural scenes, or continue where it stopped; see docs/nano.md.
+
+    Returns:
+        Folder of the weights.
+    """
     from samtune.nano.pretraining import pretrain as run
 
-    console = stderr_console()
+    console = stderr_console(quiet=quiet)
 
     def report(line: Mapping[str, float]) -> None:
         console.print("  ".join(f"{name} {value:g}" for name, value in line.items()), highlight=False)
@@ -256,7 +398,23 @@ def pretrain(config: PretrainConfig) -> Path:
 def download_roboflow(
     project: str, out: Path | str, *, export_format: str = "coco-segmentation", quiet: bool = False
 ) -> Path:
-    """Download an export from Roboflow with the key in ROBOFLOW_API_KEY, or from an address; see `data.roboflow`."""
+    """Download an export from Roboflow.
+
+    Args:
+        project: WORKSPACE/PROJECT/VERSION, for which the key is read from ROBOFLOW_API_KEY; or the https address of
+            an export's zip.
+        out: folder to write.
+        export_format: Roboflow's name of the format.
+        quiet: show no progress.
+
+    Returns:
+        The folder with the export.
+
+    Raises:
+        ConfigError: no key, or no such kind of project name.
+        RemoteError: the service did not answer as it should.
+        DataError: the archive is broken or hostile.
+    """
     from samtune.data import roboflow
 
     with progress("downloading", quiet=quiet) as advance:
@@ -265,12 +423,33 @@ def download_roboflow(
         return roboflow.download(project, Path(out), export_format=export_format, progress=advance)
 
 
-def predictor(model: Path | str, *, device: str = "auto") -> Predictor:
-    """A model ready to answer prompts; see `inference.predictor`."""
-    from samtune.inference.predictor import Predictor
-    from samtune.model.io.load import load_model
+def load_model(model: Path | str, *, device: str = "auto") -> LoadedModel:
+    """Load a model once, to hand it to several functions or to a `Predictor`.
+
+    Args:
+        model: `nano`, a hub name, a checkpoint file, a Hugging Face folder or a run.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        ModelError: no such model, or a file that cannot be read or is another model's.
+    """
+    from samtune.model.io.load import load_model as load
     from samtune.runtime.precision import choose_device, settle
 
     chosen = choose_device(device)
     settle(chosen)
-    return Predictor(load_model(model, device=chosen))
+    return load(model, device=chosen)
+
+
+def _predictor(model: Model, device: str) -> Predictor:
+    """A model ready to answer prompts; one given by name is loaded to `device`."""
+    from samtune.inference.predictor import Predictor
+    from samtune.model.io.load import LoadedModel
+
+    if isinstance(model, Predictor):
+        return model
+    return Predictor(model if isinstance(model, LoadedModel) else load_model(model, device=device))
+
+
+def _name(model: Model, predictor: Predictor) -> str:
+    return str(model) if isinstance(model, str | Path) else predictor.loaded.name

@@ -11,13 +11,14 @@ from samtune.config import OptimizerConfig, PrepareConfig, TrainConfig
 from samtune.utils.files import storage_errors
 from samtune.utils.output_folders import check_output
 from samtune.utils.progress import progress, stderr_console
+from samtune.utils.results import Result
 
 STEPS = 400
 _MARK = ".samtune-demo"
 
 
 @dataclass(frozen=True, slots=True)
-class DemoResult:
+class DemoResult(Result):
     """What the demo leaves behind.
 
     Attributes:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
 from samtune.benchmark.machine import Machine
 from samtune.config import BenchConfig
+from samtune.utils.results import Result
+from samtune.utils.text import text_table
 
 FORMAT = 2
 """Raised whenever the JSON changes its shape."""
@@ -77,7 +78,7 @@ def run_time(*, images: int, steps: int, encode: float, look: float, step: float
 
 
 @dataclass(frozen=True)
-class BenchReport:
+class BenchReport(Result):
     """What `samtune bench` found.
 
     Attributes:
@@ -138,7 +139,7 @@ class BenchReport:
             f"encoding   {seconds(median(self.encode))} an image, once; {seconds(median(self.look))} to look it up "
             f"(medians of {len(self.encode)})",
             "",
-            *table(
+            *text_table(
                 (
                     "images x objects",
                     "fast decoder",
@@ -195,15 +196,3 @@ def duration(value: float) -> str:
         return f"{value:.0f} s"
     minutes = round(value / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table whose columns are as wide as they need; the first stands left, the others right."""
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    return [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (head, *rows)
-    ]

@@ -6,14 +6,15 @@ each contestant a few steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.utils.flop_counter import FlopCounterMode
 
 from samtune.benchmark.traffic import Traffic
-from samtune.training.checkpoint import Progress
-from samtune.training.loop import STEPS_BETWEEN_READINGS, train
+from samtune.training.loop import train
+from samtune.training.readings import STEPS_BETWEEN_READINGS
 from samtune.training.run import Run
+from samtune.training.state import Progress
 from samtune.training.tracking.events import Event, StepDone
 
 STEPS = STEPS_BETWEEN_READINGS
@@ -64,7 +65,7 @@ class Turns:
                 found.append(event.seconds)
                 raise _Enough
 
-        self._run.progress = Progress(step=self._done)
+        self._run.state.progress = Progress(step=self._done)
         try:
             train(self._run, [listen])
         except _Enough:
@@ -77,11 +78,11 @@ class Turns:
 
         They are not recorded as CUDA graphs: nobody can see into a replay.
         """
-        config = self._run.config
-        self._run.config = config.model_copy(update={"cuda_graphs": False})
+        run = self._run
+        self._run = replace(run, config=run.config.model_copy(update={"cuda_graphs": False}))
         try:
             with FlopCounterMode(display=False) as flops, Traffic() as traffic:
                 self.advance()
         finally:
-            self._run.config = config
+            self._run = run
         return StepWork(flops.get_total_flops() / STEPS, traffic.bytes / STEPS)

@@ -8,6 +8,7 @@ from samtune.config.base import Config
 from samtune.config.bench import BenchConfig
 from samtune.config.embeddings import CacheConfig, EmbedConfig
 from samtune.config.evaluation import EvalConfig
+from samtune.config.finder import FindConfig, FinderConfig
 from samtune.config.inference import AutomaticConfig, PredictConfig
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
@@ -21,6 +22,8 @@ __all__ = [
     "Config",
     "EmbedConfig",
     "EvalConfig",
+    "FindConfig",
+    "FinderConfig",
     "LossConfig",
     "OptimizerConfig",
     "PredictConfig",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from samtune.config.base import Config, Device, Model
 
@@ -18,6 +19,17 @@ class CacheConfig(Config):
     cache_dtype: Literal["auto", "fp32", "bf16", "int8"] = Field(
         default="auto", description="How cached embeddings are stored; auto is bf16."
     )
+
+    @property
+    def cache_bytes(self) -> int:
+        """`cache_limit` in bytes."""
+        return parse_size(self.cache_limit)
+
+    @field_validator("cache_limit")
+    @classmethod
+    def _limit_is_a_size(cls, value: str) -> str:
+        parse_size(value)
+        return value
 
 
 class EmbedConfig(CacheConfig):
@@ -33,3 +45,20 @@ class EmbedConfig(CacheConfig):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="Arithmetic; auto picks what training would."
     )
+
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*")
+_FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `40GB`, `500 MB`, `1.5TB` or a plain number; units are powers of 1000.
+
+    Raises:
+        ValueError: not such a size, or not above 0.
+    """
+    match = _SIZE.fullmatch(text.upper())
+    size = int(float(match[1]) * _FACTORS[match[2]]) if match else 0
+    if size <= 0:
+        raise ValueError("expected a size above 0 such as 40GB or 500MB")
+    return size

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from samtune.config.base import Config, Device, Fraction
+from samtune.errors import ConfigError
+from samtune.types import Box
 
 
 class AutomaticConfig(Config):
-    """Finding everything in a picture, from a grid of clicks."""
+    """Finding everything in an image, from a grid of clicks."""
 
     points_per_side: int = Field(default=16, ge=1, le=128, description="Clicks per side of the grid.")
     min_iou_score: Fraction = Field(default=0.7, description="Least predicted IoU of a mask that is kept, 0 to 1.")
@@ -20,23 +23,82 @@ class AutomaticConfig(Config):
     duplicate_iou: Fraction = Field(
         default=0.7, description="Of two masks with a higher IoU only the better one is kept, 0 to 1."
     )
-    min_area: int = Field(default=16, ge=1, description="Smallest mask, in pixels of the picture.")
+    min_area: int = Field(default=16, ge=1, description="Smallest mask, in pixels of the image.")
     chunk: int = Field(default=64, ge=1, description="Clicks per decoder call.")
 
 
 class PredictConfig(Config):
-    """What `samtune predict` asks about each picture."""
+    """What `samtune predict` asks about each image."""
 
     boxes: Path | None = Field(
         default=None, description="COCO annotations or detections (JSON) whose boxes are prompts."
     )
     box: tuple[str, ...] = Field(
-        default=(), description="A box x0,y0,x1,y1 in pixels, for every picture; may be repeated."
+        default=(), description="A box x0,y0,x1,y1 in pixels, for every image; may be repeated."
     )
     point: tuple[str, ...] = Field(
-        default=(), description="A positive click x,y in pixels, one object each, for every picture; may be repeated."
+        default=(), description="A positive click x,y in pixels, one object each, for every image; may be repeated."
     )
     everything: bool = Field(default=False, description="Segment everything, from a grid of clicks.")
     automatic: AutomaticConfig = AutomaticConfig()
     chunk: int = Field(default=32, ge=1, description="Prompts per decoder call.")
     device: Device = "auto"
+
+    @property
+    def fixed_boxes(self) -> list[Box]:
+        """`box` as numbers, xyxy in pixels."""
+        return [_box(text) for text in self.box]
+
+    @property
+    def fixed_points(self) -> list[tuple[float, float]]:
+        """`point` as numbers, xy in pixels."""
+        return [_point(text) for text in self.point]
+
+    def require_prompts(self) -> None:
+        """Refuse settings that ask nothing.
+
+        Raises:
+            ConfigError: no boxes, no clicks, and not `everything`.
+        """
+        if not (self.boxes or self.box or self.point or self.everything):
+            raise ConfigError.of(
+                expected="prompts: --boxes FILE, --box x0,y0,x1,y1, --point x,y, or --everything", found="none"
+            )
+
+    @field_validator("box")
+    @classmethod
+    def _boxes_are_numbers(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            _box(text)
+        return texts
+
+    @field_validator("point")
+    @classmethod
+    def _points_are_numbers(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            _point(text)
+        return texts
+
+
+def _box(text: str) -> Box:
+    numbers = _numbers(text)
+    if len(numbers) != 4 or numbers[2] <= numbers[0] or numbers[3] <= numbers[1]:
+        raise ValueError("a box is x0,y0,x1,y1 with x1 above x0 and y1 above y0")
+    x0, y0, x1, y1 = numbers
+    return x0, y0, x1, y1
+
+
+def _point(text: str) -> tuple[float, float]:
+    numbers = _numbers(text)
+    if len(numbers) != 2:
+        raise ValueError("a point is x,y")
+    return numbers[0], numbers[1]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Finite numbers between commas; none where anything else stands there."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return ()
+    return values if all(map(math.isfinite, values)) else ()

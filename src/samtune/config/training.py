@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import Parameter
 from pydantic import Field
 
 from samtune.config.base import Config, Device, Fraction, Model
@@ -54,7 +53,7 @@ class OptimizerConfig(Config):
 class TrainableConfig(Config):
     """What learns."""
 
-    train: Annotated[str, Parameter(name=("--train", "--trainable.train"))] = Field(
+    train: str = Field(
         default="decoder",
         description="decoder, decoder+prompt-encoder, lora, encoder-last-N, or all; parts joined with +.",
     )

@@ -161,6 +161,13 @@ class Dataset:
             DataError: the file is missing, damaged, or not of the size it had when the dataset was prepared.
         """
         path = self.root / entry.image_path
+        if not path.exists():
+            raise DataError.of(
+                expected="an image that was there when the dataset was prepared",
+                found="no such file",
+                where=str(path),
+                do="put it back, or run samtune prepare again",
+            )
         pixels = read_image(path)
         if pixels.shape[:2] != (entry.height, entry.width):
             raise DataError.of(

@@ -38,6 +38,7 @@ from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.model.io.load import fingerprint, input_size
 from samtune.model.preprocess import processor_config
 from samtune.utils.files import storage_errors, write_json
+from samtune.utils.results import Result
 
 FORMAT = 1
 """Raised whenever the files, the reading of images or the preprocessing change what is stored."""
@@ -314,7 +315,7 @@ class CacheSet:
 
 
 @dataclass(frozen=True)
-class CacheInfo:
+class CacheInfo(Result):
     """What a cache folder holds, the most recently used set first."""
 
     folder: Path

@@ -29,6 +29,7 @@ from samtune.model.encoder.fast import encode
 from samtune.model.io.load import LoadedModel, load_model
 from samtune.model.preprocess import to_model_input
 from samtune.runtime.precision import arithmetic, autocast, choose_device, settle
+from samtune.utils.results import Result
 from samtune.utils.workers import cpu_count, lost_workers
 
 _BATCH_ON_A_GPU = 8
@@ -150,7 +151,7 @@ class DatasetEmbeddings:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedReport:
+class EmbedReport(Result):
     """What `embed_dataset` did.
 
     Attributes:

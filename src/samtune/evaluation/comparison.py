@@ -12,6 +12,7 @@ from samtune.errors import DataError
 from samtune.evaluation.paired import Guard, PairedDifference, paired_change
 from samtune.evaluation.results import FORMAT, Answer, Evaluation
 from samtune.evaluation.verdict import Verdict, corrected_confidence, damage_text, decide
+from samtune.utils.results import Result
 
 GAINS = ("box", "point")
 """Prompt kinds that a gain is looked for in."""
@@ -19,7 +20,7 @@ _TRUST = "Do not rank or filter masks by it without a look."
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Result):
     """Two models on the same split.
 
     Attributes:

@@ -7,6 +7,7 @@ looked at.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from samtune.types import Box
 
 Floats = NDArray[np.float64]
+BINS = 10
+"""Of the predicted IoU, for the expected calibration error and the reliability diagram."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +50,54 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """Masks whose predicted IoU lies in one tenth of the range.
+
+    Attributes:
+        low, high: the tenth; the upper end is inclusive.
+        count: masks in it.
+        predicted, reached: their mean predicted IoU and mean IoU.
+    """
+
+    low: float
+    high: float
+    count: int
+    predicted: float
+    reached: float
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """How well the predicted IoU predicts the IoU reached.
 
     Attributes:
         mean_error: mean of |predicted - reached|; 0 is perfect.
         bias: mean of predicted - reached; above 0 the model overestimates itself.
+        expected_error: expected calibration error (Naeini et al. 2015): mean of |mean predicted - mean reached| over
+            ten bins of the predicted IoU, weighted by their counts.
         rank_correlation: Spearman's, -1 to 1: does the order of the predictions tell good masks from bad ones? None
             where one of the two does not vary.
+        bins: the bins with any masks, for a reliability diagram.
     """
 
     mean_error: float
     bias: float
+    expected_error: float
     rank_correlation: float | None
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """How well the object score says "nothing here", with background clicks as what is to be found.
+
+    Attributes:
+        precision: share of the prompts called empty that are on background; None where none was called empty.
+        recall: share of the background clicks that were called empty.
+    """
+
+    precision: float | None
+    recall: float
 
 
 def box_mask(box: Box, height: int, width: int) -> NDArray[np.bool_]:
@@ -80,12 +118,36 @@ def ellipse_mask(box: Box, height: int, width: int) -> NDArray[np.bool_]:
 
 
 def calibration(predicted: ArrayLike, reached: ArrayLike) -> Calibration | None:
-    """Compare predicted IoUs with the IoUs reached, both `[N]`; None where N is 0."""
+    """Compare predicted IoUs with the IoUs reached, both `[N]`, 0 to 1; None where N is 0."""
     guess, truth = np.asarray(predicted, np.float64), np.asarray(reached, np.float64)
     if len(guess) == 0:
         return None
     gap = guess - truth
-    return Calibration(float(np.abs(gap).mean()), float(gap.mean()), spearman(guess, truth))
+    bins = tuple(_reliability_bins(guess, truth))
+    expected = sum(one.count * abs(one.predicted - one.reached) for one in bins) / len(guess)
+    return Calibration(float(np.abs(gap).mean()), float(gap.mean()), expected, spearman(guess, truth), bins)
+
+
+def _reliability_bins(predicted: Floats, reached: Floats) -> Iterator[ReliabilityBin]:
+    place = np.searchsorted(np.arange(1, BINS) / BINS, predicted)
+    for number in np.unique(place).tolist():
+        chosen = place == number
+        means = float(predicted[chosen].mean()), float(reached[chosen].mean())
+        yield ReliabilityBin(number / BINS, (number + 1) / BINS, int(chosen.sum()), *means)
+
+
+def detection(on_objects: ArrayLike, on_background: ArrayLike) -> Detection | None:
+    """Precision and recall of "nothing here" (a logit below 0); None without background clicks.
+
+    Args:
+        on_objects: object score logits of prompts on objects, `[N]`.
+        on_background: of clicks on background, `[K]`.
+    """
+    wrong, right = (np.asarray(logits, np.float64) < 0 for logits in (on_objects, on_background))
+    if len(right) == 0:
+        return None
+    called = int(wrong.sum()) + int(right.sum())
+    return Detection(int(right.sum()) / called if called else None, float(right.mean()))
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> float | None:

@@ -20,6 +20,7 @@ from samtune.errors import DataError
 from samtune.evaluation.intervals import Summary, summarize
 from samtune.evaluation.metrics import Calibration, calibration
 from samtune.utils.files import write_json
+from samtune.utils.results import Result
 
 FORMAT = 3
 KINDS = ("box", "point")
@@ -103,7 +104,7 @@ class ClicksNeeded:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Result):
     """A model on a split.
 
     Attributes:

@@ -24,6 +24,7 @@ from samtune.model.catalogue import hub_name
 from samtune.model.io.load import LoadedModel, load_model, write_model
 from samtune.utils.files import new_folder, storage_errors
 from samtune.utils.output_folders import check_output
+from samtune.utils.results import Result
 
 Format: TypeAlias = Literal["official", "hf", "adapter"]
 _OFFICIAL_FILE = "model.pt"
@@ -31,7 +32,7 @@ _CARD = "README.md"
 
 
 @dataclass(frozen=True, slots=True)
-class ExportReport:
+class ExportReport(Result):
     """What was written and how it was proven.
 
     Attributes:
@@ -52,12 +53,12 @@ class ExportReport:
 
 
 def export(
-    model: str | Path, out: Path, format: Format = "official", *, comparison: Path | None = None
+    model: str | Path | LoadedModel, out: Path, format: Format = "official", *, comparison: Path | None = None
 ) -> ExportReport:
     """Write a model in the layout of other tools.
 
     Args:
-        model: a run, or anything `load_model` takes; an adapter needs a run.
+        model: a run, anything `load_model` takes, or a loaded model; an adapter needs a run.
         out: a folder that does not exist or is empty; for `official` also a `.pt` file that does not exist.
         format: `official` loads in the sam2 package, `hf` in transformers, `adapter` in peft.
         comparison: folder `samtune compare` wrote, whose verdict goes into the model card; RUN/comparison if left out.
@@ -73,8 +74,8 @@ def export(
     """
     for place in (out, out.with_suffix(".yaml")) if out.suffix == ".pt" else (out,):
         check_output(place)
-    loaded = load_model(model)
-    run = Path(model).expanduser()
+    loaded = model if isinstance(model, LoadedModel) else load_model(model)
+    run = Path(loaded.name).expanduser()
     facts = read_run(run, loaded.fingerprint(), comparison) if (run / "run.json").is_file() else None
     match format:
         case "official":

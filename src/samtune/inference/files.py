@@ -17,19 +17,20 @@ from samtune.config import PredictConfig
 from samtune.data.images import read_image
 from samtune.data.masks import encode_rle, format_counts, mask_box, write_mask_file
 from samtune.drawing import draw_overlay
-from samtune.errors import ConfigError, DataError
+from samtune.errors import DataError
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.types import Box, Prompt
 from samtune.utils.files import new_folder, write_json
 from samtune.utils.output_folders import check_output
+from samtune.utils.results import Result
 
 RESULTS, MASKS, OVERLAYS = "predictions.json", "masks", "overlays"
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True, slots=True)
-class PredictReport:
+class PredictReport(Result):
     """What was written.
 
     Attributes:
@@ -97,9 +98,10 @@ def predict_files(
 
     Raises:
         DataError: no pictures, one that cannot be decoded, boxes about pictures that are not there or outside of them.
-        ConfigError: no prompts, or prompts that are no numbers.
+        ConfigError: no prompts.
         StorageError: the disk refused.
     """
+    config.require_prompts()
     pictures = _pictures(images)
     questions = _questions(pictures, config)
     check_output(out, mark=RESULTS, earlier="earlier predictions", inputs=[images])
@@ -143,35 +145,15 @@ def _pictures(images: Path) -> list[Path]:
 
 def _questions(pictures: Sequence[Path], config: PredictConfig) -> dict[str, list[_Question]]:
     """Per picture name, what is asked about it."""
-    same = [Prompt.box(*_corners(text)) for text in config.box]
-    same += [Prompt.clicks([(x, y)]) for x, y in (_numbers("--point", text, 2) for text in config.point)]
+    same = [Prompt.box(*box) for box in config.fixed_boxes]
+    same += [Prompt.clicks([point]) for point in config.fixed_points]
     asked = {picture.name: [_Question(prompt, picture.name, 1) for prompt in same] for picture in pictures}
     if config.boxes is not None:
         for name, question in _from_coco(config.boxes, {picture.name: picture for picture in pictures}):
             asked[name].append(question)
     if not config.everything and not any(asked.values()):
-        raise ConfigError.of(
-            expected="prompts: --boxes FILE, --box x0,y0,x1,y1, --point x,y, or --everything", found="none"
-        )
+        raise DataError.of(expected="a box in the file of --boxes", found="none", where=str(config.boxes))
     return asked
-
-
-def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != count or not all(math.isfinite(value) for value in values):
-        raise ConfigError.of(expected=f"{count} numbers with commas between them", found=repr(text), where=option)
-    return values
-
-
-def _corners(text: str) -> Box:
-    """A box of the command line, with its corners in order."""
-    x0, y0, x1, y1 = _numbers("--box", text, 4)
-    if x1 <= x0 or y1 <= y0:
-        raise ConfigError.of(expected="x0,y0,x1,y1 with x1 above x0 and y1 above y0", found=repr(text), where="--box")
-    return x0, y0, x1, y1
 
 
 def _from_coco(file: Path, pictures: dict[str, Path]) -> list[tuple[str, _Question]]:

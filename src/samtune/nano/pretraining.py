@@ -48,9 +48,10 @@ from samtune.prompts.simulate import (
 )
 from samtune.runtime.precision import arithmetic, autocast, choose_device, settle
 from samtune.synthetic.scenes import random_scene
-from samtune.training.checkpoint import Progress, RunFolder, load_last, save_last
+from samtune.training.checkpoint import RunFolder, load_last, save_last
 from samtune.training.losses.tuning import Loss, binary, hard_iou, tuning_loss
 from samtune.training.optimizer import MovingAverage, make_optimizer
+from samtune.training.state import Progress, TrainingState
 from samtune.utils.files import new_file, new_folder
 from samtune.utils.workers import cpu_count
 
@@ -111,11 +112,13 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
     parameters = dict(model.named_parameters())
     optimizer = make_optimizer(_parameter_groups(parameters, config), device)
     average = MovingAverage(parameters, config.ema)
+    state = TrainingState(parameters, optimizer, average)
     folder = RunFolder(config.out)
-    done = load_last(folder, parameters, optimizer, average).step if folder.last.exists() else 0
+    if folder.last.exists():
+        load_last(folder, state)
     log = _Log(folder.metrics, report)
 
-    for step, stage, progress in _schedule(config, done):
+    for step, stage, progress in _schedule(config, state.progress.step):
         set_input_size(model, stage.size)
         batch_loss = prompt_step if stage.subject == "prompts" else scene_step
         with autocast(device, precision):
@@ -129,13 +132,15 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
         average.update(step)
         log.add(step, {"loss": loss.total.item(), "norm": norm.item()} | measured)
         if (step + 1) % config.save_every == 0:
-            save_last(folder, parameters, optimizer, average, Progress(step + 1))
+            state.progress = Progress(step + 1)
+            save_last(folder, state)
         if (step + 1) % config.measure_every == 0:
             average.swap()
             log.write(step, measure(model, bank, config.held_out))
             average.swap()
             save_weights(model, average, config.out / "weights")
-    save_last(folder, parameters, optimizer, average, Progress(sum(stage.steps for stage in config.stages)))
+    state.progress = Progress(sum(stage.steps for stage in config.stages))
+    save_last(folder, state)
     return save_weights(model, average, config.out / "weights")
 
 

@@ -16,12 +16,13 @@ SMALLEST_FOR_BF16 = 512
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device meant by `auto`, `cpu`, `cuda` or `mps`; `auto` is this process's GPU where there is one."""
-    if wanted != "auto":
-        return torch.device(wanted)
-    if torch.cuda.is_available():
+    """The device meant by `auto`, `cpu`, `cuda` or `mps`; `auto` is a GPU where there is one.
+
+    Under `torchrun` each process gets the GPU of its own number.
+    """
+    if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+    return torch.device("cpu" if wanted == "auto" else wanted)
 
 
 def settle(device: torch.device) -> None:

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from samtune.config import PromptPolicy
 from samtune.data.low_res import LowResTargets
-from samtune.data.table import Dataset, ObjectEntry
+from samtune.data.table import Dataset, ImageEntry, ObjectEntry
 from samtune.embeddings.dataset import View
 from samtune.errors import DataError
 from samtune.prompts.batch import PADDING, PromptBatch
@@ -191,6 +191,11 @@ class TrainingBatches(TorchDataset[Batch]):
         """The images of the steps between `step` and `end`, in order."""
         for later in range(step + 1, end):
             yield from self.views(later)
+
+    def images_of(self, step: int) -> list[ImageEntry]:
+        """The images of a step in all processes."""
+        count = self.world * self.sampling.images_per_step
+        return [self._view(number).image for number in range(step * count, (step + 1) * count)]
 
     def _numbers(self, step: int) -> range:
         """Numbers in the run of this step's images in this process."""

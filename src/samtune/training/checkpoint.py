@@ -8,44 +8,36 @@
     RUN/checkpoints/best/    to use: the whole model in Hugging Face layout, weights only
     RUN/checkpoints/adapter/ the LoRA adapter of these weights, in peft layout
 
-Learning rate, batches and random draws are functions of seed and step, so `last` needs no more than it holds.
+Learning rate, batches and random draws are functions of the seed and the step, so `last` needs no more than it holds.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from samtune.config import TrainConfig
 from samtune.errors import ModelError
+from samtune.model.catalogue import NANO, hub_name
 from samtune.model.io.tensors import save_tensors
-from samtune.training.optimizer import MovingAverage
-from samtune.utils.files import new_folder, recover_folder, storage_errors, write_text
+from samtune.training.state import Progress, TrainingState
+from samtune.utils.files import new_folder, recover_folder, storage_errors, write_json, write_text
 from samtune.utils.output_folders import check_output
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        step: steps done.
-        best_step: step of the weights in `checkpoints/best`, 0 for the base model.
-        best_iou: their mean IoU on the validation split's fixed prompts; None where there is no validation split.
-    """
-
-    step: int = 0
-    best_step: int = 0
-    best_iou: float | None = None
+RUNS = "runs"
+"""Folder for the runs that were given none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,43 +82,79 @@ class RunFolder:
         return self.path / "checkpoints" / "best"
 
 
-def new_run(dataset: Path, config: TrainConfig) -> RunFolder:
-    """Make the run's folder, numbered when one of its name exists, and write its settings into it."""
-    path = config.out or _numbered(Path("runs") / config.name)
+def choose_folder(config: TrainConfig) -> Path:
+    """Where a new run will write: `out`, or `runs/NAME`, numbered when one of this name exists.
+
+    Raises:
+        ConfigError: `out` holds something.
+    """
+    path = config.out or _numbered(Path(RUNS) / config.name)
     check_output(path, do="choose another --out, or continue that run with --resume")
-    with storage_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-    folder = RunFolder(path)
-    settings = {"dataset": str(dataset), **config.model_dump(mode="json")}
+    return path
+
+
+def make_folder(folder: RunFolder, dataset: Path, config: TrainConfig, about: Mapping[str, Any]) -> None:
+    """Make a run's folder with its settings, whose paths hold wherever it is resumed from, and `run.json`."""
+    with storage_errors(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+    model = Path(config.model).expanduser()
+    paths: dict[str, Path | None] = {"dataset": dataset, "cache_dir": config.cache_dir}
+    if config.model != NANO and hub_name(config.model) is None and model.exists():
+        paths["model"] = model
+    absolute = {name: str(path.resolve()) for name, path in paths.items() if path is not None}
+    settings = {"dataset": "", **config.model_dump(mode="json"), **absolute}
     write_text(folder.config, yaml.safe_dump(settings, sort_keys=False))
-    return folder
+    write_json(folder.about, about)
 
 
-def save_last(
-    folder: RunFolder,
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    average: MovingAverage | None,
-    progress: Progress,
-) -> None:
+def remove_folder(folder: RunFolder) -> None:
+    """Remove the folder of a run that could not start, and the `runs` folder where it was the only one in it."""
+    shutil.rmtree(folder.path, ignore_errors=True)
+    if folder.path.parent.name == RUNS and not any(folder.path.parent.iterdir()):
+        folder.path.parent.rmdir()
+
+
+def read_settings(folder: RunFolder) -> tuple[Path, TrainConfig]:
+    """The dataset's folder and the settings that a run was started with.
+
+    Raises:
+        ModelError: the folder is no run.
+    """
+    try:
+        settings = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        return Path(settings.pop("dataset")), TrainConfig(**settings)
+    except (OSError, yaml.YAMLError, ValidationError, AttributeError, KeyError, TypeError) as error:
+        raise ModelError.of(
+            expected="a run folder with its config.yaml",
+            found=str(error).splitlines()[0],
+            where=str(folder.config),
+            do="give the folder that `samtune train` made",
+        ) from error
+
+
+def read_about(folder: RunFolder) -> dict[str, Any]:
+    """What `run.json` says, see the first lines of this file; nothing where it cannot be read."""
+    try:
+        found = json.loads(folder.about.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def save_last(folder: RunFolder, state: TrainingState) -> None:
     """Write `checkpoints/last` as a whole or not at all."""
-    tensors = {f"weights/{name}": parameter.detach() for name, parameter in parameters.items()}
-    for name, parameter in parameters.items():
-        tensors |= {f"optimizer/{name}/{key}": value for key, value in optimizer.state[parameter].items()}
-    if average is not None:
-        tensors |= {f"average/{name}": value for name, value in average.values.items()}
+    tensors = {f"weights/{name}": parameter.detach() for name, parameter in state.parameters.items()}
+    for name, parameter in state.parameters.items():
+        tensors |= {f"optimizer/{name}/{key}": value for key, value in state.optimizer.state[parameter].items()}
+    if state.average is not None:
+        tensors |= {f"average/{name}": value for name, value in state.average.values.items()}
     with new_folder(folder.last) as temporary:
         save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / "state.safetensors")
-        (temporary / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
+        (temporary / "progress.json").write_text(json.dumps(asdict(state.progress)) + "\n")
 
 
-def load_last(
-    folder: RunFolder,
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    average: MovingAverage | None,
-) -> Progress:
-    """Bring weights, optimizer and average back to where `checkpoints/last` was saved.
+def load_last(folder: RunFolder, state: TrainingState) -> None:
+    """Bring weights, optimizer, average and progress back to where `checkpoints/last` was saved.
 
     Raises:
         ModelError: there is no such checkpoint, or it belongs to other settings.
@@ -143,39 +171,45 @@ def load_last(
             do="start the run again without --resume",
         ) from error
     saved = {name.removeprefix("weights/") for name in tensors if name.startswith("weights/")}
-    if saved != parameters.keys():
+    if saved != state.parameters.keys():
         raise ModelError.of(
-            expected=f"{len(parameters)} learning parameters, as this run's settings say",
+            expected=f"{len(state.parameters)} learning parameters, as this run's settings say",
             found=f"{len(saved)} in its checkpoint",
             where=str(folder.last),
             do="resume with the settings the run was started with",
         )
-    fused = bool(optimizer.defaults.get("fused"))
+    fused = bool(state.optimizer.defaults.get("fused"))
     with torch.no_grad():
-        for name, parameter in parameters.items():
+        for name, parameter in state.parameters.items():
             parameter.copy_(tensors[f"weights/{name}"])
-            optimizer.state[parameter] = _optimizer_state(tensors, name, parameter.device, fused)
-            if average is not None:
-                average.values[name].copy_(tensors[f"average/{name}"])
-    return progress
+            found = _optimizer_state(tensors, name, parameter.device, fused)
+            if found:  # before the first step there is none, and none is how the optimizer knows
+                state.optimizer.state[parameter] = found
+            if state.average is not None:
+                state.average.values[name].copy_(tensors[f"average/{name}"])
+    state.progress = progress
 
 
-def forget_after(folder: RunFolder, step: int) -> None:
-    """Drop what the metrics file and the table of results say of steps after `step`: it will be written again."""
+def cut_logs(folder: RunFolder, step: int) -> None:
+    """Drop what the metrics file and the table of results say of steps after `step`: it will be written again.
+
+    Lines that a crash has cut off are dropped too.
+    """
     if folder.metrics.exists():
         lines = folder.metrics.read_text(encoding="utf-8").splitlines()
         write_text(folder.metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
     if folder.results.exists():
-        header, *rows = folder.results.read_text(encoding="utf-8").splitlines()
-        kept = [row for row in rows if int(row.split(",")[0]) <= step]
+        header, *rows = folder.results.read_text(encoding="utf-8").splitlines() or [""]
+        whole = [row for row in rows if row.count(",") == header.count(",") and row.split(",")[0].isdecimal()]
+        kept = [row for row in whole if int(row.split(",")[0]) <= step]
         write_text(folder.results, "".join(f"{line}\n" for line in [header, *kept]))
 
 
 def _step_of(line: str) -> float:
-    """The step a line of the metrics file is about; a line cut off by a crash is about none."""
+    """The step a line of the metrics file is about; infinite for a line that a crash has cut off."""
     try:
         return json.loads(line)["step"]
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         return float("inf")
 
 

@@ -2,8 +2,8 @@
 
 A graph replays fixed kernels on fixed memory. So a batch is brought into a grid of B images x N prompts, N rounded up
 to one of a few sizes, and copied over the inputs of that size's recording. What a step draws at random comes with the
-batch (`Batch.draws`); the optimizer stays outside. Recorded are prompts, decoder, loss, backward pass and correction
-rounds: everything in `learn_from`, which reads no value back.
+batch (`Batch.draws`). The optimizer stays outside, and so does everything that waits for other processes. Recorded are
+prompts, decoder, loss, backward pass and correction rounds: everything in `learn_from`, which reads no value back.
 
 Source of the rules: PyTorch's notes on CUDA graphs ("Whole-network capture", "Graph memory management"). See
 docs/decisions/0054.
@@ -20,8 +20,9 @@ import torch
 
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.training.batches import Batch
+from samtune.training.losses.tuning import Counts
 from samtune.training.run import Run
-from samtune.training.step import Figures, learn, learn_from, learn_on_grid
+from samtune.training.step import Figures, count_prompts, learn, learn_from, learn_on_grid
 
 WARM_UPS = 3
 """Steps before recording, which let libraries set themselves up: PyTorch's notes ask for a few."""
@@ -74,13 +75,14 @@ class RecordedSteps:
     def __call__(self, batch: Batch) -> Figures:
         """Set the gradients of one batch, and return its figures."""
         grid = gridded(self._run, batch)
+        counts = count_prompts(self._run, grid)
         embeddings = self._run.embed_step(grid)
         shape = (len(grid.views), len(grid))
         if self.is_recording and shape not in self._recordings:
-            self._record(shape, StaticInputs(embeddings, grid))
+            self._record(shape, StaticInputs(embeddings, grid, counts))
         if not self.is_recording:
-            return learn_from(self._run, embeddings, grid)
-        return self._recordings[shape].replay(embeddings, grid)
+            return learn_from(self._run, embeddings, grid, counts)
+        return self._recordings[shape].replay(embeddings, grid, counts)
 
     def _record(self, shape: tuple[int, int], inputs: StaticInputs) -> None:
         try:
@@ -89,7 +91,7 @@ class RecordedSteps:
             _log.warning("steps are not recorded as CUDA graphs, and run slower: %s", error)
             self.is_recording = False
             self._recordings.clear()
-            self._run.optimizer.zero_grad(set_to_none=True)
+            self._run.state.optimizer.zero_grad(set_to_none=True)
 
 
 class StaticInputs:
@@ -98,18 +100,25 @@ class StaticInputs:
     Attributes:
         embeddings: of the B images.
         grid: the prompts.
+        counts: what their losses are divided by.
     """
 
-    def __init__(self, embeddings: ImageEmbeddings, grid: Batch) -> None:
+    def __init__(self, embeddings: ImageEmbeddings, grid: Batch, counts: Counts) -> None:
         image, s0, s1 = (tensor.clone() for tensor in embeddings.tensors)
         self.embeddings = ImageEmbeddings(image, (s0, s1))
         self.grid = grid.with_tensors([tensor.clone() for tensor in grid.tensors])
+        self.counts = Counts(counts.prompts.clone(), counts.objects.clone())
 
-    def fill(self, embeddings: ImageEmbeddings, grid: Batch) -> None:
+    def fill(self, embeddings: ImageEmbeddings, grid: Batch, counts: Counts) -> None:
         """Take in another step's inputs, of the same shapes."""
-        kept, given = (*self.embeddings.tensors, *self.grid.tensors), (*embeddings.tensors, *grid.tensors)
+        given = (*embeddings.tensors, *grid.tensors, counts.prompts, counts.objects)
+        kept = (*self.embeddings.tensors, *self.grid.tensors, self.counts.prompts, self.counts.objects)
         for old, new in zip(kept, given, strict=True):
             old.copy_(new)
+
+    def learn(self, run: Run) -> Figures:
+        """Learn from what they hold now."""
+        return learn_from(run, self.embeddings, self.grid, self.counts)
 
 
 class _Recording:
@@ -126,20 +135,20 @@ class _Recording:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
-                run.optimizer.zero_grad(set_to_none=True)
-                learn_from(run, inputs.embeddings, inputs.grid)
+                run.state.optimizer.zero_grad(set_to_none=True)
+                inputs.learn(run)
             # without gradients in place the recorded pass writes them, rather than adding to what was there
-            run.optimizer.zero_grad(set_to_none=True)
+            run.state.optimizer.zero_grad(set_to_none=True)
         # other threads may allocate pinned memory, or look after several processes, in the meantime: thread_local
         with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            figures = learn_from(run, inputs.embeddings, inputs.grid)
+            figures = inputs.learn(run)
             self._names, self._figures = list(figures), torch.stack([value.float() for value in figures.values()])
         self._gradients = [parameter.grad for parameter in self._parameters]
         torch.cuda.current_stream().wait_stream(stream)
 
-    def replay(self, embeddings: ImageEmbeddings, grid: Batch) -> Figures:
+    def replay(self, embeddings: ImageEmbeddings, grid: Batch, counts: Counts) -> Figures:
         """Set the gradients of another step, and return its figures."""
-        self._inputs.fill(embeddings, grid)
+        self._inputs.fill(embeddings, grid, counts)
         self._graph.replay()
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient

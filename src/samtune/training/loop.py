@@ -1,162 +1,102 @@
-"""The training loop. It reads from top to bottom: set up, measure the base model, step, measure, keep the best, stop.
+"""The training loop. It reads from top to bottom: validate the base model, step, validate, keep the best, save, stop.
 
-Everything it has to say goes out as events; see `listeners.py` for who listens.
+Everything it has to say goes out as events; see `tracking/` for the listeners.
 """
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from types import FrameType
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-import torch
-from torch import Tensor
-
+from samtune.errors import SamtuneError
 from samtune.training.batches import loader
-from samtune.training.checkpoint import Progress, save_last
+from samtune.training.checkpoint import save_last
 from samtune.training.cuda_graphs import learner
 from samtune.training.optimizer import lr_factor, set_learning_rate
+from samtune.training.readings import STEPS_BETWEEN_READINGS, Readings
 from samtune.training.run import Run
-from samtune.training.tracking.events import Listener, RunFinished, RunStarted, StepDone, Validated
-
-STEPS_BETWEEN_READINGS = 10
-"""Losses are read from the device this often; every reading makes a GPU wait."""
+from samtune.training.signals import stop_on_signal
+from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, Validated
+from samtune.training.update import Update
 
 
 def train(run: Run, listeners: Sequence[Listener] = ()) -> RunFinished:
     """Train until the last step, or until SIGINT or SIGTERM asks to stop; either way `checkpoints/last` is whole.
 
     Args:
-        run: a new run, or one being resumed (see `setup.py`).
-        listeners: told of everything that happens.
+        run: a new run, or one being resumed (see `run.py`).
+        listeners: called with every event, in the main process.
 
     Returns:
         How it ended.
+
+    Raises:
+        SamtuneError: the loss is not finite for several steps in a row, or another process has ended.
     """
-    config, progress = run.config, run.progress
+    config, state = run.config, run.state
     started = time.monotonic()
 
-    def tell(event: RunStarted | StepDone | Validated | RunFinished) -> None:
-        if run.is_main:
+    def emit(event: Event) -> None:
+        if run.processes.is_main:
             for listener in listeners:
                 listener(event)
 
-    tell(RunStarted(run.folder.path, config.steps, progress.step, run.notes))
-    with _stop_on_signal() as stop:
-        if progress.step == 0:
-            progress = _validate(run, progress, tell)
-        readings = _Readings(tell)
-        learn, pin = learner(run), run.device.type == "cuda"
-        for batch in loader(run.batches, progress.step, config.steps, config.workers, pin=pin):
-            lr = set_learning_rate(run.optimizer, lr_factor(batch.step, config.steps, config.optimizer))
-            figures = learn(batch)
-            norm = _step(run, batch.step)
-            progress = replace(progress, step=batch.step + 1)
-            readings.add(progress.step, lr, figures | {"grad_norm": norm})
+    emit(RunStarted(run.folder.path, config.steps, state.progress.step, run.notes))
+    with stop_on_signal() as stop:
+        if state.progress.step == 0:
+            _validate(run, emit)
+            _save(run)
+        learn, update, readings = learner(run), Update(run), Readings(run, emit)
+        pin = run.device.type == "cuda"
+        for batch in loader(run.batches, state.progress.step, config.steps, config.workers, pin=pin):
+            lr = set_learning_rate(state.optimizer, lr_factor(batch.step, config.steps, config.optimizer))
+            figures = update(batch.step, learn(batch))
+            state.progress = replace(state.progress, step=batch.step + 1)
+            readings.add(state.progress.step, lr, figures)
 
-            due = progress.step % run.validate_every == 0 or progress.step == config.steps
-            reading = due or progress.step % STEPS_BETWEEN_READINGS == 0
-            stopping = stop.is_requested(run, reading)
-            if reading or stopping:
+            due = state.progress.step % run.validate_every == 0 or state.progress.step == config.steps
+            reads = due or state.progress.step % STEPS_BETWEEN_READINGS == 0
+            stopping = stop.reached(run.processes, reads=reads)
+            if reads or stopping:
                 readings.read()
             if due:
-                progress = _validate(run, progress, tell)
+                _validate(run, emit)
             if due or stopping:
-                _save(run, progress)
+                _save(run)
             if stopping:
                 break
+    progress = state.progress
     finished = RunFinished(progress.step, progress.best_step, time.monotonic() - started, stop.signal)
-    tell(finished)
+    emit(finished)
     return finished
 
 
-def _step(run: Run, step: int) -> Tensor:
-    """Average gradients over processes, clip, step, follow with the moving average; returns the unclipped norm."""
-    run.average_gradients()
-    norm = torch.nn.utils.clip_grad_norm_(run.parameters.values(), run.config.optimizer.clip)
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    if run.average is not None:
-        run.average.update(step)
-    return norm
-
-
-def _validate(run: Run, progress: Progress, tell: Callable[[Validated], None]) -> Progress:
+def _validate(run: Run, emit: Callable[[Event], None]) -> None:
     """Measure on the fixed prompts; the best weights so far go to `checkpoints/best`."""
-    with run.averaged_weights():
+    state, progress = run.state, run.state.progress
+    _require_finite_weights(run)
+    with state.averaged_weights():
         metrics = run.measure()
         iou = run.validation.criterion(metrics)
         is_best = iou is None or progress.best_iou is None or iou > progress.best_iou
         if is_best:
-            progress = replace(progress, best_step=progress.step, best_iou=iou)
-            if run.is_main:
-                run.save_best()
-    tell(Validated(progress.step, metrics, is_best, run.validation.objects))
-    return progress
+            state.progress = replace(progress, best_step=progress.step, best_iou=iou)
+            run.processes.on_main(run.save_best)
+    emit(Validated(progress.step, metrics, is_best, run.validation.objects))
 
 
-def _save(run: Run, progress: Progress) -> None:
-    if run.is_main:
-        save_last(run.folder, run.parameters, run.optimizer, run.average, progress)
-    run.accelerator.wait_for_everyone()
+def _save(run: Run) -> None:
+    _require_finite_weights(run)
+    run.processes.on_main(lambda: save_last(run.folder, run.state))
 
 
-@dataclass
-class _Readings:
-    """Figures of the last steps, still on the device, until they are read together and told."""
-
-    tell: Callable[[StepDone], None]
-    pending: list[tuple[int, float, dict[str, Tensor]]] = field(default_factory=list)
-    since: float = field(default_factory=time.monotonic)
-
-    def add(self, step: int, lr: float, figures: dict[str, Tensor]) -> None:
-        self.pending.append((step, lr, figures))
-
-    def read(self) -> None:
-        if not self.pending:
-            return
-        names = list(self.pending[0][2])
-        table = torch.stack([torch.stack([figures[name].float() for name in names]) for _, _, figures in self.pending])
-        rows = table.tolist()
-        seconds = (time.monotonic() - self.since) / len(rows)
-        for (step, lr, _), row in zip(self.pending, rows, strict=True):
-            figures = dict(zip(names, row, strict=True))
-            loss, iou, norm = (figures.pop(name) for name in ("loss", "train_iou", "grad_norm"))
-            self.tell(StepDone(step, loss, figures, iou, lr, norm, seconds))
-        self.pending.clear()
-        self.since = time.monotonic()
-
-
-@dataclass
-class _Stop:
-    """Whether a signal has asked the run to end, and which."""
-
-    signal: int | None = None
-
-    def is_requested(self, run: Run, waits: bool) -> bool:
-        """True on every process when one of them was asked; several ask each other only where a step `waits` anyway."""
-        return (waits or run.is_alone) and run.any_process(self.signal is not None)
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[_Stop]:
-    """The first SIGINT or SIGTERM asks for a stop after the step at hand; a second SIGINT ends the process at once."""
-    stop = _Stop()
-
-    def ask(number: int, _: FrameType | None) -> None:
-        if stop.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.signal = number
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever started it there stops it in another way
-        before = {}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _require_finite_weights(run: Run) -> None:
+    """Weights that are no numbers are neither measured nor saved: what was saved before is still good."""
+    if not run.state.is_finite():
+        error = SamtuneError.of(
+            expected="weights that are finite numbers",
+            found=f"others after step {run.state.progress.step}",
+            do=f"train again with a smaller --optimizer.lr; what was good until then is in {run.folder.last}",
+        )
+        raise run.processes.failure(error)

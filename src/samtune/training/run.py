@@ -1,8 +1,7 @@
-"""Everything a run needs before its first step: model, what learns, data, optimizer, devices, what to measure."""
+"""Everything a run needs before its first step: model, what learns, data, optimizer, device, what to measure."""
 
 from __future__ import annotations
 
-import os
 import platform
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from accelerate import Accelerator
-from pydantic import ValidationError
 from torch import Tensor, nn
 from transformers import Sam2Model
 
 from samtune.config import TrainConfig
 from samtune.data.table import Dataset, ImageEntry
 from samtune.embeddings.dataset import DatasetEmbeddings, View
-from samtune.errors import ModelError
+from samtune.errors import DataError, ModelError
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder.choice import DECODERS
 from samtune.model.decoder.reference import DecoderOutput
@@ -30,48 +26,57 @@ from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.model.io.load import LoadedModel, load_model, save_model
 from samtune.model.trainable import Trainable, merged, parameter_groups, save_adapter, select_trainable
 from samtune.prompts.batch import PromptBatch
+from samtune.runtime.distributed import Processes, join_processes
 from samtune.runtime.precision import arithmetic, autocast, choose_device, settle
 from samtune.training.batches import Batch, Sampling, TrainingBatches
-from samtune.training.checkpoint import Progress, RunFolder, forget_after, load_last, new_run
+from samtune.training.checkpoint import (
+    RunFolder,
+    choose_folder,
+    cut_logs,
+    load_last,
+    make_folder,
+    read_about,
+    read_settings,
+    remove_folder,
+)
 from samtune.training.optimizer import MovingAverage, make_optimizer
+from samtune.training.state import TrainingState
 from samtune.training.validation import Validation
-from samtune.utils.files import write_json
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
-    """A run that is ready to train, or to be resumed.
+    """A run that is ready to train, or to be resumed: what does not change while it goes on, and its `state`.
 
     Attributes:
         folder: where it writes.
         dataset: whole; the batches are of its training split.
         config: its settings.
-        progress: how far it is.
         loaded: the base model, whose weights the training changes in place.
         trainable: what learns.
-        average: moving average of what learns, or None.
+        batches: what each step works on.
+        validation: what is measured.
         embeddings: of the dataset's images; from a cache on disk, unless what it would keep is learning.
         device: where this process computes.
         precision: of the arithmetic, `no` (fp32) or `bf16`.
-        accelerator: the other processes.
+        processes: this process among those that train together.
         notes: what the user should know.
+        state: what changes.
     """
 
     folder: RunFolder
     dataset: Dataset
     config: TrainConfig
-    progress: Progress
     loaded: LoadedModel
     trainable: Trainable
-    optimizer: torch.optim.Optimizer
-    average: MovingAverage | None
     batches: TrainingBatches
     validation: Validation
     embeddings: DatasetEmbeddings
     device: torch.device
     precision: str
-    accelerator: Accelerator
+    processes: Processes
     notes: tuple[str, ...]
+    state: TrainingState
 
     @property
     def model(self) -> Sam2Model:
@@ -82,16 +87,6 @@ class Run:
     def parameters(self) -> dict[str, nn.Parameter]:
         """What learns, by name."""
         return self.trainable.parameters
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process is the one that writes and tells."""
-        return self.accelerator.is_main_process
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether no other process trains with this one."""
-        return self.accelerator.num_processes == 1
 
     @property
     def validate_every(self) -> int:
@@ -116,20 +111,20 @@ class Run:
         return self.embed(batch.views, self.batches.upcoming(batch.step, self.config.steps))
 
     def decode(self, embeddings: ImageEmbeddings, prompts: PromptBatch, image_index: Tensor) -> DecoderOutput:
-        """Answers to prompts, by the decoder path of the settings."""
+        """Masks and scores for prompts, by the decoder path of the settings."""
         return DECODERS[self.config.decoder](self.model, embeddings, prompts, image_index)
 
     def measure(self) -> dict[str, float]:
-        """Mean IoU on the fixed prompts, by `split/kind`."""
-        images = deque(View(image) for image in self.validation.images)
+        """Mean IoU on the fixed prompts, by `split/kind`. Every process measures its share of the images."""
+        upcoming = deque(View(image) for image in self.validation.images(self.processes))
 
         def embed(image: ImageEntry) -> EmbeddedImage:
-            view = images.popleft()
+            view = upcoming.popleft()
             assert view.image == image
-            return EmbeddedImage(self.embed([view], images), (image.height, image.width))
+            return EmbeddedImage(self.embed([view], upcoming), (image.height, image.width))
 
         with torch.no_grad(), self.arithmetic():
-            return self.validation.measure(Predictor(self.loaded, self.config.decoder), embed)
+            return self.validation.measure(Predictor(self.loaded, self.config.decoder), embed, self.processes)
 
     def save_best(self) -> None:
         """Write the weights as they are now to `checkpoints/best`, and a LoRA adapter to `checkpoints/adapter`."""
@@ -137,52 +132,23 @@ class Run:
         if self.trainable.adapter is not None:
             save_adapter(self.trainable, self.folder.adapter, self.loaded.name)
 
-    @contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """Inside, the model has the moving average of its weights, where one is kept."""
-        if self.average is None:
-            yield
-            return
-        self.average.swap()
-        try:
-            yield
-        finally:
-            self.average.swap()
-
-    def average_gradients(self) -> None:
-        """Give every process the mean of all processes' gradients; see docs/decisions/0004."""
-        if self.is_alone:
-            return
-        flat = torch.cat([_gradient(parameter).flatten() for parameter in self.parameters.values()])
-        mean = self._reduced(flat, "mean")
-        sizes = [parameter.numel() for parameter in self.parameters.values()]
-        for parameter, values in zip(self.parameters.values(), mean.split(sizes), strict=True):
-            parameter.grad = values.view_as(parameter)
-
-    def any_process(self, flag: bool) -> bool:
-        """Whether `flag` is true in any process."""
-        if self.is_alone:
-            return flag
-        return bool(self._reduced(torch.tensor(float(flag), device=self.device), "sum") > 0)
-
-    def _reduced(self, tensor: Tensor, reduction: str) -> Tensor:
-        """Sum or mean of a tensor over all processes."""
-        found = self.accelerator.reduce(tensor, reduction=reduction)
-        assert isinstance(found, Tensor)
-        return found
-
 
 def new(dataset: Path, config: TrainConfig) -> Run:
-    """Set up a new run and make its folder.
+    """Set up a new run and make its folder, when nothing else can go wrong any more.
 
     Raises:
         DataError: the dataset cannot be read or has nothing to train on.
-        ModelError: the model cannot be loaded, or the run folder is taken.
+        ModelError: the model cannot be loaded.
+        ConfigError: the run folder is taken.
+        SystemExit: one of these, in a process that is not the main one.
     """
-    run = _set_up(dataset, config, RunFolder(Path()))
-    run.folder = new_run(dataset, config)
-    if run.is_main:
-        write_json(run.folder.about, _about(run))
+    device = choose_device(config.device)
+    processes = join_processes(device)
+    folder = RunFolder(Path(processes.on_main(lambda: str(choose_folder(config)))))
+    run = processes.all_or_none(lambda: _set_up(dataset, config, folder, device, processes))
+
+    with removed_if_not_started(run):
+        processes.on_main(lambda: make_folder(folder, dataset, config, _about(run)))
     return run
 
 
@@ -190,21 +156,44 @@ def resumed(path: Path) -> Run:
     """Set up an interrupted run where its last checkpoint left it.
 
     Raises:
-        ModelError: the folder is no run, has no checkpoint to resume from, or its base model is not what it was.
+        ModelError: the folder is no run, has no checkpoint to resume from, was started with another number of
+            processes, or its base model is not what it was.
+        DataError: its dataset is no longer there.
+        SystemExit: one of these, in a process that is not the main one.
     """
     folder = RunFolder(path)
-    dataset, config = _read_config(folder)
-    run = _set_up(dataset, config, folder)
-    run.progress = load_last(folder, run.parameters, run.optimizer, run.average)
-    if run.is_main:
-        forget_after(folder, run.progress.step)
+    dataset, config = read_settings(folder)
+    device = choose_device(config.device)
+    processes = join_processes(device)
+
+    def set_up() -> Run:
+        _require_same_processes(folder, processes)
+        _require_dataset(folder, dataset)
+        run = _set_up(dataset, config, folder, device, processes)
+        load_last(folder, run.state)
+        return run
+
+    run = processes.all_or_none(set_up)
+    processes.on_main(lambda: cut_logs(folder, run.state.progress.step))
     return run
 
 
-def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
+@contextmanager
+def removed_if_not_started(run: Run) -> Iterator[None]:
+    """Removes a new run's folder when what happens inside fails before the first step is done.
+
+    Nothing in it could be resumed, and it would stand in the way of the same command.
+    """
+    try:
+        yield
+    except BaseException:
+        if run.processes.is_main and run.state.progress.step == 0:
+            remove_folder(run.folder)
+        raise
+
+
+def _set_up(path: Path, config: TrainConfig, folder: RunFolder, device: torch.device, processes: Processes) -> Run:
     dataset = Dataset.open(path)
-    device = choose_device(config.device)
-    accelerator = _processes(device)
     settle(device)
     loaded = load_model(config.model, device=device)
     precision = arithmetic(config.precision, device, loaded.image_size)
@@ -221,27 +210,21 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder) -> Run:
         folder=folder,
         dataset=dataset,
         config=config,
-        progress=Progress(),
         loaded=loaded,
         trainable=trainable,
-        optimizer=make_optimizer(parameter_groups(trainable, config.optimizer), device),
-        average=MovingAverage(trainable.parameters, config.optimizer.ema) if config.optimizer.ema else None,
-        batches=TrainingBatches(
-            dataset.split("train"), sampling, rank=accelerator.process_index, world=accelerator.num_processes
-        ),
+        batches=TrainingBatches(dataset.split("train"), sampling, rank=processes.rank, world=processes.count),
         validation=Validation(dataset, config.prompts, config.eval_objects),
         embeddings=_embeddings(dataset, config, loaded, trainable, device, precision),
         device=device,
         precision=precision,
-        accelerator=accelerator,
-        notes=(trainable.note, *_cache_note(config, trainable)),
+        processes=processes,
+        notes=(trainable.note, *_cache_note(config, trainable), *_processes_note(config, processes)),
+        state=TrainingState(
+            parameters=trainable.parameters,
+            optimizer=make_optimizer(parameter_groups(trainable, config.optimizer), device),
+            average=MovingAverage(trainable.parameters, config.optimizer.ema) if config.optimizer.ema else None,
+        ),
     )
-
-
-def _processes(device: torch.device) -> Accelerator:
-    """The processes that train together. Device and precision are ours: accelerate settles them once for a process."""
-    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return Accelerator(cpu=distributed and device.type == "cpu")
 
 
 def _embeddings(
@@ -264,17 +247,34 @@ def _cache_note(config: TrainConfig, trainable: Trainable) -> list[str]:
     return []
 
 
-def _read_config(folder: RunFolder) -> tuple[Path, TrainConfig]:
-    try:
-        settings = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-        return Path(settings.pop("dataset")), TrainConfig(**settings)
-    except (OSError, yaml.YAMLError, ValidationError, AttributeError, KeyError, TypeError) as error:
+def _processes_note(config: TrainConfig, processes: Processes) -> list[str]:
+    if processes.is_alone:
+        return []
+    images = processes.count * config.images_per_step
+    return [f"{processes.count} processes with {config.images_per_step} images each, {images} images per step"]
+
+
+def _require_dataset(folder: RunFolder, dataset: Path) -> None:
+    if not dataset.is_dir():
+        raise DataError.of(
+            expected="the dataset this run was started with",
+            found="no such folder",
+            where=str(dataset),
+            do=f"put it back, or write its new place after `dataset:` in {folder.config}",
+        )
+
+
+def _require_same_processes(folder: RunFolder, processes: Processes) -> None:
+    """Another number of processes means other steps, and a learning rate that was not meant for them."""
+    started = read_about(folder).get("processes", 1)
+    if started != processes.count:
+        start = f"torchrun --nproc-per-node {started} -m samtune" if started > 1 else "samtune"
         raise ModelError.of(
-            expected="a run folder with its config.yaml",
-            found=str(error).splitlines()[0],
-            where=str(folder.config),
-            do="give the folder that `samtune train` made",
-        ) from error
+            expected=f"{started} process{'es' if started > 1 else ''}, as this run was started with",
+            found=str(processes.count),
+            where=str(folder.path),
+            do=f"{start} train --resume {folder.path}",
+        )
 
 
 def _about(run: Run) -> dict[str, Any]:
@@ -288,13 +288,9 @@ def _about(run: Run) -> dict[str, Any]:
         },
         "notes": list(run.notes),
         "device": str(run.device),
-        "processes": run.accelerator.num_processes,
+        "processes": run.processes.count,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("samtune", "torch", "transformers")},
         },
     }
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

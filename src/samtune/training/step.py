@@ -1,7 +1,7 @@
 """What one step learns: the gradients of its prompts' loss, and the figures beside them.
 
 `learn` takes a batch as it comes. `learn_on_grid` takes one whose images have equally many prompts (`Batch.grid`) and
-looks at no value, so that a GPU is never waited for and the whole can be recorded (see `captured.py`). Both give the
+looks at no value, so that a GPU is never waited for and the whole can be recorded (see `cuda_graphs.py`). Both give the
 same loss and the same gradients.
 """
 
@@ -34,23 +34,30 @@ def learn(run: Run, batch: Batch) -> Figures:
     not grow with the number of objects and the encoder, where it learns, is run backward once.
     """
     batch = batch.to(run.device)
+    counts = count_prompts(run, batch)
     parts = [batch.select(slice(start, start + run.chunk)) for start in range(0, len(batch), run.chunk)]
-    return _through_the_encoder(run, batch, lambda leaves: _learn(run, leaves, batch, parts, run.decode))
+    return _through_the_encoder(run, batch, lambda leaves: _learn(run, leaves, counts, parts, run.decode))
 
 
 def learn_on_grid(run: Run, grid: Batch) -> Figures:
     """The same for a grid on the run's device."""
-    return _through_the_encoder(run, grid, lambda leaves: learn_from(run, leaves, grid))
+    counts = count_prompts(run, grid)
+    return _through_the_encoder(run, grid, lambda leaves: learn_from(run, leaves, grid, counts))
 
 
-def learn_from(run: Run, embeddings: ImageEmbeddings, grid: Batch) -> Figures:
+def learn_from(run: Run, embeddings: ImageEmbeddings, grid: Batch, counts: Counts) -> Figures:
     """The same from embeddings at hand. Collects their gradients, where they are leaves that want any."""
 
     def decode(embeddings: ImageEmbeddings, prompts: PromptBatch, _: Tensor) -> DecoderOutput:
         return fast_decoder.decode_grid(run.model, embeddings, prompts)
 
     width = max(1, run.chunk // len(grid.views))
-    return _learn(run, embeddings, grid, grid.columns(width), decode)
+    return _learn(run, embeddings, counts, grid.columns(width), decode)
+
+
+def count_prompts(run: Run, batch: Batch) -> Counts:
+    """What the step's losses are divided by, over all processes: their losses and gradients then add up."""
+    return Counts.of(batch.covered, batch.counted, run.processes.sum)
 
 
 def _through_the_encoder(run: Run, batch: Batch, learn_from: Callable[[ImageEmbeddings], Figures]) -> Figures:
@@ -61,8 +68,7 @@ def _through_the_encoder(run: Run, batch: Batch, learn_from: Callable[[ImageEmbe
     return figures
 
 
-def _learn(run: Run, embeddings: ImageEmbeddings, batch: Batch, parts: Iterable[Batch], decode: _Decode) -> Figures:
-    counts = Counts.of(batch.covered, batch.counted)
+def _learn(run: Run, embeddings: ImageEmbeddings, counts: Counts, parts: Iterable[Batch], decode: _Decode) -> Figures:
     figures: Figures = {name: torch.zeros((), device=run.device) for name in ("loss", "train_iou")}
     for part in parts:
         for name, value in _learn_part(run, embeddings, part, counts, decode).items():
@@ -86,30 +92,30 @@ def _learn_part(run: Run, embeddings: ImageEmbeddings, part: Batch, counts: Coun
         is_last = turn + 1 == rounds
         if turn > 0 and is_last:
             break
-        handed = _handed(run, output)
+        chosen = _chosen_masks(run, output)
         if turn == 0:
-            figures["train_iou"] = _iou_sum(handed, targets) / counts.objects
+            figures["train_iou"] = _iou_sum(chosen, targets) / counts.objects
         if not is_last:
-            prompts = _corrected(run, prompts, handed, targets, draws.corrections[turn])
+            prompts = _corrected(run, prompts, chosen, targets, draws.corrections[turn])
     return figures
 
 
 @torch.no_grad()
-def _handed(run: Run, output: DecoderOutput) -> Tensor:
-    """The masks a user would be handed, as low-res logits `[N, 1, h, w]`."""
+def _chosen_masks(run: Run, output: DecoderOutput) -> Tensor:
+    """The masks that a user would get, as low-res logits `[N, 1, h, w]`."""
     masks, _ = select_masks(run.model, output, multimask_output=False)
     return masks
 
 
 @torch.no_grad()
-def _iou_sum(handed: Tensor, targets: Tensor) -> Tensor:
-    """Summed IoU of masks and the objects of `targets`, on the low-res grid."""
+def _iou_sum(masks: Tensor, targets: Tensor) -> Tensor:
+    """Summed IoU of masks `[N, 1, h, w]` and the objects of `targets`, on the low-res grid."""
     present = targets.flatten(1).amax(1) > 0
-    return (hard_iou(handed > 0, binary(targets)[:, None]).squeeze(1) * present).sum()
+    return (hard_iou(masks > 0, binary(targets)[:, None]).squeeze(1) * present).sum()
 
 
 @torch.no_grad()
-def _corrected(run: Run, prompts: PromptBatch, handed: Tensor, targets: Tensor, draws: CorrectionDraws) -> PromptBatch:
+def _corrected(run: Run, prompts: PromptBatch, masks: Tensor, targets: Tensor, draws: CorrectionDraws) -> PromptBatch:
     """The prompts with one correction click and the mask they led to, as an annotator would go on."""
-    points, labels = correction_clicks(handed[:, 0] > 0, binary(targets), run.config.prompts, draws)
-    return prompts.with_clicks(low_res_to_input(points.to(prompts.points)), labels).with_masks(handed.float())
+    points, labels = correction_clicks(masks[:, 0] > 0, binary(targets), run.config.prompts, draws)
+    return prompts.with_clicks(low_res_to_input(points.to(prompts.points)), labels).with_masks(masks.float())

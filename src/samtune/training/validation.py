@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from statistics import fmean
 
+import torch
+
 from samtune.config import PromptPolicy
-from samtune.data.table import Dataset, ImageEntry
+from samtune.data.table import Dataset, ImageEntry, ObjectEntry
 from samtune.evaluation.protocol import KINDS, measure, read_truth, spread
 from samtune.inference.predictor import EmbeddedImage, Predictor
+from samtune.runtime.distributed import Processes
 
 TRAIN_SHARE = 0.2
 """Objects of the training split that are measured beside the validation split's, as a share of these."""
 CHUNK = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One image to measure; its objects are numbers `first` and following of all that are measured."""
+
+    image: ImageEntry
+    objects: tuple[ObjectEntry, ...]
+    first: int
 
 
 class Validation:
@@ -26,36 +39,58 @@ class Validation:
     def __init__(self, dataset: Dataset, policy: PromptPolicy, most: int) -> None:
         self.dataset = dataset
         self.kinds = tuple(kind for kind in KINDS if getattr(policy, kind) > 0)
-        chosen = {"valid": spread(dataset.split("valid").images, most)}
-        chosen["train"] = spread(dataset.split("train").images, max(1, round(most * TRAIN_SHARE)))
-        self.chosen = {split: images for split, images in chosen.items() if images}
-        self.objects = {split: sum(len(found) for _, found in images) for split, images in self.chosen.items()}
+        limits = {"valid": most, "train": max(1, round(most * TRAIN_SHARE))}
+        self.objects: dict[str, int] = {}
+        self._items: list[_Item] = []
+        for split, limit in limits.items():
+            first = sum(self.objects.values())
+            for image, objects in spread(dataset.split(split).images, limit):
+                self._items.append(_Item(image, tuple(objects), first + self.objects.get(split, 0)))
+                self.objects[split] = self.objects.get(split, 0) + len(objects)
 
-    @property
-    def images(self) -> list[ImageEntry]:
-        """The images that are measured on, in order."""
-        return [image for images in self.chosen.values() for image, _ in images]
+    def images(self, processes: Processes) -> list[ImageEntry]:
+        """The images that this process measures, in order."""
+        return [item.image for item in self._share(processes)]
 
     def criterion(self, metrics: Mapping[str, float]) -> float | None:
         """The figure that decides which weights are best: mean IoU on the validation split over the trained kinds.
 
         None where there is no validation split.
         """
-        return fmean(metrics[f"valid/{kind}"] for kind in self.kinds) if "valid" in self.chosen else None
+        return fmean(metrics[f"valid/{kind}"] for kind in self.kinds) if "valid" in self.objects else None
 
-    def measure(self, predictor: Predictor, embed: Callable[[ImageEntry], EmbeddedImage]) -> dict[str, float]:
-        """Mean IoU by `split/kind`.
+    def measure(
+        self, predictor: Predictor, embed: Callable[[ImageEntry], EmbeddedImage], processes: Processes
+    ) -> dict[str, float]:
+        """Mean IoU by `split/kind`, the same in every process and for any number of processes.
 
         Args:
             predictor: the model with its weights as they are now.
-            embed: gives an image's embeddings, from a cache where there is one.
+            embed: gives an image's embeddings, from a cache where there is one; called for `images`, in order.
+            processes: those that share the images. Each measures its own, then every object's IoU is known to all.
+
+        Raises:
+            DataError: an image or a mask cannot be read.
         """
-        reached: dict[str, list[float]] = {}
-        for split, images in self.chosen.items():
-            for image, objects in images:
-                embedded = embed(image)
-                truth = [read_truth(self.dataset, found) for found in objects]
-                for kind in self.kinds:
-                    answers = measure(predictor, embedded, kind, objects, truth, CHUNK)
-                    reached.setdefault(f"{split}/{kind}", []).extend(answer.iou for answer in answers)
-        return {name: fmean(values) for name, values in reached.items()}
+        ious = torch.zeros(len(self.kinds), sum(self.objects.values()), dtype=torch.float64)
+
+        def measure_share() -> None:
+            for item in self._share(processes):
+                embedded = embed(item.image)
+                truth = [read_truth(self.dataset, found) for found in item.objects]
+                for row, kind in zip(ious, self.kinds, strict=True):
+                    found = measure(predictor, embedded, kind, item.objects, truth, CHUNK)
+                    row[item.first : item.first + len(found)] = torch.tensor(
+                        [one.iou for one in found], dtype=torch.float64
+                    )
+
+        processes.all_or_none(measure_share)
+        by_split = processes.sum(ious).split(list(self.objects.values()), dim=1)
+        return {
+            f"{split}/{kind}": fmean(row.tolist())
+            for split, of_kinds in zip(self.objects, by_split, strict=True)
+            for kind, row in zip(self.kinds, of_kinds, strict=True)
+        }
+
+    def _share(self, processes: Processes) -> list[_Item]:
+        return self._items[processes.rank :: processes.count]

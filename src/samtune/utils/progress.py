@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,9 +16,14 @@ Advance = Callable[[int, int], None]
 PLAIN_LINE_EVERY_SECONDS = 5.0
 
 
+def is_main_process() -> bool:
+    """Whether this is the one process that prints, of those that `torchrun` has started; known without torch."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def stderr_console(*, quiet: bool = False) -> Console:
     """Where progress and notes go, so that results on stdout stay clean."""
-    return Console(stderr=True, quiet=quiet)
+    return Console(stderr=True, quiet=quiet or not is_main_process())
 
 
 @contextmanager

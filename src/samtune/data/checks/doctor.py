@@ -26,6 +26,7 @@ from samtune.data.checks.page import draw, render_text, to_json
 from samtune.data.checks.record import UsableImage, check_record
 from samtune.data.readers import detect_format, read
 from samtune.types import Annotation, ImageRecord, Issue, Severity
+from samtune.utils.results import Result
 
 EXAMPLES_PER_CODE = 4
 _SIZES = (("tiny", 16**2), ("small", 32**2), ("medium", 96**2))
@@ -94,7 +95,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class Audit(Result):
     """What the doctor found.
 
     Attributes:
@@ -115,6 +116,10 @@ class Audit:
     def exit_code(self) -> int:
         """0 for clean or warnings, 2 for errors."""
         return 2 if any(issue.severity is Severity.ERROR for issue in self.issues) else 0
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        return self.to_text().splitlines()
 
     def to_text(self) -> str:
         """See `doctor_report.render_text`."""

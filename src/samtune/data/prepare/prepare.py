@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samtune.data.archive import is_archive, unpack
 from samtune.data.checks.dataset import KEPT_APART, Seen, find_leaks, never_learned, splits_without_objects
@@ -39,6 +39,7 @@ from samtune.errors import DataError, SamtuneError
 from samtune.types import ImageRecord, Issue, Severity, Split
 from samtune.utils.files import new_folder, storage_errors, write_json
 from samtune.utils.output_folders import check_output
+from samtune.utils.results import Result
 from samtune.utils.workers import mapped
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ _ASKED_APART = "--group-by source keeps such images together; --group-by {} was 
 
 
 @dataclass(frozen=True)
-class PrepareReport:
+class PrepareReport(Result):
     """What `prepare` made.
 
     Attributes:
@@ -84,6 +85,11 @@ class PrepareReport:
     def issues(self) -> tuple[Issue, ...]:
         """Everything found wrong."""
         return tuple(read_issues(self.root / ISSUES))
+
+    def to_json(self) -> dict[str, Any]:
+        """Where it stands, what it holds, what was found; `issues.json` has the single findings."""
+        found = [{"severity": severity, "code": code, "count": count} for (severity, code), count in self.found.items()]
+        return {"root": str(self.root), "images": self.images, "objects": self.objects, "found": found}
 
     def lines(self) -> list[str]:
         """What to tell the user."""

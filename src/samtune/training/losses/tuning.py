@@ -2,11 +2,12 @@
 
 Source: SAM 2's training recipe (`training/loss_fns.py`, `MultiStepMultiMasksAndIous`), with one difference on purpose.
 The recipe trains the single-mask token in some steps and the three others in the rest; here all learn from each prompt,
-because the model hands out either (see `decoder.select_masks`) and nobody should be handed a mask nobody trained.
+because the model returns either (see `decoder.select_masks`), and no user should get a mask that was not trained.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,17 +31,29 @@ class Loss:
 class Counts:
     """How many prompts a step has, and how many of them are about an object: what its loss is an average over.
 
-    They are tensors, each of one number and at least 1, because on a GPU a number would have to be waited for.
+    They are float tensors, each of one number and at least 1, because on a GPU a number would have to be waited for.
     """
 
     prompts: Tensor
     objects: Tensor
 
     @classmethod
-    def of(cls, targets: Tensor, counted: Tensor | None = None) -> Counts:
-        """The counts of `targets` `[N, h, w]` (an empty one is a background prompt's), of the `counted` ones alone."""
+    def of(
+        cls,
+        targets: Tensor,
+        counted: Tensor | None = None,
+        total: Callable[[Tensor], Tensor] = lambda numbers: numbers,
+    ) -> Counts:
+        """The counts of `targets` `[N, h, w]`, where an empty one is a background prompt's.
+
+        Args:
+            targets: of this process.
+            counted: bool `[N]`, which of them count; all, when left out.
+            total: sums numbers over the processes that share the step.
+        """
         counted = targets.new_ones(len(targets), dtype=torch.bool) if counted is None else counted
-        return cls(counted.sum().clamp(min=1), (_present(targets) & counted).sum().clamp(min=1))
+        numbers = torch.stack([counted.sum(), (_present(targets) & counted).sum()]).float()
+        return cls(*total(numbers).clamp(min=1).unbind())
 
 
 def tuning_loss(

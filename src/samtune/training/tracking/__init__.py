@@ -1,1 +1,1 @@
-"""What a run tells while it goes on: typed events and the listeners that write them down."""
+"""What a run reports while it goes on: typed events, and the listeners that show them or write them down."""

@@ -1,4 +1,4 @@
-"""What the training loop tells the world. It prints nothing itself: progress bar, files, TensorBoard are listeners."""
+"""The events of the training loop. It prints nothing itself: progress bar, files, TensorBoard are listeners."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ class StepDone:
 
     Attributes:
         step: steps done so far, 1 after the first.
-        loss: the total loss.
+        loss: the total loss, over all processes; may be infinite or NaN where the step was skipped.
         parts: its terms before weighting.
         train_iou: mean IoU of this step's predictions on its own, freshly drawn prompts, before the step; low-res grid.
         lr: learning rate of the decoder.
         grad_norm: gradient norm before clipping.
         seconds: time the step took, its share of loading and encoding included.
+        skipped: loss or gradients were not finite, and no weight was changed.
     """
 
     step: int
@@ -46,6 +47,7 @@ class StepDone:
     lr: float
     grad_norm: float
     seconds: float
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

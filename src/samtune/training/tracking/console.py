@@ -1,31 +1,17 @@
-"""Who listens to the training loop: the progress bar, the metrics file, the table of results, TensorBoard."""
+"""A run on the terminal: a progress bar, or plain lines where the output is no terminal."""
 
 from __future__ import annotations
 
-import csv
-import json
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from samtune.training.checkpoint import RunFolder
 from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
-from samtune.utils.files import storage_errors
 
 PLAIN_LINE_EVERY_SECONDS = 10.0
-
-
-@contextmanager
-def file_listeners(folder: RunFolder) -> Iterator[list[Listener]]:
-    """The listeners that write into the run folder."""
-    with ExitStack() as stack:
-        listeners: list[Listener] = [stack.enter_context(_metrics_file(folder.metrics)), _results_table(folder)]
-        tensorboard = stack.enter_context(_tensorboard(folder.path / "tensorboard"))
-        yield listeners if tensorboard is None else [*listeners, tensorboard]
 
 
 @contextmanager
@@ -48,11 +34,15 @@ class _Smooth:
         self.values[name] = value if name not in self.values else 0.95 * self.values[name] + 0.05 * value
 
     def take(self, event: StepDone) -> None:
+        if event.skipped:
+            return
         self.add("loss", event.loss)
         self.add("iou", event.train_iou)
         self.add("seconds", event.seconds)
 
     def __str__(self) -> str:
+        if not self.values:
+            return ""
         rate = 1 / max(self.values["seconds"], 1e-9)
         return f"loss {self.values['loss']:.3f}  train IoU {self.values['iou']:.3f}  {rate:.1f} steps/s"
 
@@ -78,6 +68,8 @@ class _Bar:
                     self.console.print(line, highlight=False, markup=False)
                 self.task = self.progress.add_task("tuning", total=event.steps, completed=event.first_step, note="")
             case StepDone():
+                if event.skipped:
+                    self.console.print(_skipped_line(event), highlight=False, markup=False)
                 self.smooth.take(event)
                 self.progress.update(self.task, completed=event.step, note=str(self.smooth))
             case Validated():
@@ -97,18 +89,20 @@ class _PlainLines:
         match event:
             case RunStarted():
                 self.steps = event.steps
-                self._say(*_started_lines(event))
+                self._print(*_started_lines(event))
             case StepDone():
+                if event.skipped:
+                    self._print(_skipped_line(event))
                 self.smooth.take(event)
                 if time.monotonic() - self.last_line >= PLAIN_LINE_EVERY_SECONDS:
-                    left = (self.steps - event.step) * self.smooth.values["seconds"]
-                    self._say(f"step {event.step}/{self.steps}  {self.smooth}  {left:.0f} s left")
+                    left = (self.steps - event.step) * self.smooth.values.get("seconds", event.seconds)
+                    self._print(f"step {event.step}/{self.steps}  {self.smooth}  {left:.0f} s left")
             case Validated():
-                self._say(_validated_line(event))
+                self._print(_validated_line(event))
             case RunFinished():
                 pass
 
-    def _say(self, *lines: str) -> None:
+    def _print(self, *lines: str) -> None:
         self.last_line = time.monotonic()
         for line in lines:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -125,66 +119,5 @@ def _validated_line(event: Validated) -> str:
     return f"{who}: {figures}{'  best so far' if event.best and event.step else ''}"
 
 
-@contextmanager
-def _metrics_file(path: Path) -> Iterator[Listener]:
-    """One JSON object per line; `step` is in each, and either a step's values or a validation's."""
-    with storage_errors(path), path.open("a", encoding="utf-8") as file:
-
-        def listen(event: Event) -> None:
-            match event:
-                case StepDone():
-                    values = {"loss": event.loss, **event.parts, "train_iou": event.train_iou, "lr": event.lr}
-                    line = {"step": event.step, **values, "grad_norm": event.grad_norm, "seconds": event.seconds}
-                case Validated():
-                    line = {"step": event.step, **event.metrics, "best": event.best}
-                case RunStarted() | RunFinished():
-                    return
-            file.write(json.dumps(line) + "\n")
-            if isinstance(event, Validated):
-                file.flush()
-
-        yield listen
-
-
-def _results_table(folder: RunFolder) -> Listener:
-    """`results.csv`, one row per validation, for spreadsheets."""
-
-    def listen(event: Event) -> None:
-        if not isinstance(event, Validated):
-            return
-        new = not folder.results.exists()
-        with storage_errors(folder.results), folder.results.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                writer.writerow(["step", *event.metrics, "best"])
-            writer.writerow([event.step, *(f"{value:.5f}" for value in event.metrics.values()), int(event.best)])
-
-    return listen
-
-
-@contextmanager
-def _tensorboard(folder: Path) -> Iterator[Listener | None]:
-    """TensorBoard events, where TensorBoard is installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # optional, and slow to import
-    except ImportError:
-        yield None
-        return
-    writer = SummaryWriter(str(folder))
-
-    def listen(event: Event) -> None:
-        match event:
-            case StepDone():
-                for name, value in {"loss": event.loss, **event.parts, "train_iou": event.train_iou}.items():
-                    writer.add_scalar(f"train/{name}", value, event.step)
-                writer.add_scalar("lr", event.lr, event.step)
-            case Validated():
-                for name, value in event.metrics.items():
-                    writer.add_scalar(f"iou/{name}", value, event.step)
-            case RunStarted() | RunFinished():
-                pass
-
-    try:
-        yield listen
-    finally:
-        writer.close()
+def _skipped_line(event: StepDone) -> str:
+    return f"step {event.step}: skipped, loss {event.loss:g} and gradient norm {event.grad_norm:g} are not both finite"

@@ -1,0 +1,46 @@
+"""Commands that use a model: predict, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from samtune import api
+from samtune.cli.common import Flat, Out, Quiet, show
+from samtune.config import PredictConfig
+
+
+def predict(
+    images: Path,
+    /,
+    *,
+    model: str,
+    out: Out,
+    config: Annotated[PredictConfig, Flat] = PredictConfig(),
+    quiet: Quiet = False,
+) -> None:
+    """Segment images with boxes or clicks: COCO results, PNG masks, overlays.
+
+    Args:
+        images: One image or a folder.
+        model: nano, a hub name, a checkpoint file, a Hugging Face folder or a run.
+    """
+    show(api.predict(images, model, out, config, quiet=quiet))
+
+
+def export(
+    model: str,
+    /,
+    *,
+    out: Out,
+    format: Literal["official", "hf", "adapter"] = "official",
+    comparison: Path | None = None,
+) -> None:
+    """Write a tuned model for other tools, load the result again, and compare its masks before saying done.
+
+    Args:
+        model: Run or model to export.
+        format: official loads in the sam2 package, hf in transformers, adapter in peft.
+        comparison: Folder that `samtune compare` wrote; its verdict goes into the model card.
+    """
+    show(api.export(model, out, format, comparison=comparison))

@@ -1,0 +1,117 @@
+"""Commands that train, and those about the embeddings that training keeps: train, pretrain, embed, cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from pydantic import Field
+
+from samtune import api
+from samtune.cli.common import Flat, Quiet, say, show
+from samtune.config import EmbedConfig, PretrainConfig, TrainableConfig, TrainConfig
+from samtune.errors import UsageError
+
+cache = App(name="cache", help="The image embeddings kept on disk.")
+
+
+class _Trainable(TrainableConfig):
+    """The same settings, with a short option for the one that is used most."""
+
+    train: Annotated[str, Parameter(name=("--train", "--trainable.train"))] = Field(
+        default=TrainableConfig().train, description=TrainableConfig.model_fields["train"].description
+    )
+
+
+class TrainOptions(TrainConfig):
+    """The settings of a training run as options."""
+
+    trainable: _Trainable = _Trainable()
+
+    def config(self) -> TrainConfig:
+        """The same settings without their options."""
+        return TrainConfig.model_validate(self.model_dump())
+
+
+def train(
+    dataset: Path | None = None,
+    *,
+    settings: Annotated[TrainOptions, Flat] = TrainOptions(),
+    config: Path | None = None,
+    resume: Path | None = None,
+    quiet: Quiet = False,
+) -> int:
+    """Tune a model on a dataset. The image and prompt encoders stay frozen unless --train says otherwise.
+
+    Args:
+        dataset: Folder that `samtune prepare` wrote.
+        config: YAML file with settings; options given here win over it. A run's config.yaml is such a file.
+        resume: Run folder of an interrupted run: continue it, with its own dataset and settings.
+    """
+    if resume is not None:
+        _refuse_beside_resume(resume, dataset, config, settings)
+        result = api.resume(resume, quiet=quiet)
+    elif dataset is not None:
+        result = api.train(dataset, settings.config(), quiet=quiet)
+    else:
+        raise UsageError.of(
+            expected="a dataset to train on",
+            found="none",
+            do="samtune train DATASET, or --config FILE with a dataset, or --resume RUN",
+        )
+    show(result)
+    return 128 + result.signal if result.signal else 0
+
+
+def _refuse_beside_resume(run: Path, dataset: Path | None, config: Path | None, settings: TrainOptions) -> None:
+    """A run goes on as it was started, see docs/decisions/0073; what would be ignored is not taken in silence."""
+    found = [*(["a dataset"] if dataset else []), *(["--config"] if config else [])]
+    found += [f"--{name.replace('_', '-')}" for name in sorted(settings.model_fields_set)]
+    if found:
+        raise UsageError.of(
+            expected="--resume RUN alone: a run goes on with the dataset and the settings it was started with",
+            found=f"{', '.join(found)} beside it",
+            do=f"leave that out; for other settings start a new run from its weights: --model {run}",
+        )
+
+
+def pretrain(*, settings: Annotated[PretrainConfig, Flat] = PretrainConfig(), config: Path | None = None) -> None:
+    """Train the small model from scratch on procedural scenes. Takes hours on a CPU; run again to continue.
+
+    Args:
+        config: YAML file with settings, such as other stages; options given here win over it.
+    """
+    say(f"weights    {api.pretrain(settings)}")
+
+
+def embed(dataset: Path, /, *, config: Annotated[EmbedConfig, Flat] = EmbedConfig(), quiet: Quiet = False) -> None:
+    """Compute image embeddings ahead of training. What is in the cache is not computed again; interrupt as you like.
+
+    Training does this by itself as it goes. Beforehand it can use several processes, or several GPUs under torchrun.
+
+    Args:
+        dataset: Folder that `samtune prepare` wrote.
+    """
+    show(api.embed(dataset, config, quiet=quiet))
+
+
+@cache.command(name="info")
+def cache_info(folder: Path, /) -> None:
+    """Show what is kept, for which models, and how much space it takes.
+
+    Args:
+        folder: Dataset, or the cache folder itself.
+    """
+    show(api.cache_info(folder))
+
+
+@cache.command(name="clear")
+def cache_clear(folder: Path, /) -> None:
+    """Remove all image embeddings. They are computed again when they are needed.
+
+    Args:
+        folder: Dataset, or the cache folder itself.
+    """
+    say("removed:")
+    show(api.clear_cache(folder))

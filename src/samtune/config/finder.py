@@ -1,0 +1,54 @@
+"""The finder: how it is trained, and how its finds are chosen."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from pydantic import Field, model_validator
+
+from samtune.config.base import Config, Device, Fraction
+
+
+class FinderConfig(Config):
+    """How a finder is trained on a dataset's own masks, from the image embeddings that training keeps."""
+
+    classes: Annotated[Literal["all", "none"], Parameter(name=("--find-classes", "--classes"))] = Field(
+        default="all", description="all learns the dataset's class names; none finds objects without naming them."
+    )
+    steps: int = Field(default=1000, ge=1, description="Optimizer steps.")
+    images_per_step: int = Field(default=4, ge=1, description="Images per step.")
+    lr: float = Field(default=2e-3, gt=0.0, description="Learning rate at the start; a cosine to 0 follows.")
+    weight_decay: float = Field(default=0.05, ge=0.0, description="Weight decay of matrices.")
+    width: int = Field(default=64, ge=8, multiple_of=8, description="Channels inside the network.")
+    context: bool = Field(
+        default=True, description="Dilated convolutions at stride 16, for large and for thin objects."
+    )
+    objects_per_image: int = Field(
+        default=64, ge=1, description="Objects per image and step whose class is learned; all boxes are, always."
+    )
+    flip: bool = Field(default=False, description="Also learn from mirrored images; doubles the embeddings to compute.")
+    eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means an eighth of the run.")
+    seed: int = Field(default=0, ge=0, description="Seed of everything random.")
+    device: Device = "auto"
+
+
+class FindConfig(Config):
+    """Which of a finder's finds are kept."""
+
+    threshold: Fraction | None = Field(
+        default=None, description="Least calibrated score, 0 to 1; left out, the one of the best F1 on validation."
+    )
+    precision: Fraction | None = Field(
+        default=None, description="Keep what gives this precision on validation, and as many finds as that allows."
+    )
+    recall: Fraction | None = Field(
+        default=None, description="Keep what gives this recall on validation, and as few finds as that needs."
+    )
+
+    @model_validator(mode="after")
+    def _one_wish(self) -> FindConfig:
+        wishes = [name for name in ("threshold", "precision", "recall") if getattr(self, name) is not None]
+        if len(wishes) > 1:
+            raise ValueError(f"{' and '.join(wishes)} are given: they choose the same thing, so give one")
+        return self

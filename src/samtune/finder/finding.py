@@ -1,0 +1,124 @@
+"""Finding: boxes from the network, masks from the decoder, names from the class maps under the masks, no duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from samtune.data.masks import encode_rle
+from samtune.embeddings.cache import encoder_fingerprint
+from samtune.errors import ModelError
+from samtune.finder.head import STRIDE
+from samtune.finder.losses import pooled
+from samtune.finder.proposals import MASK_OVERLAP, box_iou, mask_boxes, propose, similar_masks, suppress
+from samtune.finder.results import Finder, Finds
+from samtune.inference.predictor import EmbeddedImage, Predictor
+from samtune.model.decoder.reference import asked_tokens, select_masks
+from samtune.model.preprocess import MASK_THRESHOLD, upscale_masks
+from samtune.prompts.batch import PromptBatch
+from samtune.types import RunLengths
+
+CHUNK = 32
+"""Prompts per decoder call."""
+
+
+@torch.no_grad()
+def find(predictor: Predictor, embedded: EmbeddedImage, finder: Finder, *, chunk: int = CHUNK) -> Finds:
+    """Find everything in an image that looks like what the finder was trained on.
+
+    Args:
+        predictor: the model whose decoder draws the masks.
+        embedded: the image, from a model with the encoder that the finder was trained on.
+        finder: the finder.
+        chunk: prompts per decoder call.
+
+    Returns:
+        All finds; most have low scores. `Finds.above` keeps the good ones.
+    """
+    output = finder.head(embedded.embeddings)
+    proposed = propose(output, 0, finder.most)
+    logits, iou_scores = answer_boxes(predictor, embedded, proposed.boxes, chunk)
+    classes, certainty = name_masks(output.classes[0], logits)
+    masks = (logits > MASK_THRESHOLD).cpu().numpy()
+    boxes = proposed.boxes.numpy()
+    agreement = [_agreement(box, tight) for box, tight in zip(boxes, mask_boxes(masks), strict=True)]
+    columns = (proposed.objectness.numpy(), iou_scores, certainty, np.array(agreement, np.float64))
+    evidence = np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
+    strength = evidence[:, :3].prod(1).astype(np.float32)
+    kept = suppress(strength, similar_masks(masks, MASK_OVERLAP))
+    kept = kept[masks[kept].any((1, 2))]
+    scores = finder.calibration(evidence[kept])
+    height, width = embedded.size
+    scale = np.array([width, height] * 2, np.float32) * STRIDE / finder.image_size
+    found = Finds(logits.cpu().numpy()[kept], boxes[kept] * scale, classes[kept], evidence[kept], scores, embedded.size)
+    return found[np.argsort(-scores, kind="stable")]
+
+
+@torch.no_grad()
+def answer_boxes(
+    predictor: Predictor, embedded: EmbeddedImage, boxes: Tensor, chunk: int = CHUNK
+) -> tuple[Tensor, NDArray[np.float32]]:
+    """The decoder's one mask for each box.
+
+    Args:
+        predictor, embedded, chunk: as in `find`.
+        boxes: `[N, 4]`, xyxy in cells of the stride-4 grid.
+
+    Returns:
+        Low-res logits float32 `[N, h, w]` on the model's device, and predicted IoUs `[N]`, 0 to 1.
+    """
+    size, tokens = predictor.loaded.mask_size, asked_tokens(predictor.loaded.model, multimask_output=False)
+    logits, scores = [torch.zeros(0, size, size, device=predictor.device)], [torch.zeros(0)]
+    for part in boxes.split(chunk) if len(boxes) else ():
+        output = predictor.decode(embedded, PromptBatch.from_boxes(part * STRIDE), tokens)
+        masks, iou = select_masks(predictor.loaded.model, output, multimask_output=False)
+        logits.append(masks[:, 0].float())
+        scores.append(iou[:, 0].float().cpu())
+    return torch.cat(logits), torch.cat(scores).clamp(0, 1).numpy()
+
+
+def name_masks(maps: Tensor, logits: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The most likely class of each mask, and how likely it is.
+
+    Args:
+        maps: class logits `[K, h, w]`; K = 0 calls everything class 0, with certainty.
+        logits: low-res mask logits `[N, h, w]`.
+    """
+    if not len(maps) or not len(logits):
+        return np.zeros(len(logits), np.int64), np.ones(len(logits), np.float32)
+    likely, number = pooled(maps, (logits > MASK_THRESHOLD).float()).softmax(1).max(1)
+    return number.cpu().numpy(), likely.float().cpu().numpy()
+
+
+def full_masks(finds: Finds) -> Sequence[RunLengths]:
+    """The finds' masks at the image's own size, as run lengths; one at a time is unpacked."""
+    return [
+        encode_rle((upscale_masks(torch.from_numpy(logits), finds.size) > MASK_THRESHOLD).numpy())
+        for logits in finds.logits
+    ]
+
+
+def check_fits(finder: Finder, predictor: Predictor) -> None:
+    """Refuse a finder whose features another encoder made.
+
+    Raises:
+        ModelError: the model's encoder is not the one the finder was trained on.
+    """
+    if (finder.encoder, finder.image_size) != (
+        encoder_fingerprint(predictor.loaded.model),
+        predictor.loaded.image_size,
+    ):
+        raise ModelError.of(
+            expected="the image encoder that the finder was trained on",
+            found=f"another one, of {predictor.loaded.name}",
+            do="use the run the finder was trained in, or train one: samtune find-train RUN",
+        )
+
+
+def _agreement(box: NDArray[np.float32], tight: NDArray[np.int64]) -> float:
+    """IoU of the box that was asked with and the tight box of the mask, 0 to 1."""
+    return float(box_iou(box[None], tight[None].astype(np.float32))[0, 0])

@@ -1,0 +1,190 @@
+"""Making a finder: its network is trained, its scores calibrated, its threshold chosen, and what it is worth is said.
+
+Steps, calibration and threshold are chosen on the validation split. A dataset without one lends a fifth of its training
+groups, which the network then does not learn from; the decoder has seen them, and the finder says so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+
+from samtune.config import FinderConfig
+from samtune.data.low_res import LowResTargets
+from samtune.data.table import Dataset, ImageEntry
+from samtune.embeddings.cache import encoder_fingerprint
+from samtune.embeddings.dataset import DatasetEmbeddings, View
+from samtune.evaluation.protocol import measure, read_truth
+from samtune.finder.calibration import calibration_error, fit
+from samtune.finder.finding import find
+from samtune.finder.losses import pooled
+from samtune.finder.matching import best_f1, match, operating_points
+from samtune.finder.measure import RIGHT, FoundImage, TrueImage, read_true, right_finds
+from samtune.finder.proposals import box_iou
+from samtune.finder.results import Finder, Finds, Quality
+from samtune.finder.training import Example, box_f1, read_examples, train_head
+from samtune.inference.predictor import EmbeddedImage, Predictor
+
+LENT = 0.2
+"""Share of the training groups that are held back where there is no validation split."""
+RARE = 5
+"""A class with fewer training examples is named as too rare."""
+_TRAIN_LOOKED_AT = 30
+"""Training images on which the boxes are measured too, to see whether the network only remembers."""
+
+Advance = Callable[[str, int, int], None]
+"""Told of what is going on, how much of it is done, and the total."""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a finder is made from: images to learn from, images to choose on, and where the latter come from."""
+
+    train: tuple[ImageEntry, ...]
+    valid: tuple[ImageEntry, ...]
+    chosen_on: str
+
+
+def choose_lessons(dataset: Dataset, seed: int) -> Lessons:
+    """The training split to learn from and the validation split to choose on, or a part of the training split."""
+    train, valid = dataset.split("train").images, dataset.split("valid").images
+    if any(image.single_objects for image in valid):
+        return Lessons(train, valid, f"the {len(valid)} images of the validation split")
+    groups = sorted({image.group for image in train})
+    if len(groups) < 2:
+        return Lessons(train, (), "nothing: there is neither a validation split nor a second group of training images")
+    lent = set(np.random.default_rng(seed).permutation(groups)[: max(1, round(LENT * len(groups)))].tolist())
+    held = tuple(image for image in train if image.group in lent)
+    rest = tuple(image for image in train if image.group not in lent)
+    words = f"{len(held)} training images the finder did not learn from, but the decoder did: flattering"
+    return Lessons(rest, held, words)
+
+
+def make_finder(
+    predictor: Predictor, embeddings: DatasetEmbeddings, config: FinderConfig, *, progress: Advance | None = None
+) -> Finder:
+    """Train a finder on a dataset's own masks.
+
+    Args:
+        predictor: the tuned model, whose decoder draws the masks.
+        embeddings: of the dataset's images, from the same encoder.
+        config: how.
+        progress: told of the stages.
+
+    Raises:
+        DataError: the training split has no object.
+    """
+    tell = progress or (lambda what, done, total: None)
+    dataset = embeddings.dataset
+    lessons = choose_lessons(dataset, config.seed)
+    counts = Counter(one.category for image in lessons.train for one in image.single_objects)
+    classes = tuple(sorted(counts)) if config.classes == "all" and len(counts) > 1 else ()
+    low_res = LowResTargets(dataset, predictor.loaded.mask_size)
+    train, valid = (read_examples(images, low_res, classes) for images in (lessons.train, lessons.valid))
+    trained = train_head(
+        embeddings, train, valid, low_res, len(classes), config, progress=lambda done, all: tell("finder", done, all)
+    )
+    looked_at = train[:: max(1, len(train) // _TRAIN_LOOKED_AT)][:_TRAIN_LOOKED_AT]
+    finder = Finder(
+        head=trained.head,
+        classes=classes or _only(counts, config),
+        most=trained.most,
+        image_size=predictor.loaded.image_size,
+        encoder=encoder_fingerprint(predictor.loaded.model),
+        decoder=predictor.loaded.fingerprint(),
+        chosen_on=lessons.chosen_on,
+        rare=tuple((name, count) for name, count in sorted(counts.items()) if classes and count < RARE),
+        about={
+            "dataset": dataset.root.resolve().name,
+            "config": config.model_dump(mode="json"),
+            "images": len(train),
+            "step": trained.step,
+            "train_f1": box_f1(trained.head, embeddings, looked_at, trained.most),
+            "history": [asdict(one) for one in trained.history],
+        },
+    )
+    return _proven(finder, predictor, embeddings, valid, low_res, lambda done, all: tell("calibrating", done, all))
+
+
+def _only(counts: Counter[str], config: FinderConfig) -> tuple[str, ...]:
+    """The name of the only class there is: it need not be learned."""
+    return tuple(counts) if config.classes == "all" and len(counts) == 1 else ()
+
+
+def _proven(
+    finder: Finder,
+    predictor: Predictor,
+    embeddings: DatasetEmbeddings,
+    valid: Sequence[Example],
+    low_res: LowResTargets,
+    progress: Callable[[int, int], None],
+) -> Finder:
+    """The finder with its scores calibrated, its thresholds known and its quality measured, as far as `valid` goes."""
+    objects = sum(len(one.truth) for one in valid)
+    if not objects:
+        return finder
+    raw: list[Finds] = []
+    truth: list[TrueImage] = []
+    met: list[np.ndarray] = []
+    outlined, named = list[float](), list[bool]()
+    for done, one in enumerate(valid, start=1):
+        embedded = EmbeddedImage(embeddings([View(one.image)]), (one.image.height, one.image.width))
+        raw.append(find(predictor, embedded, finder))
+        truth.append(read_true(embeddings.dataset, one.image, finder.classes))
+        met.append(_met(raw[-1], one.image))
+        regions = [read_truth(embeddings.dataset, found) for found in one.image.single_objects]
+        answers = measure(predictor, embedded, "box", one.image.single_objects, regions, 32)
+        outlined += [answer.iou for answer in answers]
+        named += _told_right(finder, embedded, one, low_res)
+        progress(done, len(valid))
+    images = [FoundImage.of(finds) for finds in raw]
+    right, counted = _judged(truth, images)
+    evidence = np.concatenate([finds.evidence for finds in raw])
+    calibrated = replace(finder, calibration=fit(evidence[counted], right[counted]))
+    images = [one.rescored(calibrated.calibration(finds.evidence)) for one, finds in zip(images, raw, strict=True)]
+    right, counted = _judged(truth, images)  # calibrated scores rank anew, which changes who is matched to whom
+    right, scores = right[counted], np.concatenate([one.scores for one in images])[counted]
+    points = tuple(operating_points(scores, right, objects))
+    history = finder.about["history"]
+    quality = Quality(
+        images=len(valid),
+        objects=objects,
+        point=best_f1(points),
+        found=float(np.concatenate(met).mean()),
+        outlined=float(np.mean([iou >= RIGHT for iou in outlined])),
+        named=float(np.mean(named)) if named else None,
+        train_f1=finder.about["train_f1"],
+        valid_f1=max((one["f1"] for one in history), default=0.0),
+        calibration_error=calibration_error(scores, right),
+    )
+    return replace(calibrated, points=points, quality=quality)
+
+
+def _judged(truth: Sequence[TrueImage], images: Sequence[FoundImage]) -> tuple[np.ndarray, np.ndarray]:
+    """Of the finds of all images, which are right, and which count at all: bool `[P]` both."""
+    pairs = [right_finds(one, found) for one, found in zip(truth, images, strict=True)]
+    right, counted = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    return right, counted
+
+
+def _met(finds: Finds, image: ImageEntry) -> np.ndarray:
+    """Which of an image's objects some proposed box meets with an IoU of 0.5, bool `[N]`."""
+    boxes = np.array([one.box for one in image.single_objects], np.float32).reshape(-1, 4)
+    owner = match(box_iou(finds.boxes, boxes), finds.scores.astype(np.float32), RIGHT)
+    return np.isin(np.arange(len(boxes)), owner)
+
+
+@torch.no_grad()
+def _told_right(finder: Finder, embedded: EmbeddedImage, one: Example, low_res: LowResTargets) -> list[bool]:
+    """Whether the class of each object is told from its true mask; nothing for a finder that learned no classes."""
+    if not finder.head.classes or not len(one.truth):
+        return []
+    maps = finder.head(embedded.embeddings).classes[0]
+    covered = torch.from_numpy(low_res.of(one.truth.objects)).to(maps.device).float() / 255
+    known = np.array([found.category in finder.classes for found in one.truth.objects])
+    told = (pooled(maps, covered).argmax(1).cpu() == one.truth.classes).numpy() & known
+    return told.tolist()

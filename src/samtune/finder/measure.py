@@ -1,0 +1,264 @@
+"""Measuring finds against annotated objects: mask AP by faster-coco-eval, precision, recall, confusion, counts.
+
+AP is COCO's: over IoUs from 0.5 to 0.95, masks at the image's own size, at most `MOST` finds an image (COCO's own limit
+of 100 would cut images with hundreds of objects). Crowd regions are COCO's too: finds inside count neither way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval import mask as native
+from numpy.typing import NDArray
+
+from samtune.data.masks import encode_rle, format_counts
+from samtune.data.table import Dataset, ImageEntry
+from samtune.evaluation.intervals import Summary, summarize
+from samtune.finder.finding import full_masks
+from samtune.finder.matching import OperatingPoint, match
+from samtune.finder.results import Finds
+from samtune.types import RunLengths
+
+MOST = 1000
+RIGHT = 0.5
+"""IoU from which a mask is right where one number is asked for."""
+_CROWDED = 0.5
+"""Share of a find that lies in a crowd region from which on it counts neither way."""
+_COUNT_ERRORS = (0.0, 1e9)
+"""Range of an error of a count: it has no upper end, and with so far a one the interval is that of a log scale."""
+
+
+@dataclass(frozen=True)
+class TrueImage:
+    """The annotated objects of one image, as COCO run lengths.
+
+    Attributes:
+        image: the table's entry.
+        masks: of the N single objects, in COCO's compressed form.
+        classes: int64 `[N]`.
+        crowd: masks of crowd regions.
+    """
+
+    image: ImageEntry
+    masks: list[dict[str, Any]]
+    classes: NDArray[np.int64]
+    crowd: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class FoundImage:
+    """What was found in one image: masks in COCO's compressed form, classes `[P]`, scores `[P]`, best first."""
+
+    masks: list[dict[str, Any]]
+    classes: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, finds: Finds) -> FoundImage:
+        """Finds with their masks brought to the image's own size."""
+        return cls([_as_coco(runs) for runs in full_masks(finds)], finds.classes, finds.scores)
+
+    def __getitem__(self, rows: NDArray[Any]) -> FoundImage:
+        """Some of them, by number."""
+        return FoundImage([self.masks[row] for row in rows], self.classes[rows], self.scores[rows])
+
+    def above(self, threshold: float) -> FoundImage:
+        """Those scored at least `threshold`."""
+        return self[np.flatnonzero(self.scores >= threshold)]
+
+    def rescored(self, scores: NDArray[np.float64]) -> FoundImage:
+        """The same with other scores, in their order."""
+        return FoundImage(self.masks, self.classes, scores)[np.argsort(-scores, kind="stable")]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """COCO's average precision of masks, 0 to 1; None where there are no objects of a size.
+
+    Attributes:
+        ap: over IoUs from 0.5 to 0.95.
+        ap50, ap75: at these IoUs.
+        ar: average recall, all finds, over the same IoUs.
+        ar_small, ar_medium, ar_large: the same by COCO's sizes, up to 32 x 32 and 96 x 96 pixels and above.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ar: float
+    ar_small: float | None
+    ar_medium: float | None
+    ar_large: float | None
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Finds kept by a threshold, matched to objects at a mask IoU of 0.5.
+
+    Attributes:
+        point: precision and recall, with the right name.
+        confusion: `[K + 1, K + 1]`, objects of class (row) found as class (column); the last row counts finds where no
+            object is, the last column objects that were not found. Names play no part in the matching here.
+        count_error: |found - annotated| of each image, over images, with an interval over groups.
+        relative_count_error: the same divided by the number annotated (at least 1).
+        counts: per class, how many were annotated and found.
+    """
+
+    point: OperatingPoint
+    confusion: NDArray[np.int64]
+    count_error: Summary
+    relative_count_error: Summary
+    counts: NDArray[np.int64]
+
+
+def read_true(dataset: Dataset, image: ImageEntry, classes: Sequence[str]) -> TrueImage:
+    """The annotated objects of an image; an object of an unknown class gets number K, which no find has."""
+    number = {name: index for index, name in enumerate(classes)}
+    kept = image.single_objects
+    return TrueImage(
+        image,
+        [compress(dataset.read_mask(one)) for one in kept],
+        np.array([number.get(one.category, len(classes)) if classes else 0 for one in kept], np.int64),
+        [compress(dataset.read_mask(one)) for one in image.objects if one.iscrowd],
+    )
+
+
+def coco_precision(truth: Sequence[TrueImage], found: Sequence[FoundImage], *, named: bool) -> Precision:
+    """Mask AP and AR, equal to pycocotools'.
+
+    Args:
+        truth, found: of the same images, in order; at least one object.
+        named: whether a find must have its object's class; otherwise all are of one class.
+    """
+    results = coco_results(found, named=named)
+    if not results:
+        return Precision(0.0, 0.0, 0.0, 0.0, None, None, None)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(coco_truth(truth, named=named))
+        evaluator = COCOeval_faster(coco, coco.loadRes(results), "segm")
+        evaluator.params.maxDets = [1, 10, MOST]
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    stats = evaluator.stats
+    sizes = [None if value < 0 else float(value) for value in stats[9:12]]
+    return Precision(float(stats[0]), float(stats[1]), float(stats[2]), float(stats[8]), *sizes)
+
+
+def coco_truth(truth: Sequence[TrueImage], *, named: bool) -> dict[str, Any]:
+    """Annotated objects as a COCO file's content; images are numbered from 1 in their order, classes from 1."""
+    annotations: list[dict[str, Any]] = []
+    numbers = sorted({int(one) for image in truth for one in image.classes}) if named else [0]
+    for image_id, one in enumerate(truth, start=1):
+        rows = [(mask, int(number) if named else 0, 0) for mask, number in zip(one.masks, one.classes, strict=True)]
+        # A crowd region belongs to every class: what is found inside is right in none and wrong in none.
+        rows += [(mask, number, 1) for mask in one.crowd for number in numbers]
+        for mask, number, crowd in rows:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": number + 1,
+                    "segmentation": mask,
+                    "area": int(native.area(mask)),
+                    "bbox": [float(value) for value in native.toBbox(mask)],
+                    "iscrowd": crowd,
+                }
+            )
+    images = [
+        {"id": number, "width": one.image.width, "height": one.image.height, "file_name": one.image.image_path}
+        for number, one in enumerate(truth, start=1)
+    ]
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": n + 1, "name": str(n)} for n in numbers],
+    }
+
+
+def coco_results(found: Sequence[FoundImage], *, named: bool) -> list[dict[str, Any]]:
+    """Finds as COCO results, with the numbers of `coco_truth`."""
+    return [
+        {
+            "image_id": image_id,
+            "category_id": int(number) + 1 if named else 1,
+            "segmentation": mask,
+            "score": float(score),
+        }
+        for image_id, one in enumerate(found, start=1)
+        for mask, number, score in zip(one.masks, one.classes, one.scores, strict=True)
+    ]
+
+
+def right_finds(
+    truth: TrueImage, found: FoundImage, *, named: bool = True
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which finds are right at a mask IoU of 0.5, and which count at all: `[P]` both; see `_CROWDED`."""
+    objects = mask_iou(found.masks, truth.masks)
+    if named:
+        objects = np.where(found.classes[:, None] == truth.classes[None], objects, -1.0)
+    right = match(objects.astype(np.float32), found.scores.astype(np.float32), RIGHT) >= 0
+    return right, right | ~_in_crowd(truth, found)
+
+
+def matched(truth: Sequence[TrueImage], found: Sequence[FoundImage], classes: int, threshold: float) -> Matched:
+    """Figures of the finds that a threshold keeps.
+
+    Args:
+        truth, found: of the same images, in order.
+        classes: K, at least 1.
+        threshold: the least score.
+    """
+    kept = [one.above(threshold) for one in found]
+    hits, finds, objects = 0, 0, sum(len(one.masks) for one in truth)
+    confusion = np.zeros((classes + 1, classes + 1), np.int64)
+    counts = np.zeros((classes, 2), np.int64)
+    errors: list[float] = []
+    relative: list[float] = []
+    for one, these in zip(truth, kept, strict=True):
+        right, counted = right_finds(one, these)
+        hits, finds = hits + int(right.sum()), finds + int(counted.sum())
+        owner = match(mask_iou(these.masks, one.masks).astype(np.float32), these.scores.astype(np.float32), RIGHT)
+        np.add.at(confusion, (one.classes[owner[owner >= 0]], these.classes[owner >= 0]), 1)
+        np.add.at(confusion, (classes, these.classes[(owner < 0) & counted]), 1)
+        missed = np.setdiff1d(np.arange(len(one.masks)), owner)
+        np.add.at(confusion, (one.classes[missed], classes), 1)
+        counts[:, 0] += np.bincount(one.classes, minlength=classes)[:classes]
+        counts[:, 1] += np.bincount(these.classes[counted], minlength=classes)
+        errors.append(abs(int(counted.sum()) - len(one.masks)))
+        relative.append(errors[-1] / max(len(one.masks), 1))
+    groups = [one.image.group for one in truth]
+    error, share = (summarize(values, groups, bounds=_COUNT_ERRORS) for values in (errors, relative))
+    assert error is not None and share is not None
+    precision = hits / finds if finds else 1.0
+    return Matched(OperatingPoint(threshold, precision, hits / max(objects, 1)), confusion, error, share, counts)
+
+
+def mask_iou(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> NDArray[np.float64]:
+    """IoU of every mask of `first` with every one of `second`: `[A, B]`."""
+    if not first or not second:
+        return np.zeros((len(first), len(second)))
+    return np.asarray(native.iou(first, second, [0] * len(second)), np.float64).reshape(len(first), len(second))
+
+
+def _in_crowd(truth: TrueImage, found: FoundImage) -> NDArray[np.bool_]:
+    """Which finds lie mostly in a crowd region; COCO's IoU with one is the share of the find inside it."""
+    if not truth.crowd or not found.masks:
+        return np.zeros(len(found.masks), bool)
+    inside = np.asarray(native.iou(found.masks, truth.crowd, [1] * len(truth.crowd)), np.float64)
+    return inside.reshape(len(found.masks), -1).max(1) >= _CROWDED
+
+
+def compress(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO's compressed run lengths of a mask bool `[H, W]`."""
+    return _as_coco(encode_rle(mask))
+
+
+def _as_coco(runs: RunLengths) -> dict[str, Any]:
+    return {"size": [runs.height, runs.width], "counts": format_counts(runs)}

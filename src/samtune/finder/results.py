@@ -1,0 +1,141 @@
+"""Values of the finder: the finder itself, what it finds in an image, what was measured of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samtune.errors import ConfigError
+from samtune.finder.calibration import Calibration
+from samtune.finder.head import FinderHead
+from samtune.finder.matching import OperatingPoint, best_f1, with_precision, with_recall
+
+ONE_CLASS = "object"
+"""What everything is called by a finder without classes."""
+
+
+@dataclass(frozen=True)
+class Finds:
+    """What was found in one image: N objects, the surest first, no duplicates among them.
+
+    Attributes:
+        logits: float32 `[N, h, w]`, low-res mask logits as the decoder gave them.
+        boxes: float32 `[N, 4]`, the boxes the decoder was asked with, xyxy in pixels of the image.
+        classes: int64 `[N]`, number of the class.
+        evidence: float64 `[N, 4]`, see `calibration.EVIDENCE`.
+        scores: float64 `[N]`, calibrated, 0 to 1.
+        size: (H, W) of the image in pixels.
+    """
+
+    logits: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    evidence: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, rows: NDArray[Any]) -> Finds:
+        """Some of them, by number or by mask."""
+        return Finds(
+            self.logits[rows], self.boxes[rows], self.classes[rows], self.evidence[rows], self.scores[rows], self.size
+        )
+
+    def above(self, threshold: float) -> Finds:
+        """Those scored at least `threshold`."""
+        return self[self.scores >= threshold]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """A finder on held-out images, with the masks of its decoder.
+
+    Attributes:
+        images, objects: how many.
+        point: precision and recall at the threshold of the best F1; right is a mask of IoU 0.5 and the right name.
+        found: share of the objects that some proposed box meets with an IoU of 0.5.
+        outlined: share of the objects whose mask, asked for with the true box, has an IoU of 0.5.
+        named: share of the objects whose class is told right from their true masks; None without classes.
+        train_f1, valid_f1: of proposed boxes, see `training.box_f1`.
+        calibration_error: of the scores, on the images they were fitted on.
+    """
+
+    images: int
+    objects: int
+    point: OperatingPoint
+    found: float
+    outlined: float
+    named: float | None
+    train_f1: float
+    valid_f1: float
+    calibration_error: float
+
+
+@dataclass(frozen=True)
+class Finder:
+    """A finder that is ready to use.
+
+    Attributes:
+        head: the network.
+        classes: names in the order of their numbers; none for a finder that does not name.
+        most: peaks to look at in an image.
+        image_size: side of the model's input in pixels.
+        encoder: fingerprint of the encoder whose embeddings it reads.
+        decoder: fingerprint of the model whose decoder its scores and thresholds were made with.
+        calibration: of its scores.
+        points: what each threshold gave on validation, the strictest first.
+        chosen_on: which images `calibration` and `points` come from, in words.
+        rare: classes with too few examples to be learned, and how many they have.
+        quality: what was measured when it was made; None where nothing was held out.
+        about: settings and history, for people.
+    """
+
+    head: FinderHead = field(repr=False)
+    classes: tuple[str, ...]
+    most: int
+    image_size: int
+    encoder: str
+    decoder: str
+    calibration: Calibration = field(default_factory=Calibration)
+    points: tuple[OperatingPoint, ...] = ()
+    chosen_on: str = "nothing"
+    rare: tuple[tuple[str, int], ...] = ()
+    quality: Quality | None = None
+    about: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a find may be called, in the order of class numbers."""
+        return self.classes or (ONE_CLASS,)
+
+    @property
+    def threshold(self) -> float:
+        """The least score to keep for the best F1 on validation; 0.5 where there was none."""
+        return best_f1(self.points).threshold if self.points else 0.5
+
+    def threshold_for(self, *, precision: float | None = None, recall: float | None = None) -> float:
+        """The least score to keep for a wanted precision or recall on validation.
+
+        Raises:
+            ConfigError: no threshold gives it.
+        """
+        if precision is not None:
+            point, wish = with_precision(self.points, precision), f"a precision of {precision:g}"
+            reached = max((one.precision for one in self.points), default=0.0)
+        elif recall is not None:
+            point, wish = with_recall(self.points, recall), f"a recall of {recall:g}"
+            reached = max((one.recall for one in self.points), default=0.0)
+        else:
+            return self.threshold
+        if point is None:
+            raise ConfigError.of(
+                expected=f"{wish} that some threshold gives on validation",
+                found=f"at most {reached:.2f}",
+                do="ask for less, or give --threshold",
+            )
+        return point.threshold

@@ -1,0 +1,127 @@
+"""A finder on disk: one safetensors file, its network's weights and, as JSON in the file's header, all else it is.
+
+RUN/finder/finder.safetensors   the finder
+RUN/finder/finder.json          what it is and what was measured, for people
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from samtune.errors import ModelError
+from samtune.finder.calibration import Calibration
+from samtune.finder.head import FinderHead
+from samtune.finder.matching import OperatingPoint
+from samtune.finder.results import Finder, Quality
+from samtune.model.io.tensors import disk_errors
+from samtune.utils.files import new_folder, share, write_json
+
+FOLDER, FILE, ABOUT = "finder", "finder.safetensors", "finder.json"
+FORMAT = 1
+_MOST_POINTS = 400
+_CALIBRATION, _POINTS, _QUALITY = (
+    TypeAdapter(Calibration),
+    TypeAdapter(tuple[OperatingPoint, ...]),
+    TypeAdapter(Quality | None),
+)
+
+
+def save_finder(finder: Finder, folder: Path) -> None:
+    """Write a finder's folder as a whole or not at all.
+
+    Raises:
+        StorageError: the disk refused; what stood there before still stands.
+    """
+    with new_folder(folder) as temporary:
+        write_finder(finder, temporary / FILE)
+        write_json(temporary / ABOUT, _described(finder))
+
+
+def write_finder(finder: Finder, file: Path) -> None:
+    """Write a finder's one file.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in finder.head.state_dict().items()}
+    with disk_errors():
+        save_file(tensors, file, metadata={"format": "pt", "finder": json.dumps(_described(finder))})
+    share(file)
+
+
+def load_finder(path: Path) -> Finder:
+    """Read a finder.
+
+    Args:
+        path: a run, its `finder` folder, or the file.
+
+    Raises:
+        ModelError: no finder there, a file that cannot be read, or one of another version.
+    """
+    file = next((place for place in (path / FOLDER / FILE, path / FILE) if place.is_file()), path)
+    if not file.is_file():
+        raise ModelError.of(
+            expected="a run with a finder",
+            found="none",
+            where=str(path),
+            do=f"train one: samtune find-train {path}",
+        )
+    try:
+        with safe_open(file, framework="pt") as content:
+            about: dict[str, Any] = json.loads((content.metadata() or {})["finder"])
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        if about["format"] != FORMAT:
+            raise ValueError(f"format {about['format']}, not {FORMAT}")
+        head = FinderHead(about["channels"], about["head_classes"], width=about["width"], context=about["context"])
+        head.load_state_dict(tensors)
+        return Finder(
+            head=head.eval().requires_grad_(False),
+            classes=tuple(about["classes"]),
+            most=int(about["most"]),
+            image_size=int(about["image_size"]),
+            encoder=str(about["encoder"]),
+            decoder=str(about["decoder"]),
+            calibration=_CALIBRATION.validate_python(about["calibration"]),
+            points=_POINTS.validate_python(about["points"]),
+            chosen_on=str(about["chosen_on"]),
+            rare=tuple((str(name), int(count)) for name, count in about["rare"]),
+            quality=_QUALITY.validate_python(about["quality"]),
+            about=about["about"],
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, ValidationError) as error:
+        raise ModelError.of(
+            expected=f"a finder that samtune wrote, format {FORMAT}",
+            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            where=str(file),
+            do="train it again: samtune find-train RUN",
+        ) from error
+
+
+def _described(finder: Finder) -> dict[str, Any]:
+    head = finder.head
+    points = finder.points[:: max(1, -(-len(finder.points) // _MOST_POINTS))]
+    return {
+        "format": FORMAT,
+        "channels": list(head.channels),
+        "head_classes": head.classes,
+        "width": head.from_coarse.out_channels,
+        "context": len(head.context) > 0,
+        "classes": list(finder.classes),
+        "most": finder.most,
+        "image_size": finder.image_size,
+        "encoder": finder.encoder,
+        "decoder": finder.decoder,
+        "calibration": asdict(finder.calibration),
+        "points": [asdict(point) for point in points],
+        "chosen_on": finder.chosen_on,
+        "rare": [list(one) for one in finder.rare],
+        "quality": None if finder.quality is None else asdict(finder.quality),
+        "about": finder.about,
+    }

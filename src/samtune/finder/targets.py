@@ -1,0 +1,130 @@
+"""What the finder's network should say of an image: a Gaussian on every object's middle, whose box each cell proposes.
+
+Everything is in cells of the stride-4 grid, and every object is drawn in its own window, so that 500 small objects cost
+what their windows cost and not 500 whole grids. Source: CenterNet (Zhou et al. 2019), with a spread for each axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samtune.data.low_res import LowResTargets
+from samtune.data.table import ImageEntry, ObjectEntry
+
+SPREAD, LEAST_SPREAD = 0.15, 0.45
+"""Standard deviation of the Gaussian: this share of the box's side, and at least so many cells."""
+REACH = 3.0
+"""Standard deviations beyond which a Gaussian is left out; it is below 0.012 there."""
+NEAR = 0.3
+"""Cells whose Gaussian is above this propose the box."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """The objects of one image, in cells of the low-res grid.
+
+    Attributes:
+        objects: the table's entries of the N objects, whose masks are read when they are needed.
+        boxes: float32 `[N, 4]`, xyxy.
+        classes: int64 `[N]`, number of the class.
+        ignored: bool `[h, w]`, cells of crowd regions, of which nothing is asked.
+    """
+
+    objects: tuple[ObjectEntry, ...]
+    boxes: Tensor
+    classes: Tensor
+    ignored: Tensor
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def mirrored(self) -> Truth:
+        """The same, left to right."""
+        width = self.ignored.shape[1]
+        x0, y0, x1, y1 = self.boxes.unbind(1)
+        boxes = torch.stack([width - x1, y0, width - x0, y1], dim=1)
+        return Truth(self.objects, boxes, self.classes, self.ignored.flip(1))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the network should say of one image.
+
+    Attributes:
+        heat: float32 `[h, w]`, the highest of the objects' Gaussians, 0 to 1; 1 at each object's own cell.
+        owner: int64 `[h, w]`, the object whose box the cell proposes, -1 where none is near; of several the smallest.
+        weight: float32 `[h, w]`, the owner's Gaussian, 0 where there is none.
+    """
+
+    heat: Tensor
+    owner: Tensor
+    weight: Tensor
+
+
+def read_truth(image: ImageEntry, low_res: LowResTargets, classes: Sequence[str]) -> Truth:
+    """The objects of an image as the finder learns them.
+
+    Args:
+        image: the table's entry.
+        low_res: where its masks come from.
+        classes: names in order; an object of another name counts as class 0.
+    """
+    objects, crowd = image.single_objects, [one for one in image.objects if one.iscrowd]
+    size = low_res.size
+    number = {name: index for index, name in enumerate(classes)}
+    boxes = np.array([one.box for one in objects], np.float32).reshape(-1, 4)
+    boxes *= np.array([size / image.width, size / image.height] * 2, np.float32)
+    return Truth(
+        objects=objects,
+        boxes=torch.from_numpy(boxes),
+        classes=torch.tensor([number.get(one.category, 0) for one in objects], dtype=torch.int64),
+        ignored=torch.from_numpy(np.any(low_res.of(crowd) > 0, axis=0)),
+    )
+
+
+def draw(boxes: Tensor, centres: Tensor, size: tuple[int, int]) -> Target:
+    """Draw the objects of one image.
+
+    Args:
+        boxes: `[N, 4]`, xyxy in cells.
+        centres: `[N, 2]`, xy in cells: where each object's Gaussian stands; it is moved to the middle of its cell.
+        size: (h, w) of the grid.
+    """
+    height, width = size
+    limits = torch.tensor([width, height])
+    spread = ((boxes[:, 2:] - boxes[:, :2]) * SPREAD).clamp(min=LEAST_SPREAD)
+    cell = torch.minimum(centres.floor().long().clamp(min=0), limits - 1)
+    reach = (REACH * spread).ceil().long()
+    low = (cell - reach).clamp(min=0)
+    sides = torch.minimum(cell + reach + 1, limits) - low
+    count = sides.prod(1)
+    # Every cell of every window in one list: which object, and where in its window.
+    one = torch.repeat_interleave(torch.arange(len(boxes)), count)
+    place = torch.arange(len(one)) - (count.cumsum(0) - count)[one]
+    x, y = low[one, 0] + place % sides[one, 0], low[one, 1] + place // sides[one, 0]
+    away = (torch.stack([x, y], 1) - cell[one]) / spread[one]
+    value = (away.square().sum(1) / -2).exp()
+    flat = y * width + x
+    heat = torch.zeros(height * width).scatter_reduce_(0, flat, value, "amax")
+    owner, weight = _owners(boxes, one, flat, value, height * width)
+    return Target(heat.view(size), owner.view(size), weight.view(size))
+
+
+def _owners(boxes: Tensor, one: Tensor, flat: Tensor, value: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """Of the objects whose Gaussian is above `NEAR` in a cell the smallest, and its Gaussian there."""
+    order = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    near = value > NEAR
+    one, flat, value = one[near], flat[near], value[near]
+    first = torch.full((cells,), len(boxes)).scatter_reduce_(0, flat, rank[one], "amin")
+    wins = rank[one] == first[flat]
+    owner, weight = torch.full((cells,), -1), torch.zeros(cells)
+    owner[flat[wins]] = one[wins]
+    weight[flat[wins]] = value[wins]
+    return owner, weight

@@ -1,0 +1,243 @@
+"""Training a finder's network from kept image embeddings: the encoder does not run again, a step takes milliseconds.
+
+Everything random in a step is a function of the seed and the step, as in the tuning of the decoder.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samtune.config import FinderConfig
+from samtune.data.low_res import LowResTargets
+from samtune.data.table import ImageEntry
+from samtune.embeddings.dataset import DatasetEmbeddings, View
+from samtune.errors import DataError
+from samtune.finder.head import FinderHead, FinderOutput
+from samtune.finder.losses import box_loss, class_loss, class_weights, objectness_loss, pooled
+from samtune.finder.matching import best_f1, match, operating_points
+from samtune.finder.proposals import box_iou, propose
+from samtune.finder.targets import Truth, draw, read_truth
+
+BOX_WEIGHT = 2.0
+LEAST_MOST = 100
+"""Fewest peaks looked at in an image; else twice the objects of the fullest training image."""
+OVERLAPS = (0.5, 0.6, 0.7, 0.8)
+"""IoUs of proposed boxes at which validation counts them as right; its F1 is the mean over these."""
+CLIP = 5.0
+_NORMALISED_OVER = 200
+"""Images over which the features' mean and spread are measured."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One image and what is to be found in it."""
+
+    image: ImageEntry
+    truth: Truth
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """One validation: after `step` steps, the mean F1 of proposed boxes over `OVERLAPS`, and the mean loss since."""
+
+    step: int
+    f1: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """What training made.
+
+    Attributes:
+        head: the network, in eval mode, with the weights of the best validation.
+        step: of these weights.
+        most: peaks to look at in an image.
+        history: every validation.
+    """
+
+    head: FinderHead
+    step: int
+    most: int
+    history: tuple[Validated, ...]
+
+
+def read_examples(images: Sequence[ImageEntry], low_res: LowResTargets, classes: Sequence[str]) -> tuple[Example, ...]:
+    """Images with what is to be found in them; those without objects teach where nothing is."""
+    return tuple(Example(image, read_truth(image, low_res, classes)) for image in images)
+
+
+def train_head(
+    embeddings: DatasetEmbeddings,
+    train: Sequence[Example],
+    valid: Sequence[Example],
+    low_res: LowResTargets,
+    classes: int,
+    config: FinderConfig,
+    *,
+    progress: Progress = lambda done, total: None,
+) -> TrainedHead:
+    """Train a network.
+
+    Args:
+        embeddings: of the dataset's images.
+        train: what it learns from; at least one object.
+        valid: what the best step is chosen on; without any, the last step is taken.
+        low_res: the objects' masks.
+        classes: K, 0 for none.
+        config: steps, rate, seed.
+        progress: told of steps done and their total.
+
+    Raises:
+        DataError: no object to learn from.
+    """
+    if not any(len(one.truth) for one in train):
+        raise DataError.of(
+            expected="at least one object to learn from",
+            found=f"{len(train)} training images without any",
+            where=str(embeddings.dataset.root),
+        )
+    torch.manual_seed(config.seed)
+    head = _new_head(embeddings, train, classes, config)
+    optimizer = torch.optim.AdamW(_groups(head, config.weight_decay), lr=config.lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (1 + math.cos(math.pi * min(step / config.steps, 1.0))) / 2
+    )
+    weights = class_weights(torch.cat([one.truth.classes for one in train]).bincount(minlength=max(classes, 1)))
+    weights = weights.to(embeddings.device)
+    most = max(LEAST_MOST, 2 * max(len(one.truth) for one in train))
+    every = config.eval_every or max(1, config.steps // 8)
+    best, best_step, history, losses = copy.deepcopy(head.state_dict()), 0, list[Validated](), list[Tensor]()
+    for step in range(config.steps):
+        rng = np.random.default_rng((config.seed, step))
+        loss = _loss(head, embeddings, _chosen(train, step, config, rng), low_res, weights, config, rng)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), CLIP)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.detach())
+        progress(step + 1, config.steps)
+        if (step + 1) % every == 0 or step + 1 == config.steps:
+            head.eval()
+            found = Validated(step + 1, box_f1(head, embeddings, valid, most), float(torch.stack(losses).mean()))
+            if not valid or found.f1 >= max((one.f1 for one in history), default=0.0):
+                best, best_step = copy.deepcopy(head.state_dict()), step + 1
+            history.append(found)
+            losses.clear()
+            head.train()
+    head.load_state_dict(best)
+    return TrainedHead(head.eval().requires_grad_(False), best_step, most, tuple(history))
+
+
+@torch.no_grad()
+def box_f1(head: FinderHead, embeddings: DatasetEmbeddings, examples: Sequence[Example], most: int) -> float:
+    """Best F1 that some threshold gives the proposed boxes, whatever their class; the mean over `OVERLAPS`."""
+    scores: list[np.ndarray] = []
+    right: list[list[np.ndarray]] = [[] for _ in OVERLAPS]
+    for one in examples:
+        found = propose(head(embeddings([View(one.image)])), 0, most)
+        iou, score = box_iou(found.boxes.numpy(), one.truth.boxes.numpy()), found.objectness.numpy()
+        scores.append(score)
+        for hits, least in zip(right, OVERLAPS, strict=True):
+            hits.append(match(iou, score, least) >= 0)
+    objects = sum(len(one.truth) for one in examples)
+    if not objects:
+        return 0.0
+    every = np.concatenate(scores).astype(np.float64)
+    return float(np.mean([best_f1(operating_points(every, np.concatenate(hits), objects)).f1 for hits in right]))
+
+
+def _new_head(
+    embeddings: DatasetEmbeddings, train: Sequence[Example], classes: int, config: FinderConfig
+) -> FinderHead:
+    """A network that knows the features' mean and spread and the size of the boxes, and nothing else."""
+    places = np.linspace(0, len(train) - 1, min(len(train), _NORMALISED_OVER)).round().astype(int)
+    first = embeddings([View(train[0].image)])
+    head = FinderHead(
+        [tensor.shape[1] for tensor in first.tensors], classes, width=config.width, context=config.context
+    ).to(embeddings.device)
+    head.normalise_to(embeddings([View(train[place].image)]) for place in places)
+    boxes = torch.cat([one.truth.boxes for one in train])
+    head.start_boxes_at(*(boxes[:, 2:] - boxes[:, :2]).median(0).values.tolist())
+    return head
+
+
+def _groups(head: FinderHead, weight_decay: float) -> list[dict[str, object]]:
+    """Matrices decay; biases and norms do not."""
+    matrices = [parameter for parameter in head.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in head.parameters() if parameter.dim() <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _chosen(
+    train: Sequence[Example], step: int, config: FinderConfig, rng: np.random.Generator
+) -> list[tuple[Example, bool]]:
+    """The images of a step, and which of them are mirrored; each pass over the data has its own shuffled order."""
+    chosen: list[tuple[Example, bool]] = []
+    for position in range(step * config.images_per_step, (step + 1) * config.images_per_step):
+        turn, place = divmod(position, len(train))
+        order = np.random.default_rng((config.seed, turn)).permutation(len(train))
+        chosen.append((train[order[place]], config.flip and bool(rng.random() < 0.5)))
+    return chosen
+
+
+def _loss(
+    head: FinderHead,
+    embeddings: DatasetEmbeddings,
+    chosen: Sequence[tuple[Example, bool]],
+    low_res: LowResTargets,
+    weights: Tensor,
+    config: FinderConfig,
+    rng: np.random.Generator,
+) -> Tensor:
+    """The loss of one step's images."""
+    output = head(embeddings([View(one.image, mirrored) for one, mirrored in chosen]))
+    truths = [one.truth.mirrored() if mirrored else one.truth for one, mirrored in chosen]
+    loss = _place_loss(output, truths)
+    if head.classes:
+        loss = loss + _name_loss(output, chosen, low_res, weights, config.objects_per_image, rng)
+    return loss
+
+
+def _place_loss(output: FinderOutput, truths: Sequence[Truth]) -> Tensor:
+    """Of objectness and boxes."""
+    device, size = output.objectness.device, (output.objectness.shape[1], output.objectness.shape[2])
+    targets = [draw(truth.boxes, (truth.boxes[:, :2] + truth.boxes[:, 2:]) / 2, size) for truth in truths]
+    heat = torch.stack([target.heat for target in targets]).to(device)
+    counted = torch.stack([~truth.ignored for truth in truths]).to(device)
+    proposed = output.boxes()
+    near = torch.stack([target.owner >= 0 for target in targets]).to(device)
+    owned = torch.cat(
+        [truth.boxes[target.owner[target.owner >= 0]] for truth, target in zip(truths, targets, strict=True)]
+    )
+    weight = torch.cat([target.weight[target.owner >= 0] for target in targets])
+    boxes = box_loss(proposed[near], owned.to(device), weight.to(device))
+    return objectness_loss(output.objectness, heat, counted) + BOX_WEIGHT * boxes
+
+
+def _name_loss(
+    output: FinderOutput,
+    chosen: Sequence[tuple[Example, bool]],
+    low_res: LowResTargets,
+    weights: Tensor,
+    most: int,
+    rng: np.random.Generator,
+) -> Tensor:
+    """Of the classes of some objects of each image, told from the class maps under their masks."""
+    logits, classes = list[Tensor](), list[Tensor]()
+    for maps, (one, mirrored) in zip(output.classes, chosen, strict=True):
+        rows = rng.permutation(len(one.truth))[:most]
+        covered = torch.from_numpy(low_res.of([one.truth.objects[row] for row in rows])).to(maps.device)
+        logits.append(pooled(maps, (covered.flip(2) if mirrored else covered).float() / 255))
+        classes.append(one.truth.classes[rows])
+    return class_loss(torch.cat(logits), torch.cat(classes).to(weights.device), weights)

@@ -1,0 +1,74 @@
+"""A run in its folder: `metrics.jsonl`, `results.csv`, and TensorBoard events where TensorBoard is installed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from samtune.training.checkpoint import RunFolder
+from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
+from samtune.training.tracking.tensorboard import tensorboard_listener
+from samtune.utils.files import storage_errors
+
+
+@contextmanager
+def file_listeners(folder: RunFolder, first_step: int = 0) -> Iterator[list[Listener]]:
+    """The listeners that write into the run folder.
+
+    Args:
+        folder: the run's.
+        first_step: steps done before; what a resumed run had written of later ones is taken back.
+    """
+    with ExitStack() as stack:
+        listeners: list[Listener] = [stack.enter_context(_metrics_file(folder.metrics)), _results_table(folder)]
+        tensorboard = stack.enter_context(tensorboard_listener(folder.path / "tensorboard", first_step))
+        yield listeners if tensorboard is None else [*listeners, tensorboard]
+
+
+@contextmanager
+def _metrics_file(path: Path) -> Iterator[Listener]:
+    """One JSON object per line; `step` is in each, and either a step's values or a validation's.
+
+    JSON knows no NaN and no infinity: null stands for them.
+    """
+    with storage_errors(path), path.open("a", encoding="utf-8") as file:
+
+        def listen(event: Event) -> None:
+            match event:
+                case StepDone():
+                    values = {"loss": event.loss, **event.parts, "train_iou": event.train_iou, "lr": event.lr}
+                    line = {"step": event.step, **values, "grad_norm": event.grad_norm, "seconds": event.seconds}
+                    line |= {"skipped": True} if event.skipped else {}
+                case Validated():
+                    line = {"step": event.step, **event.metrics, "best": event.best}
+                case RunStarted() | RunFinished():
+                    return
+            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+            if isinstance(event, Validated):
+                file.flush()
+
+        yield listen
+
+
+def _finite(line: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in line.items()}
+
+
+def _results_table(folder: RunFolder) -> Listener:
+    """`results.csv`, one row per validation, for spreadsheets."""
+
+    def listen(event: Event) -> None:
+        if not isinstance(event, Validated):
+            return
+        new = not folder.results.exists()
+        with storage_errors(folder.results), folder.results.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if new:
+                writer.writerow(["step", *event.metrics, "best"])
+            writer.writerow([event.step, *(f"{value:.5f}" for value in event.metrics.values()), int(event.best)])
+
+    return listen

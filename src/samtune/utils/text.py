@@ -1,0 +1,35 @@
+"""Text for people: aligned tables on a terminal, the same as HTML in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table whose columns are as wide as they need; the first column is left-aligned, the others right."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    ]
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same table as HTML; all cells are escaped."""
+    aligned = ["left", *["right"] * (len(head) - 1)]
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        columns = zip(cells, aligned, strict=True)
+        return "".join(f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>' for cell, side in columns)
+
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    return f"<table><thead><tr>{line(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def html_lines(lines: Sequence[str]) -> str:
+    """Lines as HTML that keeps their columns; everything is escaped."""
+    return f'<pre style="white-space: pre-wrap">{escape(chr(10).join(lines))}</pre>'
