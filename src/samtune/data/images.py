@@ -172,9 +172,7 @@ def read_image(
         try:
             pixels = tiff.read(reading.page - 1, _bands(tiff, reading), window)
         except (TiffError, MemoryError) as error:
-            if _is_large(tiff) or not reading.is_plain:
-                raise damaged_image(path, str(error) or "more pixels than fit into memory") from error
-            # Pillow has codecs that tifffile lacks.
+            _leave_to_pillow(path, error, reading, tiff)
         else:
             if upright and tiff.orientation != 1:
                 assert window is None, "tiles of images that must be turned are refused"
@@ -260,8 +258,7 @@ def _sample(path: Path, reading: Reading) -> NDArray[Any] | None:
         try:
             return tiff.sample(reading.page - 1, _bands(tiff, reading), SAMPLE)
         except (TiffError, MemoryError) as error:
-            if _is_large(tiff) or not reading.is_plain:
-                raise damaged_image(path, str(error) or "more pixels than fit into memory") from error
+            _leave_to_pillow(path, error, reading, tiff)
     with opened(path) as image:
         if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
             return None
@@ -276,14 +273,21 @@ def _tiff(path: Path, reading: Reading) -> TiffImage | None:
     try:
         tiff = open_tiff(path)
     except (TiffError, MemoryError) as error:
-        try:
-            with opened(path):
-                return None  # Pillow reads more kinds of colours
-        except ImageError as other:
-            if other.code != "image-format":
-                raise
-            raise damaged_image(path, str(error) or "a header that claims too much") from error
+        _leave_to_pillow(path, error, reading)
+        return None
     return tiff if _is_large(tiff) or reading.in_tiles or not (tiff.plain and reading.is_plain) else None
+
+
+def _leave_to_pillow(path: Path, error: Exception, reading: Reading, tiff: TiffImage | None = None) -> None:
+    """Return where Pillow, which has codecs and kinds of colours that tifffile lacks, may read a file; else refuse it."""
+    found = str(error) or "more pixels than fit into memory"
+    if not reading.is_plain or (tiff is not None and _is_large(tiff)):
+        raise damaged_image(path, found) from error
+    try:
+        with opened(path):
+            return
+    except ImageError as other:
+        raise (damaged_image(path, found) if other.code == "image-format" else other) from error
 
 
 def _is_large(tiff: TiffImage) -> bool:
