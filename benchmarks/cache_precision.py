@@ -23,7 +23,8 @@ from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.evaluation.protocol import measure, read_truth, spread
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.io.load import load_model
-from samtune.runtime.precision import autocast, settle
+from samtune.runtime.device import configure_process
+from samtune.runtime.precision import autocast
 
 WAYS: dict[str, tuple[Literal["fp32", "bf16", "int8"], str]] = {
     "fp32": ("fp32", "no"),
@@ -38,7 +39,7 @@ KINDS = ("box", "point")
 def compare(dataset: Dataset, model: str, split: str, most: int, folder: Path) -> dict[str, Any]:
     """Figures by way."""
     device = torch.device("cpu")
-    settle(device)
+    configure_process(device)
     loaded = load_model(model)
     loaded.model.requires_grad_(False)
     predictor = Predictor(loaded)

@@ -32,7 +32,8 @@ from samtune.exports.official_package import write_official
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.architecture import image_config
 from samtune.model.catalogue import BACKBONES
-from samtune.model.io.load import load_model, save_model
+from samtune.model.io.load import load_model
+from samtune.model.io.save import save_model
 from samtune.nano.architecture import reset_layers
 from samtune.synthetic.benchmark_images import write_work
 

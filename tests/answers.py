@@ -11,7 +11,7 @@ from transformers import Sam2Model
 
 from samtune.model.decoder.reference import decode, select_masks
 from samtune.model.encoder.embeddings import encode
-from samtune.model.io.load import LoadedModel
+from samtune.model.io.loaded import LoadedModel
 from samtune.model.preprocess import clamp_low_res, scale_boxes, scale_points, to_model_input, upscale_masks
 from samtune.prompts.batch import PromptBatch
 

@@ -30,7 +30,7 @@ def tiny_model():
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """The same as a saved model, for tests of what loads one; nobody writes into it."""
-    from samtune.model.io.load import save_model
+    from samtune.model.io.save import save_model
     from tests.tiny import tiny_sam2
 
     folder = tmp_path_factory.mktemp("model") / "tiny"

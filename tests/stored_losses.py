@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from samtune.config import OptimizerConfig, PromptPolicy, TrainConfig
-from samtune.model.io.load import save_model
+from samtune.model.io.save import save_model
 from samtune.training.loop import train
 from samtune.training.run import new
 from samtune.training.tracking.events import StepDone

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from samtune.embeddings.cache import CachedView, EmbeddingCache, cache_info, clear_cache, parse_size
+from samtune.embeddings.cache import CachedView, EmbeddingCache
+from samtune.embeddings.store import cache_info, clear_cache, parse_size
 from samtune.errors import ConfigError, DataError
 from samtune.model.encoder.embeddings import ImageEmbeddings, encode
 from tests.cache_worker import fill, pixels_of

@@ -8,7 +8,7 @@ import torch
 from samtune.model.decoder.choice import DECODERS
 from samtune.model.decoder.reference import (
     ALL_TOKENS,
-    GUESSES,
+    MULTIMASK_TOKENS,
     NO_TOKENS,
     SINGLE_TOKEN,
     asked_tokens,
@@ -89,7 +89,7 @@ def test_an_unstable_single_mask_gives_way_to_the_best_of_three(tiny_model, pixe
 
 
 @pytest.mark.parametrize("name", sorted(DECODERS))
-@pytest.mark.parametrize("asked", [GUESSES, NO_TOKENS, slice(SINGLE_TOKEN, 1)])
+@pytest.mark.parametrize("asked", [MULTIMASK_TOKENS, NO_TOKENS, slice(SINGLE_TOKEN, 1)])
 def test_masks_nobody_asked_for_are_left_out_and_nothing_else_changes(tiny_model, pixels, name, asked):
     prompts = PromptBatch.from_boxes(BOXES)
     with torch.no_grad():

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from samtune.config import CacheConfig, EmbedConfig, OptimizerConfig, TrainableConfig, TrainConfig
-from samtune.embeddings.cache import cache_info
 from samtune.embeddings.dataset import DatasetEmbeddings, View, embed_dataset
-from samtune.embeddings.prefetch import ReadAhead
+from samtune.embeddings.prefetch import Prefetcher
+from samtune.embeddings.store import cache_info
 from samtune.errors import DataError
 from samtune.model.io.load import load_model
 from samtune.training.loop import train
@@ -87,9 +87,9 @@ def test_what_reading_ahead_raises_is_raised_where_it_is_asked_for():
             raise DataError("no such picture")
         return torch.full((1,), len(key))
 
-    pixels = ReadAhead(read, threads=1, most=2)
-    pixels.ahead(["broken", "a", "bb"])
-    pixels.ahead(["broken", "bb"])  # nobody wants "a" any more, so there is room
+    pixels = Prefetcher(read, threads=1, most=2)
+    pixels.prefetch(["broken", "a", "bb"])
+    pixels.prefetch(["broken", "bb"])  # nobody wants "a" any more, so there is room
     assert [int(pixels(key)) for key in ("bb", "a", "ccc")] == [2, 1, 3]
     with pytest.raises(DataError, match="no such picture"):
         pixels("broken")

@@ -14,7 +14,7 @@ from transformers import Sam2Model
 from samtune.model.encoder import embeddings
 from samtune.model.encoder import fast as encoder
 from samtune.nano.architecture import reset_layers
-from samtune.runtime import matmul as products
+from samtune.runtime import matmul
 from tests.tiny import TINY_SIZE, tiny_config, tiny_sam2
 
 
@@ -115,9 +115,9 @@ def test_both_kinds_of_attention_give_the_same(precision):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
-        if not products._is_exact():
+        if not matmul._is_exact():
             pytest.skip("this processor rounds factors to bf16")
-        assert products.products_by_onednn() == (precision == "medium")
+        assert matmul.uses_onednn() == (precision == "medium")
         pixels = torch.randn(2, 3, TINY_SIZE, TINY_SIZE, generator=torch.Generator().manual_seed(1))
         assert_same(tiny_sam2(0), pixels)
         assert_same(tiny_sam2(0), pixels[:1])

@@ -15,7 +15,8 @@ from samtune.evaluation.metrics import Overlap, box_mask, ellipse_mask
 from samtune.evaluation.protocol import evaluate, evaluate_all, read_truth, spread
 from samtune.evaluation.results import Evaluation
 from samtune.inference.predictor import Predictor
-from samtune.model.io.load import load_model, save_model
+from samtune.model.io.load import load_model
+from samtune.model.io.save import save_model
 from samtune.types import Prompt
 from tests.small import make_dataset
 from tests.tiny import tiny_sam2

@@ -17,7 +17,9 @@ from samtune.config import TrainableConfig
 from samtune.errors import ConfigError, ModelError, SamtuneError, StorageError
 from samtune.exports.export import Format, export
 from samtune.exports.verify import Difference, answers, check, difference
-from samtune.model.io.load import LoadedModel, load_model, save_model
+from samtune.model.io.load import load_model
+from samtune.model.io.loaded import LoadedModel
+from samtune.model.io.save import save_model
 from samtune.model.trainable import Trainable, merged, save_adapter, select_trainable
 from tests.system import full_disk
 from tests.tiny_official import tiny_official

@@ -9,13 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samtune.model.decoder import fast as fast_decoder
-from samtune.model.decoder import reference as decoder
-from samtune.model.decoder import upscaling
-from samtune.model.decoder.reference import DecoderOutput
+from samtune.model.decoder import fast, reference, two_way, upscaling
+from samtune.model.decoder.reference import DecoderOutput, select_masks
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.prompts.batch import PADDING, PromptBatch
-from samtune.runtime import matmul as products
+from samtune.runtime import matmul
 from tests.tiny import TINY_SIZE, tiny_config, tiny_sam2
 
 CHANNELS = tiny_config().mask_decoder_config.hidden_size
@@ -53,11 +51,11 @@ def answers_and_gradients(decode, model, embeddings, prompts, index):
     return output, gradients
 
 
-def assert_equal_decoders(model, embeddings, prompts, index, decode=fast_decoder.decode):
-    plain, expected = answers_and_gradients(decoder.decode, model, embeddings, prompts, index)
-    fast, gradients = answers_and_gradients(decode, model, embeddings, prompts, index)
+def assert_equal_decoders(model, embeddings, prompts, index, decode=fast.decode):
+    plain, expected = answers_and_gradients(reference.decode, model, embeddings, prompts, index)
+    found, gradients = answers_and_gradients(decode, model, embeddings, prompts, index)
     for name in ("masks", "iou_scores", "object_score_logits"):
-        torch.testing.assert_close(getattr(fast, name), getattr(plain, name), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(getattr(found, name), getattr(plain, name), atol=1e-5, rtol=1e-5)
     scale = max(float(gradient.norm()) for gradient in expected.values())
     for name, gradient in gradients.items():
         error = float((gradient - expected[name]).norm())
@@ -105,7 +103,7 @@ def test_a_grid_of_prompts_and_padding(learning, images, masked, seed):
     index = torch.arange(len(images)).repeat_interleave(each)
 
     def on_the_grid(model, embeddings, prompts, index):
-        output = fast_decoder.decode_grid(model, embeddings, grid)
+        output = fast.decode_grid(model, embeddings, grid)
         return DecoderOutput(*(getattr(output, name)[real] for name in DecoderOutput.__dataclass_fields__))
 
     if real.any():
@@ -121,8 +119,8 @@ def test_both_ways_through_attention_are_taken(learning):
         generator = torch.Generator().manual_seed(count)
         embeddings = random_embeddings(1, generator)
         positions = torch.zeros((TINY_SIZE // 16) ** 2, CHANNELS)
-        image = fast_decoder._Images(embeddings, positions, count)
-        chosen.add(fast_decoder._Pixels(image.rows, image.placed, torch.zeros(CHANNELS), image).projects(attention, 3))
+        image = two_way.ImageRows(embeddings, positions, count)
+        chosen.add(two_way.PixelRows(image.rows, image.placed, torch.zeros(CHANNELS), image).projects(attention, 3))
         prompts = PromptBatch.cat([random_prompt("clicks", 1, False, generator) for _ in range(count)])
         assert_equal_decoders(learning, embeddings, prompts, torch.zeros(count, dtype=torch.int64))
     assert chosen == {True, False}
@@ -146,8 +144,8 @@ def test_it_gives_what_transformers_gives(tiny_model, multimask):
         reference = tiny_model(
             image_embeddings=[finer, fine, image], input_boxes=boxes[None], multimask_output=multimask
         )
-        output = fast_decoder.decode(tiny_model, embeddings, PromptBatch.from_boxes(boxes))
-        masks, scores = decoder.select_masks(tiny_model, output, multimask_output=multimask)
+        output = fast.decode(tiny_model, embeddings, PromptBatch.from_boxes(boxes))
+        masks, scores = select_masks(tiny_model, output, multimask_output=multimask)
     torch.testing.assert_close(masks, reference.pred_masks[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(scores, reference.iou_scores[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(output.object_score_logits, reference.object_score_logits[0, :, 0], atol=1e-5, rtol=1e-5)
@@ -164,7 +162,7 @@ def test_memory_order_of_the_embeddings_does_not_matter(tiny_model):
     )
     prompts = PromptBatch.from_boxes(torch.tensor([[4.0, 6.0, 40.0, 50.0]]))
     with torch.no_grad():
-        a, b = (fast_decoder.decode(tiny_model, value, prompts) for value in (embeddings, rows))
+        a, b = (fast.decode(tiny_model, value, prompts) for value in (embeddings, rows))
     torch.testing.assert_close(a.masks, b.masks, atol=1e-6, rtol=1e-6)
 
 
@@ -191,13 +189,13 @@ def test_bf16_is_nearer_to_fp32_than_the_plain_decoder_in_bf16(learning, upstrea
 
         return answers_and_gradients(run, learning, given, prompts, index)
 
-    expected, gradients = answers_and_gradients(fast_decoder.decode, learning, exact, prompts, index)
-    (fast, fast_gradients), (plain, plain_gradients) = in_bf16(fast_decoder.decode), in_bf16(decoder.decode)
-    assert fast.masks.dtype == torch.bfloat16
-    assert fast.iou_scores.dtype == fast.object_score_logits.dtype == torch.float32
+    expected, gradients = answers_and_gradients(fast.decode, learning, exact, prompts, index)
+    (found, fast_gradients), (plain, plain_gradients) = in_bf16(fast.decode), in_bf16(reference.decode)
+    assert found.masks.dtype == torch.bfloat16
+    assert found.iou_scores.dtype == found.object_score_logits.dtype == torch.float32
     for name in ("masks", "iou_scores", "object_score_logits"):
         exactly = getattr(expected, name)
-        assert 0 < relative(getattr(fast, name), exactly) < relative(getattr(plain, name), exactly)
+        assert 0 < relative(getattr(found, name), exactly) < relative(getattr(plain, name), exactly)
     names = [name for name in gradients if upstream or "." in name]
     far, near, true = (
         torch.cat([part[name].flatten() for name in names]) for part in (plain_gradients, fast_gradients, gradients)
@@ -208,7 +206,7 @@ def test_bf16_is_nearer_to_fp32_than_the_plain_decoder_in_bf16(learning, upstrea
 def test_the_library_that_multiplies_makes_no_difference(learning):
     before = torch.get_float32_matmul_precision()
     try:
-        products.multiply_by_onednn(torch.device("cpu"))
+        matmul.choose_matmul_library(torch.device("cpu"))
         generator = torch.Generator().manual_seed(8)
         prompts = PromptBatch.cat([random_prompt(kind, 2, False, generator) for kind in ("box", "clicks", "box")])
         assert_equal_decoders(learning, random_embeddings(2, generator), prompts, torch.tensor([0, 1, 1]))
@@ -217,7 +215,7 @@ def test_the_library_that_multiplies_makes_no_difference(learning):
 
 
 def test_gradients_at_pixels_are_those_of_the_plain_formulas():
-    """`_Read` and `_BeRead` against autograd, for prompts that share an image's pixels and for those that do not."""
+    """`TokenToImage` and `ImageToToken` against autograd, for shared pixels and for separate ones."""
     generator = torch.Generator().manual_seed(9)
 
     def drawn(*shape: int) -> torch.Tensor:
@@ -225,18 +223,18 @@ def test_gradients_at_pixels_are_those_of_the_plain_formulas():
 
     positions = drawn(5, 3).detach()
     for images in (1, 2, 4):
-        rows, keys, said, offset = drawn(images, 5, 3), drawn(4, 6, 3), drawn(4, 6, 3), drawn(4, 6, 1)
+        rows, keys, values, offset = drawn(images, 5, 3), drawn(4, 6, 3), drawn(4, 6, 3), drawn(4, 6, 1)
 
-        def be_read(rows, keys, offset, said):
-            return fast_decoder._BeRead.apply(keys, offset, said, rows, rows.detach() + positions, 2)
+        def image_to_token(rows, keys, offset, values):
+            return two_way.ImageToToken.apply(keys, offset, values, rows, rows.detach() + positions, 2)
 
-        def read(rows, keys):
+        def token_to_image(rows, keys):
             together = keys.reshape(len(rows), -1, 3)
-            return torch.cat(fast_decoder._Read.apply(together, rows, rows.detach() + positions), dim=1)
+            return torch.cat(two_way.TokenToImage.apply(together, rows, rows.detach() + positions), dim=1)
 
         # positions are constants, so that the gradient at `placed` is the one at `rows`, which gradcheck demands
-        assert torch.autograd.gradcheck(be_read, (rows, keys, offset, said), check_undefined_grad=False)
-        assert torch.autograd.gradcheck(read, (rows, keys), check_undefined_grad=False)
+        assert torch.autograd.gradcheck(image_to_token, (rows, keys, offset, values), check_undefined_grad=False)
+        assert torch.autograd.gradcheck(token_to_image, (rows, keys), check_undefined_grad=False)
 
 
 def test_masks_one_by_one_are_those_of_all_together(learning):
@@ -299,11 +297,11 @@ def test_prompts_go_through_in_as_few_grids_as_there_are_counts(counts):
     index = torch.cat([torch.full((count,), image) for image, count in enumerate(counts)])
     index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))]
     prompts = PromptBatch.from_boxes(torch.zeros(len(index), 4))
-    grids = list(fast_decoder._grids(prompts, index))
+    grids = list(fast._grids(prompts, index))
     assert sorted(torch.cat([rows for rows, *_ in grids]).tolist()) == list(range(len(index)))
     for rows, images, masked in grids:
         assert not masked
-        assert len(rows) <= fast_decoder.CHUNK
+        assert len(rows) <= fast.CHUNK
         torch.testing.assert_close(index[rows], torch.tensor(images).repeat_interleave(len(rows) // len(images)))
     if max(counts) <= 4:
         assert len(grids) == len(set(counts) - {0})

@@ -17,11 +17,13 @@ from safetensors.torch import load_file, save_file
 from transformers import Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
 from samtune.errors import ModelError, StorageError
-from samtune.model.architecture import MATRIX, MATRIX_TWIN
+from samtune.model.architecture import MATRIX, MATRIX_COPY
 from samtune.model.catalogue import ALIASES, BACKBONES, COSTS, NANO_FOLDER, catalogue
 from samtune.model.cost import cost
-from samtune.model.io.load import LoadedModel, load_model, save_model
+from samtune.model.io.load import load_model
+from samtune.model.io.loaded import LoadedModel
 from samtune.model.io.official_layout import CONFIG_KEY, to_official
+from samtune.model.io.save import save_model
 from tests.hub import Hub, running
 from tests.system import full_disk, without_rights
 from tests.tiny_official import TINY_OFFICIAL, tiny_official
@@ -116,7 +118,7 @@ def test_a_run_is_found_again_after_a_death_between_two_moves(folder: Path, tmp_
 
 def test_one_of_the_two_position_matrices_is_enough(folder: Path, tmp_path: Path) -> None:
     """Files saved by older transformers hold only one of them."""
-    for left_out in (MATRIX, MATRIX_TWIN):
+    for left_out in (MATRIX, MATRIX_COPY):
         shutil.copytree(folder, tmp_path / left_out)
         tensors = load_file(folder / "model.safetensors")
         del tensors[left_out]

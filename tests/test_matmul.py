@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samtune.runtime import matmul as products
+from samtune.runtime import matmul
 
 CPU = torch.device("cpu")
 
@@ -19,7 +19,7 @@ def precision():
 
 def test_products_stay_exact_whatever_library_makes_them(precision):
     precision("highest")
-    assert products.multiply_by_onednn(CPU) == products.products_by_onednn()
+    assert matmul.choose_matmul_library(CPU) == matmul.uses_onednn()
     generator = torch.Generator().manual_seed(1)
     for rows, inner, columns in ((4096, 256, 72), (9, 2048, 256), (300, 96, 288)):
         left = torch.randn(rows, inner, generator=generator)
@@ -31,9 +31,9 @@ def test_products_stay_exact_whatever_library_makes_them(precision):
 def test_where_products_would_be_rounded_to_bf16_nothing_changes(precision, monkeypatch):
     """On a processor that rounds, as those with AMX do: bf16 factors make an error that is found."""
     precision("highest")
-    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
-    monkeypatch.setattr(products, "_ROUNDING", 0.0)  # no product of this processor is as exact as that
-    assert not products.multiply_by_onednn(CPU)
+    monkeypatch.setattr(matmul, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(matmul, "_ROUNDING", 0.0)  # no product of this processor is as exact as that
+    assert not matmul.choose_matmul_library(CPU)
     assert torch.get_float32_matmul_precision() == "highest"
 
 
@@ -42,14 +42,14 @@ def test_bf16_factors_are_told_from_fp32():
     left, right = (torch.randn(256, 256, generator=generator) for _ in range(2))
     exact = left.double() @ right.double()
     rounded = left.bfloat16().double() @ right.bfloat16().double()
-    assert (rounded - exact).abs().max() > 10 * products._ROUNDING * exact.abs().max()
+    assert (rounded - exact).abs().max() > 10 * matmul._ROUNDING * exact.abs().max()
 
 
 def test_a_gpu_and_the_users_own_choice_are_left_alone(precision):
     precision("high")
-    assert not products.multiply_by_onednn(CPU)
+    assert not matmul.choose_matmul_library(CPU)
     assert torch.get_float32_matmul_precision() == "high"
     precision("highest")
-    products.multiply_by_onednn(CPU)
-    assert not products.multiply_by_onednn(torch.device("cuda"))
+    matmul.choose_matmul_library(CPU)
+    assert not matmul.choose_matmul_library(torch.device("cuda"))
     assert torch.get_float32_matmul_precision() == "highest"

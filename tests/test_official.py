@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from samtune.errors import ModelError
-from samtune.model.architecture import MATRIX, MATRIX_TWIN, VIDEO, empty_image_model, image_config, video_shapes
-from samtune.model.catalogue import BACKBONES, VERSIONS
-from samtune.model.io.load import LoadedModel, architecture, load_model
+from samtune.model.architecture import MATRIX, MATRIX_COPY, VIDEO, empty_image_model, image_config, video_shapes
+from samtune.model.catalogue import BACKBONES, VERSIONS, architecture_name
+from samtune.model.io.load import load_model
+from samtune.model.io.loaded import LoadedModel
 from samtune.model.io.official_layout import CONFIG_KEY, official_name, to_official, to_transformers, widened_config
 from samtune.model.preprocess import to_model_input
 from tests.answers import check_answers, our_answers, transformers_answers
@@ -104,14 +105,14 @@ def test_every_size_is_recognised_from_its_tensors_and_nothing_is_left_over(vers
     shapes = {name: tensor.shape for name, tensor in empty_image_model(config).state_dict().items()}
     shapes |= video_shapes(config)
     matrix, points = shapes.pop(MATRIX), shapes.pop("prompt_encoder.point_embed.weight")
-    del shapes[MATRIX_TWIN]
+    del shapes[MATRIX_COPY]
     prefix = "sam_prompt_encoder."
     state = {f"{prefix}point_embeddings.{i}.weight": torch.Size((1, points[1])) for i in range(points[0])}
     state |= {f"{prefix}pe_layer.positional_encoding_gaussian_matrix": matrix}
     state |= {official_name(name): shape for name, shape in shapes.items()}
     found, tensors = to_transformers({name: torch.tensor(0.5).expand(shape) for name, shape in state.items()})
-    assert architecture(found) == f"{version}-hiera-{size}"
-    assert tensors.keys() == shapes.keys() | {MATRIX, MATRIX_TWIN, "prompt_encoder.point_embed.weight"}
+    assert architecture_name(found) == f"{version}-hiera-{size}"
+    assert tensors.keys() == shapes.keys() | {MATRIX, MATRIX_COPY, "prompt_encoder.point_embed.weight"}
 
 
 @pytest.mark.parametrize(

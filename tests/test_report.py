@@ -12,7 +12,8 @@ from samtune.config import EvalConfig
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError
 from samtune.inference.predictor import Predictor
-from samtune.model.io.load import load_model, save_model
+from samtune.model.io.load import load_model
+from samtune.model.io.save import save_model
 from samtune.report.build import build_report
 from samtune.report.render import write_report
 from tests.small import make_dataset

@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from samtune.exports.export import ExportReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
-    from samtune.model.io.load import LoadedModel
+    from samtune.model.io.loaded import LoadedModel
     from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
 

@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from samtune.benchmark.figures import BenchReport
     from samtune.data.checks.doctor import Audit
     from samtune.data.prepare.prepare import PrepareReport
-    from samtune.embeddings.cache import CacheInfo
     from samtune.embeddings.dataset import EmbedReport
+    from samtune.embeddings.store import CacheInfo
     from samtune.evaluation.comparison import Comparison
     from samtune.evaluation.results import Evaluation
     from samtune.exports.export import ExportReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import Predictor
     from samtune.model.catalogue import KnownModel
-    from samtune.model.io.load import LoadedModel
+    from samtune.model.io.loaded import LoadedModel
     from samtune.training.run import Run
     from samtune.training.tracking.events import Listener
 
@@ -318,16 +318,16 @@ def embed(dataset: Path | str, config: EmbedConfig | None = None, *, quiet: bool
 
 def cache_info(folder: Path | str) -> CacheInfo:
     """What an embedding cache holds; `folder` is the cache, or the dataset whose cache it is."""
-    from samtune.embeddings import cache
+    from samtune.embeddings import store
 
-    return cache.cache_info(_cache_folder(Path(folder)))
+    return store.cache_info(_cache_folder(Path(folder)))
 
 
 def clear_cache(folder: Path | str) -> CacheInfo:
     """Remove all image embeddings of a cache; returns what was there."""
-    from samtune.embeddings import cache
+    from samtune.embeddings import store
 
-    return cache.clear_cache(_cache_folder(Path(folder)))
+    return store.clear_cache(_cache_folder(Path(folder)))
 
 
 def _cache_folder(folder: Path) -> Path:
@@ -424,7 +424,7 @@ def download_roboflow(
 
 
 def load_model(model: Path | str, *, device: str = "auto") -> LoadedModel:
-    """Load a model once, to hand it to several functions or to a `Predictor`.
+    """Load a model once, to give it to several functions or to a `Predictor`.
 
     Args:
         model: `nano`, a hub name, a checkpoint file, a Hugging Face folder or a run.
@@ -434,17 +434,17 @@ def load_model(model: Path | str, *, device: str = "auto") -> LoadedModel:
         ModelError: no such model, or a file that cannot be read or is another model's.
     """
     from samtune.model.io.load import load_model as load
-    from samtune.runtime.precision import choose_device, settle
+    from samtune.runtime.device import choose_device, configure_process
 
     chosen = choose_device(device)
-    settle(chosen)
+    configure_process(chosen)
     return load(model, device=chosen)
 
 
 def _predictor(model: Model, device: str) -> Predictor:
-    """A model ready to answer prompts; one given by name is loaded to `device`."""
+    """A model ready for prompts; one given by name is loaded to `device`."""
     from samtune.inference.predictor import Predictor
-    from samtune.model.io.load import LoadedModel
+    from samtune.model.io.loaded import LoadedModel
 
     if isinstance(model, Predictor):
         return model

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from samtune.exports.official_package import write_official
 from samtune.model.catalogue import NANO, NANO_FOLDER
-from samtune.model.io.load import LoadedModel, load_model, save_model
+from samtune.model.io.load import load_model
+from samtune.model.io.loaded import LoadedModel
+from samtune.model.io.save import save_model
 from samtune.model.preprocess import to_model_input
 from tests.answers import check_answers, our_answers, transformers_answers
 from tests.conftest import REPO

@@ -1,14 +1,8 @@
 """Image embeddings kept on disk, so that a frozen encoder sees every image once.
 
-    CACHE/                          any folder
-      SET/                          everything one encoder said; SET is a hash of all that decides the numbers
-        about.json                  the same in words
-        3f/3f09...c2.safetensors    one view of one image; the name is a hash of the image file's bytes and the view
-      locks/, usage                 what keeps several processes out of each other's way
-
-Nothing in here is trusted: a file is used only when it names the very set, image and view that were asked for and its
-checksum agrees; otherwise it is computed again and replaced. Files come into being whole, by renaming. The cache may be
-deleted at any time.
+`store.py` shows the folder. Nothing in it is trusted: a file is used only when it names the very set, image and view
+that were asked for and its checksum agrees; otherwise the embeddings are computed again and the file is replaced. Files
+are written under another name and renamed when they are whole.
 """
 
 from __future__ import annotations
@@ -17,49 +11,41 @@ import hashlib
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from transformers import Sam2Model
 
 from samtune.data.images import no_such_image
-from samtune.errors import ConfigError, StorageError
+from samtune.embeddings.packing import Stored, pack, unpack
+from samtune.embeddings.store import SUFFIX, lock, make_room, read_json
+from samtune.errors import StorageError
+from samtune.model.architecture import input_size
 from samtune.model.encoder.embeddings import ImageEmbeddings
-from samtune.model.io.load import fingerprint, input_size
+from samtune.model.io.tensors import hash_tensors
 from samtune.model.preprocess import processor_config
 from samtune.utils.files import storage_errors, write_json
-from samtune.utils.results import Result
 
 FORMAT = 1
 """Raised whenever the files, the reading of images or the preprocessing change what is stored."""
 
-Stored: TypeAlias = Literal["fp32", "bf16", "int8"]
-_NAMES = ("image_embeddings", "high_resolution_0", "high_resolution_1")
-_SUFFIX = ".safetensors"
 _STRIPES = 256
-_SET, _ENTRY = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{64}\.safetensors")
-_UNFINISHED = re.compile(r"\.[0-9a-f]{64}\.[0-9]+")
-_ABANDONED_AFTER_SECONDS = 3600
 _JUST_CHANGED_SECONDS = 2
-_AFTER_EVICTION = 0.9
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class CachedView:
-    """What an entry is about: an image file, and how the encoder sees it (`""` as it is, `"flipped"`, ...)."""
+    """The subject of an entry: an image file, and how the encoder sees it (`""` as it is, `"flipped"`, ...)."""
 
     path: Path
     view: str = ""
@@ -82,7 +68,7 @@ class CacheCounts:
 class EmbeddingCache:
     """The embeddings of one encoder. Several processes may use one folder at the same time, with several encoders.
 
-    An entry is encoded by one process while the others that want it wait. What is handed out is always what the file
+    An entry is encoded by one process while the others that want it wait. What is returned is always what the file
     says, also right after encoding, so that a run gives the same numbers with a cold cache and with a warm one.
 
     Args:
@@ -167,7 +153,7 @@ class EmbeddingCache:
         else:
             self.counts.found += len(found)
         found = {key: self._kept(key, packed, device) for key, packed in found.items()}
-        return ImageEmbeddings.cat([_unpack(found[key], dtype) for key in keys])
+        return ImageEmbeddings.cat([unpack(found[key], dtype) for key in keys])
 
     def missing(self, views: Sequence[CachedView]) -> list[CachedView]:
         """Those views that have no file yet. Files are not opened; damage shows when they are used."""
@@ -182,7 +168,7 @@ class EmbeddingCache:
             part = keys[start : start + batch]
             embeddings = encode(torch.stack([load(views[key]) for key in part]))
             for position, key in enumerate(part):
-                done[key] = _pack(embeddings[position], self.stored)
+                done[key] = pack(embeddings[position], self.stored)
                 self._write(key, done[key])
             self.counts.encoded += len(part)
         return done
@@ -225,7 +211,7 @@ class EmbeddingCache:
             return None
         identity = (state.st_ino, state.st_size, state.st_mtime_ns)
         if self._checked.get(key) != identity:
-            if metadata.get("key") != key or metadata.get("checksum") != fingerprint(tensors):
+            if metadata.get("key") != key or metadata.get("checksum") != hash_tensors(tensors):
                 _log.warning("damaged cache file, computed again: %s", path)
                 return None
             if time.time() - state.st_mtime > _JUST_CHANGED_SECONDS:
@@ -236,7 +222,7 @@ class EmbeddingCache:
 
     def _write(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Put an entry in its place, or leave it out where the disk refuses: training goes on without it."""
-        content = save(tensors, {"key": key, "checksum": fingerprint(tensors)})
+        content = save(tensors, {"key": key, "checksum": hash_tensors(tensors)})
         if self.limit is not None and len(content) > self.limit:
             return
         self._try_to_write(lambda: self._place(self._path(key), content))
@@ -246,8 +232,8 @@ class EmbeddingCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.stem}.{os.getpid()}")
         try:
-            with _lock(self.folder, "usage"):
-                _make_room(self.folder, len(content), self.limit)
+            with lock(self.folder, "usage"):
+                make_room(self.folder, len(content), self.limit)
             unfinished.write_bytes(content)
             unfinished.replace(path)
         finally:
@@ -255,13 +241,13 @@ class EmbeddingCache:
 
     @contextmanager
     def _claimed(self, keys: dict[str, CachedView]) -> Iterator[None]:
-        """Keep other processes from encoding the same. Locks are taken in order, so nobody waits in a circle."""
+        """Keep other processes from encoding the same. Locks are taken in one order: no deadlocks."""
         if not self._writes:
             yield
             return
         with ExitStack() as held:
             for stripe in sorted({int(key[:8], 16) % _STRIPES for key in keys}):
-                held.enter_context(_lock(self.folder, f"{stripe:02x}"))
+                held.enter_context(lock(self.folder, f"{stripe:02x}"))
             yield
 
     def _try_to_write(self, action: Callable[[], None]) -> None:
@@ -275,16 +261,16 @@ class EmbeddingCache:
 
     def _introduce(self, about: dict[str, Any]) -> None:
         (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-        with _lock(self.folder, "usage"):
+        with lock(self.folder, "usage"):
             target = self._set_folder / "about.json"
-            if _read_json(target) != about:
+            if read_json(target) != about:
                 write_json(target, about)
 
     def _key(self, view: CachedView) -> str:
         return _hash(f"{self.set_id}\n{self._digests.of(view.path)}\n{view.view}")
 
     def _path(self, key: str) -> Path:
-        return self._set_folder / key[:2] / f"{key}{_SUFFIX}"
+        return self._set_folder / key[:2] / f"{key}{SUFFIX}"
 
 
 def encoder_fingerprint(model: Sam2Model) -> str:
@@ -293,121 +279,12 @@ def encoder_fingerprint(model: Sam2Model) -> str:
     These are the vision encoder (adapters inside it included), `no_memory_embedding`, `conv_s0` and `conv_s1`.
     """
     parts = ("vision_encoder.", "no_memory_embedding", "mask_decoder.conv_s0.", "mask_decoder.conv_s1.")
-    return fingerprint({name: value for name, value in model.state_dict().items() if name.startswith(parts)})
+    return hash_tensors({name: value for name, value in model.state_dict().items() if name.startswith(parts)})
 
 
 def resident_budget(device: torch.device) -> int:
     """Bytes of device memory the cache may keep entries in: half of what is free on a GPU, nothing elsewhere."""
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 0
-
-
-@dataclass(frozen=True, slots=True)
-class CacheSet:
-    """Everything one encoder said: its folder's name, what is known of it, and how much there is."""
-
-    set_id: str
-    model: str
-    stored: str
-    image_size: int
-    entries: int
-    bytes: int
-    last_used: float
-
-
-@dataclass(frozen=True)
-class CacheInfo(Result):
-    """What a cache folder holds, the most recently used set first."""
-
-    folder: Path
-    sets: tuple[CacheSet, ...] = field(default=())
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all entries."""
-        return sum(found.bytes for found in self.sets)
-
-    def lines(self) -> list[str]:
-        """What to tell the user."""
-        lines = [f"{self.folder}: {_words(self.bytes)} in {sum(found.entries for found in self.sets)} entries"]
-        for found in self.sets:
-            used = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.last_used)) if found.entries else "never"
-            lines.append(
-                f"  {found.set_id}  {found.model or 'unknown model'}, {found.image_size} px, {found.stored}: "
-                f"{found.entries} entries, {_words(found.bytes)}, last used {used}"
-            )
-        return lines
-
-
-def cache_info(folder: Path) -> CacheInfo:
-    """Look a cache folder over. A folder that does not exist holds nothing."""
-    with storage_errors(folder):
-        sets = [_describe(path) for path in _set_folders(folder)]
-    return CacheInfo(folder, tuple(sorted(sets, key=lambda found: found.last_used, reverse=True)))
-
-
-def clear_cache(folder: Path) -> CacheInfo:
-    """Remove all entries of a cache folder and whatever else the cache put there; other files stay.
-
-    Returns:
-        What was there.
-
-    Raises:
-        StorageError: something cannot be removed.
-    """
-    info = cache_info(folder)
-    with storage_errors(folder):
-        if not (folder / "locks").is_dir():
-            return info
-        for path in _set_folders(folder):
-            for file in [*_files(path, _ENTRY), *_files(path, _UNFINISHED), path / "about.json"]:
-                file.unlink(missing_ok=True)
-            for inner in [*path.iterdir(), path]:
-                _remove_if_empty(inner)
-        (folder / "usage").unlink(missing_ok=True)
-        for lock in (folder / "locks").glob("*.lock"):
-            lock.unlink()
-        _remove_if_empty(folder / "locks")
-        _remove_if_empty(folder)
-    return info
-
-
-def parse_size(text: str) -> int:
-    """Bytes from `40GB`, `500 MB`, `1.5TB` or a plain number; units are powers of 1000.
-
-    Raises:
-        ConfigError: not such a size, or not above 0.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", text.upper())
-    unit = "" if match is None or match[2] in ("", "B") else match[2].removesuffix("B") + "B"
-    size = 0 if match is None else int(float(match[1]) * _UNITS[unit])
-    if size <= 0:
-        raise ConfigError.of(expected="a size above 0 such as 40GB or 500MB", found=repr(text), where="cache_limit")
-    return size
-
-
-def _pack(embeddings: ImageEmbeddings, stored: Stored) -> dict[str, Tensor]:
-    """One image as tensors `[h, w, C]` of the stored type; int8 has scales `[C]` beside each."""
-    packed: dict[str, Tensor] = {}
-    for name, tensor in zip(_NAMES, embeddings.tensors, strict=True):
-        rows = tensor[0].permute(1, 2, 0).float().cpu()
-        if stored == "int8":
-            scale = rows.abs().amax((0, 1)).clamp(min=torch.finfo(torch.float32).tiny) / 127
-            packed[f"{name}.scale"] = scale
-            rows = (rows / scale).round()
-        kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[stored]
-        packed[name] = rows.to(kind).contiguous()
-    return packed
-
-
-def _unpack(packed: dict[str, Tensor], dtype: torch.dtype) -> ImageEmbeddings:
-    """The inverse of `_pack`, as far as the stored type allows."""
-    tensors: list[Tensor] = []
-    for name in _NAMES:
-        rows = packed[name]
-        if f"{name}.scale" in packed:
-            rows = rows * packed[f"{name}.scale"]
-        tensors.append(rows.to(dtype)[None].permute(0, 3, 1, 2))
-    return ImageEmbeddings(tensors[0], (tensors[1], tensors[2]))
 
 
 class _FileDigests:
@@ -442,96 +319,5 @@ class _FileDigests:
         return digest
 
 
-def _make_room(folder: Path, size: int, limit: int | None) -> None:
-    """Count `size` more bytes; beyond the limit, remove the least recently used entries of all sets.
-
-    The count on file is a guess, corrected from the files themselves whenever something has to go. To be called with
-    the lock "usage".
-    """
-    usage = folder / "usage"
-    try:
-        used = int(usage.read_text())
-    except (FileNotFoundError, ValueError):
-        used = sum(state.st_size for _, state in _entries(folder))
-    if limit is not None and used + size > limit:
-        entries = sorted(_entries(folder), key=lambda entry: entry[1].st_atime_ns)
-        used = sum(state.st_size for _, state in entries)
-        target = max(0, int(limit * _AFTER_EVICTION) - size)
-        for path, state in entries if used + size > limit else ():
-            if used <= target:
-                break
-            path.unlink(missing_ok=True)
-            used -= state.st_size
-        _remove_abandoned(folder)
-    usage.write_text(str(used + size))
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Files that a killed process left half written."""
-    for path in _set_folders(folder):
-        for file in _files(path, _UNFINISHED):
-            if time.time() - file.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
-                file.unlink(missing_ok=True)
-
-
-def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    for path in _set_folders(folder):
-        for file in _files(path, _ENTRY):
-            try:
-                yield file, file.stat()
-            except FileNotFoundError:  # another process was faster to evict it
-                continue
-
-
-def _set_folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return [path for path in folder.iterdir() if _SET.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
-
-
-def _files(set_folder: Path, name: re.Pattern[str]) -> Iterator[Path]:
-    for inner in set_folder.iterdir():
-        if len(inner.name) == 2 and inner.is_dir() and not inner.is_symlink():
-            yield from (file for file in inner.iterdir() if name.fullmatch(file.name))
-
-
-def _describe(path: Path) -> CacheSet:
-    about = _read_json(path / "about.json") or {}
-    states = [file.stat() for file in _files(path, _ENTRY)]
-    return CacheSet(
-        set_id=path.name,
-        model=str(about.get("model", "")),
-        stored=str(about.get("stored", "unknown")),
-        image_size=int(about.get("image_size", 0)),
-        entries=len(states),
-        bytes=sum(state.st_size for state in states),
-        last_used=max((state.st_atime for state in states), default=0.0),
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def _lock(folder: Path, name: str) -> FileLock:
-    return FileLock(folder / "locks" / f"{name}.lock")
-
-
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _words(size: int) -> str:
-    for unit in ("TB", "GB", "MB", "KB"):
-        if size >= _UNITS[unit]:
-            return f"{size / _UNITS[unit]:.1f} {unit}"
-    return f"{size} bytes"

@@ -1,6 +1,6 @@
 """The embeddings of a dataset's images: from its cache where there is one, from the encoder otherwise.
 
-Training asks for them step by step; `embed_dataset` makes them all beforehand. Both come through `DatasetEmbeddings`,
+Training uses them step by step; `embed_dataset` makes them all beforehand. Both come through `DatasetEmbeddings`,
 so that what one has stored the other finds.
 """
 
@@ -22,19 +22,22 @@ from torch import Tensor
 
 from samtune.config import CacheConfig, EmbedConfig
 from samtune.data.table import Dataset, ImageEntry
-from samtune.embeddings.cache import CachedView, EmbeddingCache, parse_size, resident_budget
-from samtune.embeddings.prefetch import ReadAhead
+from samtune.embeddings.cache import CachedView, EmbeddingCache, resident_budget
+from samtune.embeddings.prefetch import Prefetcher
+from samtune.embeddings.store import parse_size
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.model.encoder.fast import encode
-from samtune.model.io.load import LoadedModel, load_model
+from samtune.model.io.load import load_model
+from samtune.model.io.loaded import LoadedModel
 from samtune.model.preprocess import to_model_input
-from samtune.runtime.precision import arithmetic, autocast, choose_device, settle
+from samtune.runtime.device import choose_device, configure_process
+from samtune.runtime.precision import arithmetic, autocast
 from samtune.utils.results import Result
 from samtune.utils.workers import cpu_count, lost_workers
 
 _BATCH_ON_A_GPU = 8
-_LOOK_AHEAD = 64
-"""How many of the images to come are looked at for some that must be computed."""
+_LOOKAHEAD = 64
+"""How many of the next images are checked for some that must be computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class View:
 
 @dataclass(frozen=True)
 class DatasetEmbeddings:
-    """What a model's encoder says of a dataset's images.
+    """The embeddings of a dataset's images by one model.
 
     Attributes:
         dataset: where the images are.
@@ -96,8 +99,8 @@ class DatasetEmbeddings:
         now = dict.fromkeys(self.missing(views))
         if not now:
             return self._from_cache(views)
-        later = [view for view in self.missing(list(dict.fromkeys(islice(then, _LOOK_AHEAD)))) if view not in now]
-        self._pixels.ahead([*now, *later])
+        later = [view for view in self.missing(list(dict.fromkeys(islice(then, _LOOKAHEAD)))) if view not in now]
+        self._pixels.prefetch([*now, *later])
         if self.cache is None:  # as many at once as for the cache: then the numbers are the same, not only nearly
             parts = [views[start : start + self.at_once] for start in range(0, len(views), self.at_once)]
             return ImageEmbeddings.cat([self._encode(torch.stack([self._pixels(view) for view in p])) for p in parts])
@@ -138,10 +141,10 @@ class DatasetEmbeddings:
         return self.batch or (1 if self.device.type == "cpu" else _BATCH_ON_A_GPU)
 
     @cached_property
-    def _pixels(self) -> ReadAhead[View]:
+    def _pixels(self) -> Prefetcher[View]:
         """On a CPU one thread reads, since the encoder needs the others; for a GPU half of the processors do."""
         threads = 1 if self.device.type == "cpu" else max(1, cpu_count() // 2)
-        return ReadAhead(self._read, threads=threads, most=2 * self.at_once)
+        return Prefetcher(self._read, threads=threads, most=2 * self.at_once)
 
     def _read(self, view: View) -> Tensor:
         image = self.dataset.read_image(view.image)
@@ -167,7 +170,7 @@ class EmbedReport(Result):
     seconds: float
 
     def lines(self) -> list[str]:
-        """What to tell the user."""
+        """The report as lines of text."""
         each = f", {self.seconds / self.encoded:.2f} s each" if self.encoded else ""
         return [
             f"embedded   {self.encoded} images in {self.seconds:.0f} s{each}; {self.wanted - self.encoded} were there",
@@ -185,7 +188,7 @@ def embed_dataset(
     Args:
         path: a prepared dataset.
         config: model, splits, cache.
-        progress: told of images done and their total.
+        progress: called with the number of images done and their total.
 
     Raises:
         DataError: the dataset or an image cannot be read.
@@ -218,7 +221,7 @@ def _views(dataset: Dataset, config: EmbedConfig) -> list[View]:
 
 def _open(dataset: Dataset, config: EmbedConfig) -> DatasetEmbeddings:
     device = choose_device(config.device)
-    settle(device)
+    configure_process(device)
     loaded = load_model(config.model, device=device)
     loaded.model.requires_grad_(False)
     precision = arithmetic(config.precision, device, loaded.image_size)
@@ -230,7 +233,7 @@ def _in_batches(source: DatasetEmbeddings, views: Sequence[View]) -> Iterator[in
     size = source.at_once
     for start in range(0, len(views), size):
         some = views[start : start + size]
-        source(some, then=views[start + size : start + size + _LOOK_AHEAD])
+        source(some, then=views[start + size : start + size + _LOOKAHEAD])
         yield len(some)
 
 

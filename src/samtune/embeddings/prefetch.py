@@ -1,6 +1,6 @@
-"""Pictures read, decoded and resized in threads, ahead of the encoder that wants them.
+"""Images read, decoded and resized in threads, ahead of the encoder that wants them.
 
-What comes out is what reading at once would give; only the waiting is gone. See docs/decisions/0055.
+The tensors are those that reading without prefetch gives. See docs/decisions/0055.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor
 Key = TypeVar("Key", bound=Hashable)
 
 
-class ReadAhead(Generic[Key]):
-    """Reads pictures when asked, or before.
+class Prefetcher(Generic[Key]):
+    """Reads images in threads before they are asked for.
 
     Args:
-        read: gives a picture as the model takes it, float32 `[3, S, S]`; called in other threads too.
-        threads: how many of them.
-        most: pictures that may wait at a time; each takes 12 MB at 1024 pixels.
+        read: gives an image as the model takes it, float32 `[3, S, S]`; called in other threads too.
+        threads: number of threads.
+        most: images held at a time; each takes 12 MB at 1024 pixels.
     """
 
     def __init__(self, read: Callable[[Key], Tensor], *, threads: int, most: int) -> None:
@@ -32,12 +32,12 @@ class ReadAhead(Generic[Key]):
         self._waiting: dict[Key, Future[Tensor]] = {}
 
     def __call__(self, key: Key) -> Tensor:
-        """A picture. What reading it raises is raised here, whenever it was read."""
+        """An image. What reading it raises is raised here, whenever it was read."""
         waiting = self._waiting.pop(key, None)
         return self._read(key) if waiting is None else waiting.result()
 
-    def ahead(self, keys: Iterable[Key]) -> None:
-        """Start to read pictures that will be asked for, as far as there is room; what nobody wants any more goes."""
+    def prefetch(self, keys: Iterable[Key]) -> None:
+        """Start to read images that will be asked for, as far as there is room; those no longer wanted are dropped."""
         wanted = dict.fromkeys(keys)
         for key in [key for key in self._waiting if key not in wanted]:
             self._waiting.pop(key).cancel()
@@ -49,5 +49,5 @@ class ReadAhead(Generic[Key]):
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        torch.get_num_threads()  # settles this thread's own number, which the others' would otherwise become
+        torch.get_num_threads()  # fixes this thread's number first: otherwise the workers' one would apply to it too
         return ThreadPoolExecutor(self._count, "reader", initializer=torch.set_num_threads, initargs=(1,))

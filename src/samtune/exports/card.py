@@ -14,7 +14,7 @@ import yaml
 from samtune import __version__
 from samtune.errors import ModelError
 from samtune.model.catalogue import hub_name
-from samtune.model.io.load import LoadedModel
+from samtune.model.io.loaded import LoadedModel
 
 _USE = {
     "hf": """```python

@@ -21,7 +21,9 @@ from samtune.exports.card import RunFacts, model_card, read_run
 from samtune.exports.official_package import official_config, write_official
 from samtune.exports.verify import Difference, answers, check, difference
 from samtune.model.catalogue import hub_name
-from samtune.model.io.load import LoadedModel, load_model, write_model
+from samtune.model.io.load import load_model
+from samtune.model.io.loaded import LoadedModel
+from samtune.model.io.save import write_model
 from samtune.utils.files import new_folder, storage_errors
 from samtune.utils.output_folders import check_output
 from samtune.utils.results import Result

@@ -13,7 +13,8 @@ import yaml
 
 from samtune.errors import ModelError
 from samtune.model.architecture import IMAGE, VIDEO, image_config
-from samtune.model.io.load import LoadedModel, architecture
+from samtune.model.catalogue import architecture_name
+from samtune.model.io.loaded import LoadedModel
 from samtune.model.io.official_layout import CONFIG_KEY, to_official, widened_config
 from samtune.model.io.tensors import save_checkpoint
 
@@ -22,7 +23,7 @@ _LETTERS = {"tiny": "t", "small": "s", "base-plus": "b+", "large": "l"}
 
 def official_config(loaded: LoadedModel) -> str | None:
     """The official package's configuration for this model, such as `configs/sam2.1/sam2.1_hiera_t.yaml`, or None."""
-    name = architecture(loaded.config)
+    name = architecture_name(loaded.config)
     if name is None or not loaded.video_state:
         return None
     version, _, size = name.partition("-hiera-")

@@ -1,4 +1,4 @@
-"""Prompts about picture files, answers as files: COCO results, one PNG mask per object, one overlay per picture."""
+"""Prompts about image files, results as files: COCO results, one PNG mask per object, one overlay per image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samtune.config import PredictConfig
-from samtune.data.images import read_image
+from samtune.data.images import SUFFIXES, read_image
 from samtune.data.masks import encode_rle, format_counts, mask_box, write_mask_file
 from samtune.drawing import draw_overlay
 from samtune.errors import DataError
@@ -26,7 +26,6 @@ from samtune.utils.output_folders import check_output
 from samtune.utils.results import Result
 
 RESULTS, MASKS, OVERLAYS = "predictions.json", "masks", "overlays"
-_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +34,14 @@ class PredictReport(Result):
 
     Attributes:
         out: the folder: `predictions.json` in the COCO results format with `file_name` added, `masks/` and `overlays/`.
-        pictures: how many pictures.
+        images: how many images.
         objects: how many masks.
-        refused: masks whose object score says that nothing is there; they are written all the same, with their score.
+        refused: masks with an object score below 0, which says that nothing is there; they are written too.
         note: why there may be fewer masks than expected, where there is a reason to say.
     """
 
     out: Path
-    pictures: int
+    images: int
     objects: int
     refused: int
     note: str = ""
@@ -51,7 +50,7 @@ class PredictReport(Result):
         """What to tell the user."""
         doubt = f", {self.refused:,} of them where the model says nothing is there" if self.refused else ""
         return [
-            f"{_count(self.objects, 'mask')} in {_count(self.pictures, 'picture')}{doubt}",
+            f"{_count(self.objects, 'mask')} in {_count(self.images, 'image')}{doubt}",
             *([self.note] if self.note else []),
             f"results    {self.out / RESULTS}",
         ]
@@ -62,8 +61,8 @@ def _count(number: int, what: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """One prompt about one picture, and what the answer is to be called."""
+class _NamedPrompt:
+    """A prompt with the ids its result is written under."""
 
     prompt: Prompt
     image_id: int | str
@@ -71,7 +70,7 @@ class _Question:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _Result:
     mask: NDArray[np.bool_]
     score: float
     object_score: float
@@ -87,77 +86,78 @@ def predict_files(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PredictReport:
-    """Segment pictures and write what was found.
+    """Segment images and write what was found.
 
     Args:
-        images: one picture, or a folder whose pictures are taken in the order of their names.
+        images: one image, or a folder whose images are taken in the order of their names.
         predictor: the model.
         out: folder to write, as a whole or not at all; an earlier result there is replaced.
         config: the prompts.
-        progress: told of pictures done and their total.
+        progress: called with the number of images done and their total.
 
     Raises:
-        DataError: no pictures, one that cannot be decoded, boxes about pictures that are not there or outside of them.
+        DataError: no images, one that cannot be decoded, boxes about images that are not there or outside of them.
         ConfigError: no prompts.
         StorageError: the disk refused.
     """
     config.require_prompts()
-    pictures = _pictures(images)
-    questions = _questions(pictures, config)
+    files = _image_files(images)
+    prompts = _prompts(files, config)
     check_output(out, mark=RESULTS, earlier="earlier predictions", inputs=[images])
     results: list[dict[str, Any]] = []
     refused = 0
     with new_folder(out) as folder:
         (folder / MASKS).mkdir()
         (folder / OVERLAYS).mkdir()
-        asked = [picture for picture in pictures if config.everything or questions[picture.name]]
-        for done, picture in enumerate(asked, start=1):
-            image = read_image(picture)
-            answers = _answers(predictor, image, picture, questions[picture.name], config)
-            for number, answer in enumerate(answers):
-                write_mask_file(folder / MASKS / f"{picture.name}-{number:03}.png", answer.mask)
-                results.append(_coco_result(answer, picture))
-                refused += answer.object_score < 0
-            overlay = draw_overlay(image, [answer.mask for answer in answers])
-            Image.fromarray(overlay).save(folder / OVERLAYS / f"{picture.name}.png")
+        asked = [file for file in files if config.everything or prompts[file.name]]
+        for done, file in enumerate(asked, start=1):
+            image = read_image(file)
+            predicted = _predict_one(predictor, image, file, prompts[file.name], config)
+            for number, result in enumerate(predicted):
+                write_mask_file(folder / MASKS / f"{file.name}-{number:03}.png", result.mask)
+                results.append(_coco_result(result, file))
+                refused += result.object_score < 0
+            overlay = draw_overlay(image, [result.mask for result in predicted])
+            Image.fromarray(overlay).save(folder / OVERLAYS / f"{file.name}.png")
             progress(done, len(asked))
         write_json(folder / RESULTS, results)
     grid = config.automatic
     note = (
-        f"no guess has --automatic.min-iou-score {grid.min_iou_score:g} and --automatic.min-stability "
+        f"no candidate mask has --automatic.min-iou-score {grid.min_iou_score:g} and --automatic.min-stability "
         f"{grid.min_stability:g}; lower values show more"
     )
     return PredictReport(out, len(asked), len(results), refused, note if config.everything and not results else "")
 
 
-def _pictures(images: Path) -> list[Path]:
+def _image_files(images: Path) -> list[Path]:
     if images.is_file():
         return [images]
-    found = sorted(path for path in images.glob("*") if path.suffix.lower() in _PICTURES) if images.is_dir() else []
+    inside = images.iterdir() if images.is_dir() else ()
+    found = sorted(file for file in inside if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
     if not found:
         raise DataError.of(
-            expected="a picture, or a folder with pictures",
+            expected="an image, or a folder with images",
             found="a folder without any" if images.is_dir() else "no such file or folder",
             where=str(images),
         )
     return found
 
 
-def _questions(pictures: Sequence[Path], config: PredictConfig) -> dict[str, list[_Question]]:
-    """Per picture name, what is asked about it."""
+def _prompts(files: Sequence[Path], config: PredictConfig) -> dict[str, list[_NamedPrompt]]:
+    """The prompts of each image, by file name."""
     same = [Prompt.box(*box) for box in config.fixed_boxes]
     same += [Prompt.clicks([point]) for point in config.fixed_points]
-    asked = {picture.name: [_Question(prompt, picture.name, 1) for prompt in same] for picture in pictures}
+    asked = {file.name: [_NamedPrompt(prompt, file.name, 1) for prompt in same] for file in files}
     if config.boxes is not None:
-        for name, question in _from_coco(config.boxes, {picture.name: picture for picture in pictures}):
-            asked[name].append(question)
+        for name, named in _from_coco(config.boxes, {file.name: file for file in files}):
+            asked[name].append(named)
     if not config.everything and not any(asked.values()):
         raise DataError.of(expected="a box in the file of --boxes", found="none", where=str(config.boxes))
     return asked
 
 
-def _from_coco(file: Path, pictures: dict[str, Path]) -> list[tuple[str, _Question]]:
-    """Box prompts of a COCO file, or of a list of detections whose `image_id` or `file_name` names a picture."""
+def _from_coco(file: Path, files: dict[str, Path]) -> list[tuple[str, _NamedPrompt]]:
+    """Box prompts of a COCO file, or of a list of detections whose `image_id` or `file_name` names an image."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -169,22 +169,22 @@ def _from_coco(file: Path, pictures: dict[str, Path]) -> list[tuple[str, _Questi
         for number, image in enumerate(_dicts(content.get("images"), file)):
             image_id = _image_id(image.get("id"), f"{file}, image {number}")
             names[image_id] = str(image.get("file_name")).replace("\\", "/").rpartition("/")[2]
-    asked: list[tuple[str, _Question]] = []
+    asked: list[tuple[str, _NamedPrompt]] = []
     for number, entry in enumerate(_dicts(entries, file)):
         where = f"{file}, entry {number}"
         image_id = _image_id(entry.get("image_id"), where)
         name = names.get(image_id) or str(entry.get("file_name", image_id))
-        name = next((known for known in (name, f"{name}.jpg", f"{name}.png") if known in pictures), None)
+        name = next((known for known in (name, f"{name}.jpg", f"{name}.png") if known in files), None)
         if name is None:
             raise DataError.of(
-                expected="boxes about the given pictures",
+                expected="boxes about the given images",
                 found=f"image {names.get(image_id, image_id)!r}, which is not among them",
                 where=where,
-                do="give the folder with all its pictures",
+                do="give the folder with all its images",
             )
         box = _box(entry.get("bbox"), where)
         category = _category(entry.get("category_id", 1), where)
-        asked.append((name, _Question(Prompt.box(*box), image_id if image_id is not None else name, category)))
+        asked.append((name, _NamedPrompt(Prompt.box(*box), image_id if image_id is not None else name, category)))
     return asked
 
 
@@ -222,53 +222,53 @@ def _box(bbox: Any, where: str) -> Box:
     return x, y, x + width, y + height
 
 
-def _answers(
-    predictor: Predictor, image: NDArray[np.uint8], picture: Path, questions: Sequence[_Question], config: PredictConfig
-) -> list[_Answer]:
+def _predict_one(
+    predictor: Predictor, image: NDArray[np.uint8], file: Path, prompts: Sequence[_NamedPrompt], config: PredictConfig
+) -> list[_Result]:
     embedded = predictor.embed(image)
-    for question in questions:
-        _check_inside(question.prompt, embedded, picture)
-    predictions = predictor.predict(embedded, [question.prompt for question in questions], chunk=config.chunk)
-    answers = [
-        _Answer(
+    for named in prompts:
+        _check_inside(named.prompt, embedded, file)
+    predictions = predictor.predict(embedded, [named.prompt for named in prompts], chunk=config.chunk)
+    results = [
+        _Result(
             prediction.best,
             float(prediction.iou_scores.max()),
             prediction.object_score,
             asked.image_id,
             asked.category_id,
         )
-        for prediction, asked in zip(predictions, questions, strict=True)
+        for prediction, asked in zip(predictions, prompts, strict=True)
     ]
     if config.everything:
         found = automatic_masks(predictor, embedded, config.automatic)
-        answers += [_Answer(one.mask, one.iou_score, one.object_score, picture.name, 1) for one in found]
-    return answers
+        results += [_Result(one.mask, one.iou_score, one.object_score, file.name, 1) for one in found]
+    return results
 
 
-def _check_inside(prompt: Prompt, embedded: EmbeddedImage, picture: Path) -> None:
-    """A prompt that does not touch the picture is a mistake, not a question."""
+def _check_inside(prompt: Prompt, embedded: EmbeddedImage, file: Path) -> None:
+    """Refuse a prompt that does not touch the image."""
     height, width = embedded.size
     parts = [part for part in (prompt.input_box, prompt.input_points) if part is not None]
     points = np.concatenate([part.reshape(-1, 2) for part in parts])
     low, high = points.min(0), points.max(0)
     if high[0] < 0 or high[1] < 0 or low[0] > width or low[1] > height:
         raise DataError.of(
-            expected=f"a prompt inside the picture, {width} x {height} pixels",
+            expected=f"a prompt inside the image, {width} x {height} pixels",
             found=", ".join(f"{value:g}" for value in points.ravel()),
-            where=str(picture),
+            where=str(file),
         )
 
 
-def _coco_result(answer: _Answer, picture: Path) -> dict[str, Any]:
-    height, width = answer.mask.shape
-    x0, y0, x1, y1 = mask_box(answer.mask) or (0, 0, 0, 0)
+def _coco_result(result: _Result, file: Path) -> dict[str, Any]:
+    height, width = result.mask.shape
+    x0, y0, x1, y1 = mask_box(result.mask) or (0, 0, 0, 0)
     return {
-        "image_id": answer.image_id,
-        "file_name": picture.name,
-        "category_id": answer.category_id,
+        "image_id": result.image_id,
+        "file_name": file.name,
+        "category_id": result.category_id,
         "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "area": int(answer.mask.sum()),
-        "segmentation": {"size": [height, width], "counts": format_counts(encode_rle(answer.mask))},
-        "score": round(answer.score, 6),
-        "object_score": round(answer.object_score, 6),
+        "area": int(result.mask.sum()),
+        "segmentation": {"size": [height, width], "counts": format_counts(encode_rle(result.mask))},
+        "score": round(result.score, 6),
+        "object_score": round(result.object_score, 6),
     }

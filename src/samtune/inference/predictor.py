@@ -1,6 +1,6 @@
-"""Prompts in, masks out, at the picture's own size. No state: embed a picture once, ask about it as often as needed.
+"""Prompts in, masks out, at the image's own size. No state: embed an image once, then give any prompts.
 
-What comes out is what the official `SAM2ImagePredictor` hands out: the same preprocessing, the same fall-back from the
+The result is that of the official `SAM2ImagePredictor`: the same preprocessing, the same fall-back from the
 single mask, bilinear upscaling of the logits, threshold at 0.
 """
 
@@ -17,7 +17,7 @@ from samtune.model.decoder.choice import DECODERS, DEFAULT_DECODER
 from samtune.model.decoder.reference import ALL_TOKENS, DecoderOutput, asked_tokens, select_masks
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.model.encoder.fast import encode
-from samtune.model.io.load import LoadedModel
+from samtune.model.io.loaded import LoadedModel
 from samtune.model.preprocess import MASK_THRESHOLD, clamp_low_res, scale_points, to_model_input, upscale_masks
 from samtune.prompts.batch import PromptBatch
 from samtune.types import Prediction, Prompt
@@ -25,11 +25,11 @@ from samtune.types import Prediction, Prompt
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImage:
-    """A picture as the model knows it.
+    """An image after the encoder.
 
     Attributes:
         embeddings: B = 1.
-        size: (H, W) of the picture in pixels.
+        size: (H, W) of the image in pixels.
     """
 
     embeddings: ImageEmbeddings
@@ -37,7 +37,7 @@ class EmbeddedImage:
 
 
 class Predictor:
-    """A model ready to answer prompts.
+    """A model ready for prompts.
 
     Args:
         loaded: the model; stays on the device it is on.
@@ -55,29 +55,29 @@ class Predictor:
 
     @torch.no_grad()
     def embed(self, image: NDArray) -> EmbeddedImage:
-        """Run the image encoder on a picture, uint8 `[H, W, 3]` RGB."""
+        """Run the image encoder on an image, uint8 `[H, W, 3]` RGB."""
         pixels = to_model_input(image, self.loaded.image_size).to(self.device)
         return EmbeddedImage(encode(self.loaded.model, pixels[None]), (image.shape[0], image.shape[1]))
 
     @torch.no_grad()
     def decode(self, embedded: EmbeddedImage, prompts: PromptBatch, tokens: slice = ALL_TOKENS) -> DecoderOutput:
-        """The decoder's own answer to N prompts, in pixels of the model's square input, with the masks of `tokens`."""
+        """The decoder's output for N prompts, in pixels of the model's square input, with the masks of `tokens`."""
         return self._decode(self.loaded.model, embedded.embeddings, prompts.to(self.device), tokens=tokens)
 
     def to_model_frame(self, embedded: EmbeddedImage, prompts: PromptBatch) -> PromptBatch:
-        """Prompts in pixels of the picture to prompts in pixels of the model's input."""
+        """Prompts in pixels of the image to prompts in pixels of the model's input."""
         points = scale_points(prompts.points, embedded.size, self.loaded.image_size)
         return PromptBatch(points, prompts.labels, prompts.masks, prompts.has_mask)
 
     def predict(
         self, embedded: EmbeddedImage, prompts: Sequence[Prompt], *, multimask_output: bool = False, chunk: int = 32
     ) -> list[Prediction]:
-        """Answer prompts about a picture.
+        """Predict the masks of prompts on one image.
 
         Args:
-            embedded: the picture, from `embed`.
-            prompts: in pixels of the picture.
-            multimask_output: three guesses per prompt instead of one mask.
+            embedded: the image, from `embed`.
+            prompts: in pixels of the image.
+            multimask_output: three masks per prompt instead of one.
             chunk: prompts per decoder call.
 
         Returns:
@@ -90,8 +90,8 @@ class Predictor:
             output = self.decode(embedded, batch, tokens)
             low_res, scores = select_masks(self.loaded.model, output, multimask_output=multimask_output)
             predictions += [
-                self._prediction(*answer, embedded.size)
-                for answer in zip(low_res, scores, output.object_score_logits, strict=True)
+                self._prediction(*parts, embedded.size)
+                for parts in zip(low_res, scores, output.object_score_logits, strict=True)
             ]
         return predictions
 

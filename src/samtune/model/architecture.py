@@ -18,7 +18,7 @@ from samtune.errors import ModelError
 
 IMAGE, VIDEO = "sam2", "sam2_video"
 """The two values of `model_type`."""
-MATRIX, MATRIX_TWIN = (
+MATRIX, MATRIX_COPY = (
     "shared_image_embedding.positional_embedding",
     "prompt_encoder.shared_embedding.positional_embedding",
 )
@@ -83,8 +83,8 @@ def video_shapes(config: Mapping[str, Any]) -> dict[str, torch.Size]:
 
 def complete_matrix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`state` with the position matrix in both its places, where one of them was left out."""
-    twins = {MATRIX: MATRIX_TWIN, MATRIX_TWIN: MATRIX}
-    return dict(state) | {a: state[b] for a, b in twins.items() if a not in state and b in state}
+    pairs = {MATRIX: MATRIX_COPY, MATRIX_COPY: MATRIX}
+    return dict(state) | {a: state[b] for a, b in pairs.items() if a not in state and b in state}
 
 
 def check_complete(expected: Mapping[str, torch.Size], found: Mapping[str, Tensor], where: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,25 @@ def suggest(name: str) -> str:
         candidates = [*candidates, *(str(path.parent / entry.name) for entry in path.parent.iterdir())]
     close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else ""
+
+
+def architecture_name(config: Mapping[str, Any]) -> str | None:
+    """The official model whose architecture this is, such as `sam2.1-hiera-tiny`, or None.
+
+    Without video parts 2.0 and 2.1 are alike, and count as 2.1.
+    """
+    vision = config["vision_config"]
+    backbone = vision["backbone_config"]
+    for size, known in BACKBONES.items():
+        if _same_backbone(backbone, known) and config["prompt_encoder_config"].get("image_size", 1024) == 1024:
+            older = config.get("enable_occlusion_spatial_embedding") is False
+            return f"{'sam2' if older else 'sam2.1'}-hiera-{size}"
+    return None
+
+
+def _same_backbone(config: Mapping[str, Any], known: Backbone) -> bool:
+    wanted = known.vision_config()["backbone_config"]
+    return all(config.get(key) == value for key, value in wanted.items() if key != "model_type")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ from samtune.prompts.simulate import (
     correction_clicks,
     simulate_prompts,
 )
-from samtune.runtime.precision import arithmetic, autocast, choose_device, settle
+from samtune.runtime.device import choose_device, configure_process
+from samtune.runtime.precision import arithmetic, autocast
 from samtune.synthetic.scenes import random_scene
 from samtune.training.checkpoint import RunFolder, load_last, save_last
 from samtune.training.losses.tuning import Loss, binary, hard_iou, tuning_loss
@@ -106,7 +107,7 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
     bank = draw_scenes(config)
     device = choose_device(config.device)
     precision = arithmetic(config.precision, device)
-    settle(device)
+    configure_process(device)
     model = load_model(config.start).model if config.start else untrained_nano(config.seed)
     nn.Module.to(model, device).train().requires_grad_(True)
     parameters = dict(model.named_parameters())

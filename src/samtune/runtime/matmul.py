@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import torch
 
-_EXACT, _BY_ONEDNN = "highest", "medium"
+_EXACT, _ONEDNN = "highest", "medium"
 """Values of torch's `float32_matmul_precision`."""
 _ROUNDING = 1e-5
 """Error allowed to a product of fp32 matrices, relative to its largest value; bf16 factors make a hundredfold."""
 
 
-def multiply_by_onednn(device: torch.device) -> bool:
+def choose_matmul_library(device: torch.device) -> bool:
     """Let fp32 products go through oneDNN where it is the faster library and as exact.
 
     torch multiplies fp32 matrices with MKL, which on AMD's processors uses AVX2 alone; oneDNN uses AVX-512 and takes
-    half the time: see docs/decisions/0053. The only way there is torch's leave to round factors to bf16. oneDNN makes
-    use of that on processors with AMX, which therefore are left alone, and elsewhere a product is tried first.
+    half the time: see docs/decisions/0053. torch selects oneDNN only where factors may be rounded to bf16. oneDNN
+    does round on processors with AMX, so those are left alone; elsewhere a product is checked first.
 
-    A choice the user made (`torch.set_float32_matmul_precision`) stays. For a GPU, where the leave means something
-    else, it is withdrawn.
+    A choice the user made (`torch.set_float32_matmul_precision`) stays. For a GPU, where the setting means something
+    else, it is reset.
 
     Args:
         device: where this process computes.
@@ -27,18 +27,18 @@ def multiply_by_onednn(device: torch.device) -> bool:
         Whether fp32 products go through oneDNN now.
     """
     before = torch.get_float32_matmul_precision()
-    if before not in (_EXACT, _BY_ONEDNN):
+    if before not in (_EXACT, _ONEDNN):
         return False
     wanted = device.type == "cpu" and _onednn_is_faster()
-    torch.set_float32_matmul_precision(_BY_ONEDNN if wanted else _EXACT)
+    torch.set_float32_matmul_precision(_ONEDNN if wanted else _EXACT)
     if wanted and not _is_exact():
         torch.set_float32_matmul_precision(_EXACT)
-    return products_by_onednn()
+    return uses_onednn()
 
 
-def products_by_onednn() -> bool:
+def uses_onednn() -> bool:
     """Whether fp32 products on a CPU go through oneDNN."""
-    return torch.get_float32_matmul_precision() == _BY_ONEDNN
+    return torch.get_float32_matmul_precision() == _ONEDNN
 
 
 def _onednn_is_faster() -> bool:

@@ -1,34 +1,14 @@
-"""Where to compute, and in what: fp32, or bf16 where the hardware has it; never fp16, whose range training leaves."""
+"""Which precision to compute in: fp32, or bf16 where the hardware has it; never fp16, whose range training exceeds."""
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
-from samtune.runtime.allocator import keep_freed_memory
-from samtune.runtime.matmul import multiply_by_onednn
-
 SMALLEST_FOR_BF16 = 512
 """Side of the model's input in pixels from which bf16 pays on a CPU, see docs/decisions/0053."""
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device meant by `auto`, `cpu`, `cuda` or `mps`; `auto` is a GPU where there is one.
-
-    Under `torchrun` each process gets the GPU of its own number.
-    """
-    if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu" if wanted == "auto" else wanted)
-
-
-def settle(device: torch.device) -> None:
-    """Make this process ready to compute on `device`. It may be called again, for another device too."""
-    keep_freed_memory(device)
-    multiply_by_onednn(device)
 
 
 def arithmetic(wanted: str, device: torch.device, image_size: int | None = None) -> str:

@@ -23,11 +23,14 @@ from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder.choice import DECODERS
 from samtune.model.decoder.reference import DecoderOutput
 from samtune.model.encoder.embeddings import ImageEmbeddings
-from samtune.model.io.load import LoadedModel, load_model, save_model
+from samtune.model.io.load import load_model
+from samtune.model.io.loaded import LoadedModel
+from samtune.model.io.save import save_model
 from samtune.model.trainable import Trainable, merged, parameter_groups, save_adapter, select_trainable
 from samtune.prompts.batch import PromptBatch
+from samtune.runtime.device import choose_device, configure_process
 from samtune.runtime.distributed import Processes, join_processes
-from samtune.runtime.precision import arithmetic, autocast, choose_device, settle
+from samtune.runtime.precision import arithmetic, autocast
 from samtune.training.batches import Batch, Sampling, TrainingBatches
 from samtune.training.checkpoint import (
     RunFolder,
@@ -194,7 +197,7 @@ def removed_if_not_started(run: Run) -> Iterator[None]:
 
 def _set_up(path: Path, config: TrainConfig, folder: RunFolder, device: torch.device, processes: Processes) -> Run:
     dataset = Dataset.open(path)
-    settle(device)
+    configure_process(device)
     loaded = load_model(config.model, device=device)
     precision = arithmetic(config.precision, device, loaded.image_size)
     trainable = select_trainable(loaded.model, config.trainable, freeze_high_res_convs=config.cache, seed=config.seed)

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from samtune.model.decoder import fast as fast_decoder
+from samtune.model.decoder.fast import decode_grid
 from samtune.model.decoder.reference import DecoderOutput, select_masks
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.prompts.batch import PromptBatch, low_res_to_input
@@ -49,7 +49,7 @@ def learn_from(run: Run, embeddings: ImageEmbeddings, grid: Batch, counts: Count
     """The same from embeddings at hand. Collects their gradients, where they are leaves that want any."""
 
     def decode(embeddings: ImageEmbeddings, prompts: PromptBatch, _: Tensor) -> DecoderOutput:
-        return fast_decoder.decode_grid(run.model, embeddings, prompts)
+        return decode_grid(run.model, embeddings, prompts)
 
     width = max(1, run.chunk // len(grid.views))
     return _learn(run, embeddings, counts, grid.columns(width), decode)

@@ -7,15 +7,14 @@ from typing import Protocol
 from torch import Tensor
 from transformers import Sam2Model
 
-from samtune.model.decoder import fast as fast_decoder
-from samtune.model.decoder import reference as decoder
+from samtune.model.decoder import fast, reference
 from samtune.model.decoder.reference import ALL_TOKENS, DecoderOutput
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.prompts.batch import PromptBatch
 
 
 class Decode(Protocol):
-    """A decoder path; `samtune.model.decoder.reference.decode` says what it takes and gives."""
+    """A decoder path; `samtune.model.decoder.reference.decode` describes arguments and result."""
 
     def __call__(
         self,
@@ -25,9 +24,9 @@ class Decode(Protocol):
         image_index: Tensor | None = None,
         tokens: slice = ALL_TOKENS,
     ) -> DecoderOutput:
-        """Answer prompts."""
+        """Run prompt encoder and mask decoder."""
         ...
 
 
-DECODERS: dict[str, Decode] = {"fast": fast_decoder.decode, "plain": decoder.decode}
+DECODERS: dict[str, Decode] = {"fast": fast.decode, "plain": reference.decode}
 DEFAULT_DECODER = "fast"

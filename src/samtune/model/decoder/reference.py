@@ -1,8 +1,8 @@
-"""The plain decoder path: prompts and image embeddings in, all four masks of every prompt out.
+"""The reference decoder path: prompts and image embeddings in, all four masks of every prompt out.
 
 It calls transformers' own modules and adds only what training needs and `Sam2Model.forward` hides: the masks of all
 four tokens at once, prompts of different lengths in one batch without any influence of the padding, mask prompts for
-some of the prompts. `fast_decoder.py` computes the same numbers faster.
+some of the prompts. `fast.py` computes the same numbers faster.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from samtune.prompts.batch import PADDING, PromptBatch
 
 SINGLE_TOKEN = 0
 """Index of the mask token for unambiguous prompts; 1 to 3 are for ambiguous ones."""
-ALL_TOKENS, GUESSES, NO_TOKENS = slice(0, 4), slice(1, 4), slice(0, 0)
-"""Which mask tokens' masks to ask for; without any, the other answers come alone."""
+ALL_TOKENS, MULTIMASK_TOKENS, NO_TOKENS = slice(0, 4), slice(1, 4), slice(0, 0)
+"""Mask tokens whose masks to compute; without any, only the scores are computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderOutput:
-    """What the decoder says to N prompts.
+    """The decoder's output for N prompts.
 
     Attributes:
         masks: `[N, M, h, w]` low-res logits of the mask tokens that were asked for; token 0 is the single mask, 1 to 3
-            are the guesses at an ambiguous prompt.
+            are the three masks for an ambiguous prompt.
         iou_scores: `[N, 4]`, predicted IoU of each mask, 0 to 1.
-        object_score_logits: `[N]`, above 0 where the model holds that there is an object.
+        object_score_logits: `[N]`, above 0 where the model predicts that there is an object.
     """
 
     masks: Tensor
@@ -52,10 +52,10 @@ def decode(
         embeddings: of B images.
         prompts: N prompts in pixels of the model's square input.
         image_index: int64 `[N]`, the image each prompt belongs to; may be left out when B is 1.
-        tokens: whose masks are wanted; every other answer is given in any case.
+        tokens: whose masks are computed; the scores always are.
 
     Returns:
-        The answers, in the order of the prompts.
+        The outputs, in the order of the prompts.
     """
     if image_index is None:
         image_index = torch.zeros(len(prompts), dtype=torch.int64, device=prompts.points.device)
@@ -72,14 +72,14 @@ def decode(
 
 
 def asked_tokens(model: Sam2Model, *, multimask_output: bool) -> slice:
-    """Whose masks `select_masks` needs: the three guesses', or all four because the single mask may be unstable."""
+    """The tokens whose masks `select_masks` needs: 1 to 3, or all four because the single mask may be unstable."""
     if multimask_output:
-        return GUESSES
+        return MULTIMASK_TOKENS
     return ALL_TOKENS if model.mask_decoder.config.dynamic_multimask_via_stability else slice(SINGLE_TOKEN, 1)
 
 
 def select_masks(model: Sam2Model, output: DecoderOutput, *, multimask_output: bool) -> tuple[Tensor, Tensor]:
-    """The masks a user is handed: the three guesses, or one mask.
+    """The masks a user gets: the three of tokens 1 to 3, or one mask.
 
     The one mask is token 0's, unless that mask is unstable (its area changes much between thresholds a little above and
     below 0); then the best of the three by predicted IoU. Source: `sam2/modeling/sam/mask_decoder.py`,

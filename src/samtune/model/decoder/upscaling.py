@@ -1,7 +1,7 @@
 """From pixels to masks, fast: the decoder's two transposed convolutions, and the product with the mask tokens' vectors.
 
 A transposed convolution whose stride equals its kernel makes a block of 2 x 2 pixels of each, by a matrix product. The
-upper pixels of all blocks are products with one half of the matrix, in the order of the picture's even rows; the lower
+upper pixels of all blocks are products with one half of the matrix, in the order of the image's even rows; the lower
 ones, with the other half, of its odd rows. These halves are kept apart as *strips*, because nothing has to be moved
 then: the second convolution takes pixels in any order, and what both have made are whole rows of the masks, which are
 sorted at the very end. The high-resolution features are brought into the same order once for each image.
@@ -88,16 +88,16 @@ def _plus_bias(features: Tensor, bias: Tensor) -> Tensor:
 
 
 def _sorted(strips: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks `[..., 2 * 2 * h * 4w]` of strips in strips, as pictures `[..., 4h, 4w]`."""
+    """Masks `[..., 2 * 2 * h * 4w]` of strips in strips, as images `[..., 4h, 4w]`."""
     height, width = size
     rows = strips.unflatten(-1, (2, 2, height, 4 * width))
     return rows.movedim(-2, -4).transpose(-3, -2).flatten(-4, -2)
 
 
-def _in_strips(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+def _in_strips(images: Tensor, size: tuple[int, int]) -> Tensor:
     """`_sorted` undone."""
     height, _ = size
-    rows = pictures.unflatten(-2, (height, 2, 2))
+    rows = images.unflatten(-2, (height, 2, 2))
     return rows.transpose(-3, -2).movedim(-4, -2).flatten(-4)
 
 

@@ -1,8 +1,8 @@
-"""What the image encoder knows of an image, as a value: everything the mask decoder needs, computed once per image.
+"""The image encoder's output as a value: everything the mask decoder needs, computed once per image.
 
 The value holds the features after the decoder's own `conv_s0` and `conv_s1`, because after them an image is a tenth of
-the size. Whoever keeps it beyond one step therefore keeps outputs of decoder weights too: these two convolutions must
-not learn while the value is reused.
+the size. A value kept beyond one step therefore contains outputs of decoder weights too: these two convolutions must be
+frozen while it is reused.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class ImageEmbeddings:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Of the tensors."""
         return self.image_embeddings.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the tensors are made of."""
+        """Of the tensors."""
         return self.image_embeddings.dtype
 
     def __getitem__(self, images: int | slice | Sequence[int] | Tensor) -> ImageEmbeddings:
@@ -107,7 +107,7 @@ class ImageEmbeddings:
 
 
 def encode(model: Sam2Model, pixel_values: Tensor) -> ImageEmbeddings:
-    """Run the image encoder, plainly: transformers' own modules in their own order. Gradients flow.
+    """The reference image encoder: transformers' own modules in their own order. Gradients flow.
 
     The same arithmetic as `Sam2Model.get_image_embeddings`, which forbids gradients and returns one list of features.
 

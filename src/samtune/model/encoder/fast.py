@@ -1,15 +1,15 @@
 """The image encoder without gradients, on a CPU: the same function of the same weights as `embeddings.py`, faster.
 
-Run plainly, the encoder spends a third of its time waiting for memory: one block of the first stage writes, reads and
+The reference encoder spends a third of its time waiting for memory: one block of the first stage writes, reads and
 frees several hundred MB. Three remarks save most of that; nothing is approximated, what differs is rounding.
 
-1. *Work in strips.* Windows do not see each other, and everything around the attention works on single pixels. So a
-   block runs on a few rows of windows from beginning to end while they are in the processor's cache. Only the blocks
-   with global attention must see all pixels at once, and only for the attention itself.
+1. *Work in strips.* Windows are independent, and everything around the attention works on single pixels. So a block
+   runs on a few rows of windows from beginning to end while they are in the processor's cache. Only the blocks
+   with global attention need all pixels at once, and only for the attention itself.
 2. *Merge what is linear.* Of the two finer levels of the feature pyramid, the decoder takes a 1x1 convolution of a 1x1
    convolution. Their product, 96 to 32 channels instead of 96 to 256 to 32, is one.
 3. *Leave out what an image does not need*: the position encodings of the pyramid (for video), the padding of windows
-   after the attention, and a product inside transformers' attention whose result nobody reads.
+   after the attention, and a product inside transformers' attention whose result is unused.
 
 Adapters (LoRA) work: layers are called, not read. Only the pyramid's convolutions are read.
 """
@@ -32,7 +32,7 @@ from transformers.models.sam2.modeling_sam2 import (
 
 from samtune.model.encoder import embeddings
 from samtune.model.encoder.embeddings import ImageEmbeddings
-from samtune.runtime.matmul import products_by_onednn
+from samtune.runtime.matmul import uses_onednn
 
 STRIP = 8192
 """Pixels of a strip, about: few enough for a processor's cache, enough for efficient matrix products."""
@@ -145,7 +145,7 @@ def _finished(block: Sam2MultiScaleBlock, pixels: Tensor) -> Tensor:
 def _attend_in_windows(attention: Sam2MultiScaleAttention, pixels: Tensor, window: int, step: int) -> Tensor:
     """Attention within windows of `window` by `window` pixels, `[B, h, w, C]` to `[B, h', w', C']`.
 
-    Pictures that are no multiple of the window are padded with zeros, as in training; the result still has the padding.
+    Images that are no multiple of the window are padded with zeros, as in training; the result still has the padding.
     """
     B, height, width, C = pixels.shape
     below, right = -height % window, -width % window
@@ -169,8 +169,8 @@ def _attention(attention: Sam2MultiScaleAttention, pixels: Tensor, step: int) ->
     def by_head(rows: Tensor) -> Tensor:
         return rows.flatten(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2)
 
-    said = _attended(by_head(query), by_head(key), by_head(value), attention.scale)
-    return attention.proj(said.transpose(1, 2).reshape(n, height // step, width // step, -1))
+    attended = _attended(by_head(query), by_head(key), by_head(value), attention.scale)
+    return attention.proj(attended.transpose(1, 2).reshape(n, height // step, width // step, -1))
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -179,7 +179,7 @@ def _attended(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor
     Two products and a softmax where they go through oneDNN, because torch's fused attention (2.13) multiplies by MKL;
     one head after the other, so that the largest table of weights is a fourth or eighth of all.
     """
-    if query.dtype == torch.float32 and not products_by_onednn():
+    if query.dtype == torch.float32 and not uses_onednn():
         return F.scaled_dot_product_attention(query, key, value, scale=scale)
     query, key = query * scale, key.transpose(2, 3)
     if len(query) > 1:

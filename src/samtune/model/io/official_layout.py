@@ -19,7 +19,7 @@ from samtune.errors import ModelError
 from samtune.model.architecture import (
     IMAGE,
     MATRIX,
-    MATRIX_TWIN,
+    MATRIX_COPY,
     VIDEO,
     check_complete,
     empty_image_model,
@@ -96,7 +96,7 @@ _DOWNSAMPLER = re.compile(r"^memory_encoder\.mask_downsampler\.layers\.(\d+)\.(c
 
 def official_name(name: str) -> str:
     """The official name of one tensor of transformers' layout; the two that are not renamed one to one are refused."""
-    assert name not in (MATRIX, MATRIX_TWIN, _POINTS)
+    assert name not in (MATRIX, MATRIX_COPY, _POINTS)
     for pattern, replacement in _RENAMES:
         name = pattern.sub(replacement, name)
     return _DOWNSAMPLER.sub(
@@ -127,7 +127,7 @@ def to_transformers(
     config = dict(config or recognise(state, where))
     shapes = {name: tensor.shape for name, tensor in empty_image_model(config).state_dict().items()}
     shapes |= video_shapes(config)
-    names = {name: official_name(name) for name in shapes if name not in (MATRIX, MATRIX_TWIN, _POINTS)}
+    names = {name: official_name(name) for name in shapes if name not in (MATRIX, MATRIX_COPY, _POINTS)}
     points = [_OFFICIAL_POINTS.format(i) for i in range(shapes[_POINTS][0])]
     expected = {official: shapes[name] for name, official in names.items()}
     expected |= {_OFFICIAL_MATRIX: shapes[MATRIX]}
@@ -138,7 +138,7 @@ def to_transformers(
     result = {name: state[official] for name, official in names.items()}
     result[_POINTS] = torch.cat([state[name] for name in points])
     result[MATRIX] = state[_OFFICIAL_MATRIX]
-    result[MATRIX_TWIN] = state[_OFFICIAL_MATRIX].clone()
+    result[MATRIX_COPY] = state[_OFFICIAL_MATRIX].clone()
     return config, result
 
 
@@ -151,17 +151,17 @@ def to_official(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[
     Raises:
         ModelError: the model has no counterpart in the official code.
     """
-    if not torch.equal(state[MATRIX], state[MATRIX_TWIN]):
+    if not torch.equal(state[MATRIX], state[MATRIX_COPY]):
         raise ModelError.of(
             expected="one position matrix for pixels and points, as the official code has",
             found="two different ones",
-            where=f"{MATRIX} and {MATRIX_TWIN}",
+            where=f"{MATRIX} and {MATRIX_COPY}",
             do="export this model with --format hf",
         )
     _check_representable(image_config(config))
     points = state[_POINTS]
     result = {
-        official_name(name): tensor for name, tensor in state.items() if name not in (MATRIX, MATRIX_TWIN, _POINTS)
+        official_name(name): tensor for name, tensor in state.items() if name not in (MATRIX, MATRIX_COPY, _POINTS)
     }
     result[_OFFICIAL_MATRIX] = state[MATRIX]
     result |= {_OFFICIAL_POINTS.format(i): points[i : i + 1] for i in range(len(points))}
@@ -250,7 +250,7 @@ def _refuse_other_models(state: Mapping[str, Tensor], where: str) -> None:
 
 
 def _check_representable(config: Any) -> None:
-    """Refuse what the official classes cannot be told: they fix most of the decoder's sizes."""
+    """Refuse sizes the official classes have no argument for; they fix most of the decoder's."""
     decoder, prompt, vision = config.mask_decoder_config, config.prompt_encoder_config, config.vision_config
     backbone = vision.backbone_config
     doubling = [backbone.hidden_size * 2**i for i in range(len(backbone.blocks_per_stage))]

@@ -1,7 +1,8 @@
-"""Writing tensors. safetensors and torch report a disk that refuses as errors of their own; here it is an `OSError`."""
+"""Hashing and writing tensors. What the disk refuses to safetensors or torch is raised as the `OSError` it is."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from samtune.utils.files import share
+
+
+def hash_tensors(state: Mapping[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes of tensors, whatever their order and device, hexadecimal."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
