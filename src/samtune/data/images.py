@@ -33,6 +33,7 @@ from samtune.data.opening import (
     orientation_of,
     refuse_image,
 )
+from samtune.data.reading import PLAIN, Reading
 from samtune.data.tiff import TiffError, TiffImage, is_tiff, open_tiff
 from samtune.types import Window
 
@@ -55,35 +56,6 @@ __all__ = [
 ]
 
 _TRANSPOSING = frozenset({5, 6, 7, 8})
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What of an image file is looked at, and how it becomes 8-bit RGB.
-
-    Attributes:
-        bands: counted from 1: three as red, green and blue, or one as gray; empty for the file's own colours, or its
-            first three bands, or its first. Where a file has one band and several pages, these are counted.
-        page: counted from 1.
-        percentiles: of deep values, what becomes 0 and 255, see `samtune.data.intensity`.
-        limits: what becomes 0 and 255 in every image; None for each image's own percentiles.
-        in_tiles: whether the image is only ever read in windows, so that it may be larger than `MAX_PIXELS`.
-    """
-
-    bands: tuple[int, ...] = ()
-    page: int = 1
-    percentiles: tuple[float, float] = (0.1, 99.9)
-    limits: Limits | None = None
-    in_tiles: bool = False
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether files are read as they are: all of their own colours, of the first page."""
-        return not self.bands and self.page == 1
-
-
-PLAIN = Reading()
-"""Images as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +160,7 @@ def read_image(
 
 
 def sample_quantiles(path: Path, reading: Reading) -> NDArray[np.float32] | None:
-    """What is kept of an image to find the limits of its set, `[POINTS, bands]`; None where its values are 8 bits.
+    """What is kept of an image to find the limits of its set, `[len(LEVELS), bands]`; None where its values are 8 bits.
 
     Raises:
         DataError: see `read_image`.
@@ -279,7 +251,7 @@ def _tiff(path: Path, reading: Reading) -> TiffImage | None:
 
 
 def _leave_to_pillow(path: Path, error: Exception, reading: Reading, tiff: TiffImage | None = None) -> None:
-    """Return where Pillow, which has codecs and kinds of colours that tifffile lacks, may read a file; else refuse it."""
+    """Return where Pillow may read a file, since it has codecs that tifffile lacks; else refuse it."""
     found = str(error) or "more pixels than fit into memory"
     if not reading.is_plain or (tiff is not None and _is_large(tiff)):
         raise damaged_image(path, found) from error

@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 
 SAMPLE = 1 << 20
 """Pixels of an image that are looked at for its percentiles."""
-POINTS = 257
-"""Quantiles of an image that are kept to find the percentiles of a set."""
+_TAIL = np.array([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7])
+LEVELS = np.concatenate([_TAIL, np.linspace(1, 99, 99), 100 - _TAIL[::-1]]) / 100
+"""Levels of the quantiles that are kept of an image to find the percentiles of a set; closest in the tails."""
+_MOST_IMAGES = 2000
+"""Of larger sets every so many images count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +44,26 @@ def limits_of(sample: NDArray[Any], percentiles: tuple[float, float]) -> Limits:
 
 
 def quantiles_of(sample: NDArray[Any]) -> NDArray[np.float32]:
-    """What is kept of an image's pixels `[n, bands]` to find the limits of its set: `[POINTS, bands]`."""
-    return _quantiles(sample, np.linspace(0, 1, POINTS)).astype(np.float32)
+    """What is kept of an image's pixels `[n, bands]` to find the limits of its set: `[len(LEVELS), bands]`."""
+    return _quantiles(sample, LEVELS).astype(np.float32)
 
 
 def limits_of_set(quantiles: Sequence[NDArray[np.float32]], percentiles: tuple[float, float]) -> Limits:
     """The limits of a set of images, each of which counts alike, from `quantiles_of` each."""
-    return limits_of(np.concatenate(quantiles), percentiles)
+    some = np.stack(quantiles[:: -(-len(quantiles) // _MOST_IMAGES)])
+    bands = range(some.shape[2])
+    low, high = ([_value_at(some[:, :, band], percentile / 100) for band in bands] for percentile in percentiles)
+    return Limits(tuple(low), tuple(high))
+
+
+def _value_at(quantiles: NDArray[np.float32], level: float) -> float:
+    """The value below which the share `level` of all values lies, of images with quantiles `[n, len(LEVELS)]`."""
+    low, high = float(quantiles.min()), float(quantiles.max())
+    for _ in range(40):
+        middle = (low + high) / 2
+        share = np.mean([np.interp(middle, one, LEVELS) for one in quantiles])
+        low, high = (middle, high) if share < level else (low, middle)
+    return high
 
 
 def to_8_bits(pixels: NDArray[Any], limits: Limits) -> NDArray[np.uint8]:

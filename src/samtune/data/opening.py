@@ -29,8 +29,8 @@ MAX_SIDE = 65_500
 MAX_PIXELS = 1 << 27
 """Largest image that is read whole: 134 million pixels are 403 MB as RGB."""
 MAX_SIDE_IN_TILES = 1_000_000
-MAX_PIXELS_IN_TILES = 1 << 35
-"""Largest image that is read in windows."""
+MAX_PIXELS_IN_TILES = 1 << 31
+"""Largest image that is read in windows; the mask API counts pixels in 32 bits."""
 # Only these decoders are ever loaded; without this Pillow would import every one it has.
 _DECODERS = (AvifImagePlugin, BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})

@@ -57,6 +57,13 @@ class TileGrid:
             for column, (x0, x1, left, right) in enumerate(_spans(self.width, self.side, self.halo)):
                 yield Tile(row, column, (x0, y0, x1, y1), (left, top, right, bottom))
 
+    def touching(self, box: tuple[float, float, float, float]) -> Iterator[Tile]:
+        """The tiles whose window a box (xyxy) overlaps, row by row."""
+        columns = list(_touching(box[0], box[2], _spans(self.width, self.side, self.halo)))
+        for row, (y0, y1, top, bottom) in _touching(box[1], box[3], _spans(self.height, self.side, self.halo)):
+            for column, (x0, x1, left, right) in columns:
+                yield Tile(row, column, (x0, y0, x1, y1), (left, top, right, bottom))
+
     def owner(self, x: float, y: float) -> tuple[int, int]:
         """Row and column of the tile in whose core a point lies, in pixels; points outside belong to the nearest."""
         return (
@@ -73,6 +80,12 @@ def _spans(length: int, side: int, halo: int) -> tuple[tuple[int, int, int, int]
     starts = [*range(0, length - side, step), length - side]
     edges = [0, *((one + side + other) // 2 for one, other in pairwise(starts)), length]
     return tuple((start, start + side, edges[i], edges[i + 1]) for i, start in enumerate(starts))
+
+
+def _touching(
+    low: float, high: float, spans: tuple[tuple[int, int, int, int], ...]
+) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+    return ((number, span) for number, span in enumerate(spans) if span[0] < high and low < span[1])
 
 
 def _owner(place: float, spans: tuple[tuple[int, int, int, int], ...]) -> int:

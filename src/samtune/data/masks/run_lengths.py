@@ -51,7 +51,7 @@ def parse_counts(counts: str | bytes, height: int, width: int) -> RunLengths:
         SegmentationError: a size beyond the caps, a text cut off or of other characters, counts that do not sum to the
             size.
     """
-    check_size(height, width)
+    check_size(height, width, in_tiles=True)
     data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
     if not _COUNTS.fullmatch(data):
         raise refuse("rle-text", expected="COCO's compressed counts", found="other characters, or a text cut off")
@@ -70,7 +70,7 @@ def format_counts(runs: RunLengths) -> str:
     Raises:
         SegmentationError: see `decode_rle`.
     """
-    check_size(runs.height, runs.width)
+    check_size(runs.height, runs.width, in_tiles=True)
     check_run_lengths(runs, runs.height, runs.width)
     size = [runs.height, runs.width]
     text: bytes = NATIVE.frUncompressedRLE([{"size": size, "counts": list(runs.counts)}])[0]["counts"]
