@@ -51,6 +51,8 @@ def doctor(
     *,
     source_format: str = "auto",
     images: Path | None = None,
+    crowd: str = "auto",
+    mask_pattern: str = "",
     html: Path | None = None,
     quiet: bool = False,
 ) -> Audit:
@@ -60,6 +62,8 @@ def doctor(
         source: folder, annotation file, or zip of an export; it is only read.
         source_format: `auto`, or the name of a format.
         images: image folder, when the annotation file stands elsewhere.
+        crowd: what COCO's iscrowd marks: `objects`, `regions` of many, or `auto`.
+        mask_pattern: how masks are named, `{stem}` for the image's name; empty tells by their names.
         html: also write a page with images of the findings here.
         quiet: show no progress.
 
@@ -68,9 +72,11 @@ def doctor(
     """
     from samtune.data.checks.doctor import audit
     from samtune.data.checks.page import render_html
+    from samtune.data.readers import ReadOptions
 
     with progress("checking", quiet=quiet) as advance:
-        found = audit(Path(source), source_format, images, progress=advance)
+        options = ReadOptions(crowd, mask_pattern)
+        found = audit(Path(source), source_format, images, options=options, progress=advance)
     if html is not None:
         render_html(found, html)
     return found

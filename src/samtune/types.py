@@ -108,6 +108,7 @@ class ImageRecord:
         group: images that must never be split apart share it (the stem before `.rf.` for Roboflow).
         source: the annotation file, for messages.
         unread: objects the source lists for it that the reader had to leave out.
+        embedded: the image was taken out of the annotation file; its path is gone when the program ends.
     """
 
     image_id: str
@@ -119,6 +120,7 @@ class ImageRecord:
     group: str
     source: Path
     unread: int = 0
+    embedded: bool = False
 
 
 class Severity(StrEnum):

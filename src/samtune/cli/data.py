@@ -20,6 +20,8 @@ def doctor(
     *,
     source_format: str = "auto",
     images: Path | None = None,
+    crowd: Literal["auto", "objects", "regions"] = "auto",
+    mask_pattern: str = "",
     as_json: AsJson = False,
     html: Path | None = None,
     quiet: Quiet = False,
@@ -32,9 +34,19 @@ def doctor(
         source: What `prepare` takes.
         source_format: Format of the source; auto recognises it.
         images: Image folder, when the annotation file stands elsewhere.
+        crowd: What COCO's iscrowd marks: single objects, as CVAT's painted masks, or regions of many.
+        mask_pattern: How masks are named, {stem} for the image's name, such as masks/{stem}_x.png.
         html: Also write a page with images of the findings.
     """
-    audit = api.doctor(source, source_format=source_format, images=images, html=html, quiet=quiet)
+    audit = api.doctor(
+        source,
+        source_format=source_format,
+        images=images,
+        crowd=crowd,
+        mask_pattern=mask_pattern,
+        html=html,
+        quiet=quiet,
+    )
     show(audit, as_json=as_json)
     return audit.exit_code
 

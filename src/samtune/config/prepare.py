@@ -13,10 +13,32 @@ from samtune.config.base import Config, Fraction
 class PrepareConfig(Config):
     """How `samtune prepare` turns a source into a dataset."""
 
-    source_format: Literal["auto", "coco", "yolo", "mask-folder", "labelme", "via", "sa1b"] = Field(
-        default="auto", description="Format of the source; auto recognises it from its files."
-    )
+    source_format: Literal[
+        "auto",
+        "coco",
+        "yolo",
+        "mask-folder",
+        "labelme",
+        "via",
+        "label-studio",
+        "coco-panoptic",
+        "cityscapes",
+        "supervisely",
+        "datumaro",
+        "darwin",
+        "isat",
+        "geojson",
+        "sa1b",
+    ] = Field(default="auto", description="Format of the source; auto recognises it from its files.")
     images: Path | None = Field(default=None, description="Image folder, when the annotation file stands elsewhere.")
+    crowd: Literal["auto", "objects", "regions"] = Field(
+        default="auto",
+        description="What COCO's iscrowd marks: single objects, as CVAT's painted masks, or regions of many.",
+    )
+    mask_pattern: str = Field(
+        default="",
+        description="How masks are named, {stem} for the image's name, such as masks/{stem}_x.png; empty tells.",
+    )
     mask_format: Literal["png", "jpg"] = Field(
         default="png", description="Mask files; jpg is lossy and read back thresholded."
     )

@@ -67,3 +67,6 @@ def _pair(values: Any) -> tuple[float, float]:
 
 PLAIN = Reading()
 """Images as they are."""
+
+IN_TILES = Reading(in_tiles=True)
+"""Images that may be too large to be read whole; whether they are is checked later."""

@@ -24,7 +24,8 @@ from samtune.data.checks.image import (
 )
 from samtune.data.checks.page import draw, render_text, to_json
 from samtune.data.checks.record import UsableImage, check_record
-from samtune.data.readers import detect_format, read
+from samtune.data.readers import ReadOptions, detect_format, read
+from samtune.data.readers.common import AUTO
 from samtune.types import Annotation, ImageRecord, Issue, Severity
 from samtune.utils.results import Result
 
@@ -135,6 +136,7 @@ def audit(
     source_format: str = "auto",
     images: Path | None = None,
     *,
+    options: ReadOptions = AUTO,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
     """Look at everything in a source: annotations, image files, masks, splits.
@@ -143,15 +145,17 @@ def audit(
         source: folder, annotation file, or archive of an export; it is only read.
         source_format: auto, or the name of a format.
         images: image folder, when the annotation file stands elsewhere.
+        options: what the user says where a source has two readings.
         progress: called with (images looked at, the same number); how many there will be is not known before.
 
     Raises:
         DataError: the source as a whole cannot be read; the message names file, field and line.
     """
     with _as_folder(source) as folder:
-        name = detect_format(folder) if source_format == "auto" else source_format
         check = _Check()
-        for done, record in enumerate(read(folder, name, images, on_issue=check.read_issue), start=1):
+        name = detect_format(folder, check.read_issue) if source_format == "auto" else source_format
+        records = read(folder, name, images, on_issue=check.read_issue, options=options)
+        for done, record in enumerate(records, start=1):
             check.image(record)
             if progress:
                 progress(done, done)

@@ -172,7 +172,7 @@ def _placed_image(image: NamedImage, info: ImageInfo, how: Writing) -> str:
     downstream sees the pixels that the masks are drawn on.
     """
     path = image.record.path
-    if info.orientation == 1 and not how.copy:
+    if info.orientation == 1 and not (how.copy or image.record.embedded):
         return relative_to(path, how.final)
     suffix = path.suffix.lower() if info.orientation == 1 else ".png"
     place = f"images/{image.name}{suffix}"

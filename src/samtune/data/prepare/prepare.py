@@ -38,7 +38,7 @@ from samtune.data.prepare.image import NamedImage, PreparedImage, Writing, prepa
 from samtune.data.prepare.placement import new_shares, place_images, split_within_images
 from samtune.data.prepare.split import group_of
 from samtune.data.prepare.spool import ABOUT, TABLE, ImageSummary, IssueSpool, Row, RowSpool, read_issues, write_issues
-from samtune.data.readers import detect_format, read
+from samtune.data.readers import ReadOptions, detect_format, read
 from samtune.data.readers.common import unique
 from samtune.data.reading import Reading
 from samtune.errors import DataError, SamtuneError
@@ -138,11 +138,15 @@ def prepare(
     """
     check_output(out, mark=TABLE, earlier="an earlier dataset", inputs=[source])
     with _unpacked(source, out) as (folder, is_temporary):
-        source_format = detect_format(folder) if config.source_format == "auto" else config.source_format
         expected = _count_images(config.images or folder)
         copy = config.copy_images or is_temporary
         with new_folder(out, sync=False) as target, closing(_Gathered(target, source, folder)) as gathered:
-            images = _named(read(folder, source_format, config.images, on_issue=gathered.from_reader), folder, config)
+            source_format = config.source_format
+            if source_format == "auto":
+                source_format = detect_format(folder, gathered.from_reader)
+            options = ReadOptions(config.crowd, config.mask_pattern)
+            records = read(folder, source_format, config.images, on_issue=gathered.from_reader, options=options)
+            images = _named(records, folder, config)
             reading = _reading(config)
             how = Writing(
                 target, out, copy, config.min_area, config.mask_format, config.merge,

@@ -12,20 +12,29 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from samtune.data.readers.common import OnIssue, raise_errors, require_source
+from samtune.data.readers.common import AUTO, OnIssue, ReadOptions, raise_errors, require_source
 from samtune.data.readers.detect import FORMATS, detect_format
+from samtune.data.readers.files import content_folder
+from samtune.data.readers.whole import WholeSource
 from samtune.errors import DataError
 from samtune.types import ImageRecord, Issue, Severity
 
-__all__ = ["FORMATS", "OnIssue", "detect_format", "raise_errors", "read"]
+__all__ = ["FORMATS", "OnIssue", "ReadOptions", "detect_format", "raise_errors", "read"]
 
 
 class _Read(Protocol):
-    def __call__(self, path: Path, *, images: Path | None, on_issue: OnIssue) -> Iterator[ImageRecord]: ...
+    def __call__(
+        self, path: Path, *, images: Path | None, on_issue: OnIssue, options: ReadOptions
+    ) -> Iterator[ImageRecord]: ...
 
 
 def read(
-    source: Path, source_format: str = "auto", images: Path | None = None, *, on_issue: OnIssue = raise_errors
+    source: Path,
+    source_format: str = "auto",
+    images: Path | None = None,
+    *,
+    on_issue: OnIssue = raise_errors,
+    options: ReadOptions = AUTO,
 ) -> Iterator[ImageRecord]:
     """Read a source in any format.
 
@@ -34,6 +43,7 @@ def read(
         source_format: auto, or one of `FORMATS`.
         images: image folder, when the images stand elsewhere.
         on_issue: called for each finding. Annotations reported as errors are left out. By default errors are raised.
+        options: what the user says where a source has two readings.
 
     Yields:
         The images with their objects.
@@ -44,20 +54,29 @@ def read(
     require_source(source)
     if images is not None and not images.is_dir():
         raise DataError.of(expected="a folder of images", found="no such folder", where=f"--images {images}")
-    name = detect_format(source) if source_format == "auto" else source_format
+    name = detect_format(source, on_issue) if source_format == "auto" else source_format
     if name not in FORMATS:
         raise DataError.of(expected=f"one of {', '.join(FORMATS)}", found=name, where="--source-format")
     unread: Counter[str] = Counter()
+    errors = 0
 
     def noting(issue: Issue) -> None:
-        if issue.severity is Severity.ERROR and issue.annotation is not None and issue.image:
-            unread[Path(issue.image).name] += 1
+        nonlocal errors
+        if issue.severity is Severity.ERROR:
+            errors += 1
+            if issue.annotation is not None and issue.image:
+                unread[Path(issue.image).name] += 1
         on_issue(issue)
 
-    for record in _reader(name)(source, images=images, on_issue=noting):
+    root = content_folder(source)
+    whole = WholeSource(root)
+    for record in _reader(name)(root, images=images, on_issue=noting, options=options):
         lost = unread[record.path.name]
+        whole.add(record)
         yield replace(record, unread=lost) if lost else record
         unread.clear()  # readers report on an image before they yield it
+    for issue in whole.issues(errors):
+        on_issue(issue)
 
 
 def _reader(name: str) -> _Read:

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from samtune.data.images import SUFFIXES
-from samtune.data.paths import confine
+from samtune.data.readers.files import visible_folders
 from samtune.errors import DataError
 from samtune.types import Box, Issue, Severity, Split
 
 OnIssue: TypeAlias = Callable[[Issue], None]
 """Where a reader reports what it finds. An issue of severity ERROR about an annotation means: it was left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What the user says about a source where it has two readings; fields are those of `PrepareConfig`.
+
+    Attributes:
+        crowd: whether COCO's `iscrowd` marks `objects` or `regions` of many; `auto` tells by their number.
+        mask_pattern: path of an image's masks with `{stem}` for the image's name; empty tells by their names.
+    """
+
+    crowd: str = "auto"
+    mask_pattern: str = ""
+
+
+AUTO = ReadOptions()
 
 DEFAULT_CATEGORY = "object"
 """Category of objects in formats that name none."""
@@ -51,40 +66,10 @@ def split_named(name: str) -> Split | None:
 def split_folders(root: Path) -> list[tuple[Split, Path]]:
     """Folders below `root` that are named after a split, in the order train, valid, test, then by name."""
     folders = [
-        (_SPLITS[folder.name.lower()], folder)
-        for folder in root.iterdir()
-        if folder.is_dir() and folder.name.lower() in _SPLITS
+        (_SPLITS[folder.name.lower()], folder) for folder in visible_folders(root) if folder.name.lower() in _SPLITS
     ]
     order = list(Split)
     return sorted(folders, key=lambda item: (order.index(item[0]), item[1].name))
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Image files directly in a folder, by name."""
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
-
-
-class ImageFinder:
-    """Finds image files by the names that annotation files give them, in a few folders, the last successful first."""
-
-    def __init__(self, folders: Sequence[Path]) -> None:
-        assert folders
-        self._folders = list(dict.fromkeys(folders))
-
-    def find(self, name: object, *, where: str) -> Path:
-        """Path of the image; below the first folder where it is nowhere.
-
-        Raises:
-            DataError: the name leads out of the folder, see `samtune.data.paths.confine`.
-        """
-        for position, folder in enumerate(self._folders):
-            path = confine(folder, name, where=where)
-            if os.path.isfile(path):  # noqa: PTH113 - `Path.is_file` raises for a name that the system cannot take
-                self._folders.insert(0, self._folders.pop(position))
-                return path
-        return confine(self._folders[0], name, where=where)
 
 
 def number(value: Any) -> float | None:

@@ -1,69 +1,127 @@
-"""Which format a source is in, told from names of files and the first members of JSON files."""
+"""Which format a source is in: everything in it is weighed, and what is chosen over what is said.
+
+A format counts by the images that its files are about. Where two cover about as many, the one that says more about the
+objects is taken, in the order of `FORMATS`.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
 
-from samtune.data.readers.common import require_source, split_folders
-from samtune.data.readers.stream import parts
+import yaml
+
+from samtune.data.readers.common import OnIssue, require_source
+from samtune.data.readers.files import content_folder, files_below, visible
+from samtune.data.readers.json_kinds import json_kind
+from samtune.data.readers.mask_pairs import pair_masks
+from samtune.data.readers.text import is_label_line, read_text
+from samtune.data.readers.unread import advice_for
 from samtune.errors import DataError
+from samtune.types import Issue, Severity
 
-FORMATS = ("coco", "yolo", "mask-folder", "labelme", "via", "sa1b")
+FORMATS = (
+    "coco",
+    "yolo",
+    "mask-folder",
+    "labelme",
+    "via",
+    "label-studio",
+    "coco-panoptic",
+    "cityscapes",
+    "supervisely",
+    "datumaro",
+    "darwin",
+    "isat",
+    "geojson",
+    "sa1b",
+)
 ROBOFLOW_NAME = "_annotations.coco.json"
+NO_LABELS = frozenset(
+    {"classes.txt", "labels.txt", "labelmap.txt", "class_names.txt", "readme.txt", "readme.dataset.txt",
+     "readme.roboflow.txt", "license.txt", "requirements.txt", "train.txt", "val.txt", "valid.txt", "test.txt",
+     "trainval.txt", "default.txt", "notes.txt"}
+)  # fmt: skip
+"""Text files that stand beside label files and are none."""
 _TRIED = 20
-"""JSON files looked into per folder; the formats with a file per image fill a folder with one kind."""
+"""Files of a kind looked into per folder; the formats with a file per image fill a folder with one kind."""
+_SEARCHED = 200_000
+_MAX_YAML = 1 << 20
+_COUNTED = 256 << 20
+_ABOUT_EQUAL = 0.5
+"""Share of the most images covered from which a format is weighed by what it says, not by how many images."""
 
 
-def detect_format(source: Path) -> str:
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What speaks for a format.
+
+    Attributes:
+        name: the format, one of `FORMATS`.
+        images: images with objects that its files are about; infinite where the file's name alone decides.
+        what: the files, in words.
+    """
+
+    name: str
+    images: float
+    what: str
+
+
+def detect_format(source: Path, on_issue: OnIssue = lambda issue: None) -> str:
     """The format of a source, as `--source-format` names it.
 
+    Args:
+        source: folder or annotation file.
+        on_issue: called where several formats are found, with what is chosen and why.
+
     Raises:
-        DataError: nothing there, or nothing recognised.
+        DataError: nothing there, or nothing recognised; names the export to choose where the tool is known.
     """
     require_source(source)
-    found = _of_file(source) if source.is_file() else _of_folder(source)
-    if found is None:
+    if source.is_file():
+        name = _of_file(source)
+        found = [Evidence(name, 1, source.name)] if name else []
+    else:
+        found = weigh(content_folder(source))
+    if not found:
+        what, do = advice_for(source)
         raise DataError.of(
             expected=f"annotations in one of the formats {', '.join(FORMATS)}",
-            found="an unknown file" if source.is_file() else "a folder without any that are recognised",
+            found=what or ("an unknown file" if source.is_file() else "a folder without any that are recognised"),
             where=str(source),
-            do="check the path, or name the format with --source-format",
+            do=f"{do or 'check the path'}, or name the format with --source-format",
         )
-    return found
+    chosen, *others = found
+    if others:
+        text = f"Several formats are here. Read is {chosen.name} ({chosen.what}), not " + ", ".join(
+            f"{other.name} ({other.what})" for other in others
+        )
+        reason = "it covers more images" if chosen.images > others[0].images else "it says more about the objects"
+        on_issue(Issue("several-formats", Severity.WARNING if others[0].images else Severity.INFO, f"{text}: {reason}.",
+                       "The others are not read; --source-format chooses.", str(source)))  # fmt: skip
+    return chosen.name
 
 
-def json_kind(file: Path) -> str | None:
-    """The format of one JSON file; None if it is none of them or cannot be read."""
-    try:
-        for part in islice(parts(file), 200):
-            kind = _kind_of_member(part.key, part.index, part.value)
-            if kind:
-                return kind
-    except DataError:
-        return None
-    return None
+def weigh(root: Path) -> list[Evidence]:
+    """The formats found in a folder, the one to read first."""
+    files = list(islice(files_below(root, ("",)), _SEARCHED))
+    found = [evidence for look in (_coco_and_other_json, _yolo, _masks) for evidence in look(root, files)]
+    most = max((evidence.images for evidence in found), default=0)
 
+    def rank(evidence: Evidence) -> tuple[bool, int]:
+        weak = evidence.images < _ABOUT_EQUAL * most
+        return weak, FORMATS.index(evidence.name)
 
-def _kind_of_member(key: str, index: int | None, value: Any) -> str | None:
-    entry = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-    if key in ("shapes", "imagePath", "imageData"):
-        return "labelme"
-    if key.startswith("_via_") or ("regions" in entry and "filename" in entry):
-        return "via"
-    if key == "image" and index is None and entry:
-        return "sa1b"
-    telling = {"images": "file_name", "annotations": "image_id", "categories": "name"}.get(key)
-    if telling and ((index is not None and telling in entry) or value == []):
-        return "coco"
-    return None
+    return sorted(found, key=rank)
 
 
 def json_files(folder: Path) -> list[Path]:
     """JSON files directly in a folder, by name, hidden ones left out."""
-    return sorted(file for file in folder.glob("*.json") if not file.name.startswith("."))
+    return [file for file in visible(folder) if file.suffix.lower() in (".json", ".geojson")]
 
 
 def _of_file(file: Path) -> str | None:
@@ -72,42 +130,82 @@ def _of_file(file: Path) -> str | None:
     return json_kind(file)
 
 
-def _of_folder(root: Path) -> str | None:
-    folders = [root, *(folder for _, folder in split_folders(root))]
-    if any((folder / ROBOFLOW_NAME).is_file() for folder in folders):
-        return "coco"
-    if any(root.glob("*.yaml")) or any(root.glob("*.yml")):
-        return "yolo"
-    if any((folder / "_classes.csv").is_file() or any(folder.glob("*_mask.png")) for folder in folders):
-        return "mask-folder"
-    for folder in (*folders, root / "annotations"):
-        if folder.is_dir():
-            for file in json_files(folder)[:_TRIED]:
-                if kind := json_kind(file):
-                    return kind
-    if any(any(folder.glob("*.txt")) for folder in _below(root, {"labels"})):
-        return "yolo"
-    return "mask-folder" if any(True for _ in _below(root, MASK_FOLDERS)) else None
+def _coco_and_other_json(root: Path, files: list[Path]) -> Iterator[Evidence]:
+    """JSON files by kind; of many in one folder the first few tell."""
+    if any(file.name == ROBOFLOW_NAME for file in files):
+        yield Evidence("coco", math.inf, ROBOFLOW_NAME)
+        return
+    by_folder: dict[Path, list[Path]] = {}
+    for file in files:
+        if file.suffix.lower() in (".json", ".geojson"):
+            by_folder.setdefault(file.parent, []).append(file)
+    found: dict[str, list[Path]] = {}
+    images: Counter[str] = Counter()
+    for inside in by_folder.values():
+        kinds = {file: json_kind(file) for file in inside[:_TRIED]}
+        known = [kind for kind in kinds.values() if kind]
+        for file, kind in kinds.items():
+            if kind:
+                found.setdefault(kind, []).append(file)
+                images[kind] += _images_in(file, kind)
+        if known:
+            most, count = Counter(known).most_common(1)[0]
+            images[most] += round((len(inside) - len(kinds)) * count / len(kinds))
+    for kind, those in found.items():
+        shown = ", ".join(file.relative_to(root).as_posix() for file in those[:2])
+        more = ", ..." if len(those) > 2 else ""
+        yield Evidence(kind, images[kind], f"{shown}{more}")
 
 
-MASK_FOLDERS = {
-    "masks",
-    "mask",
-    "segmentationclass",
-    "segmentationobject",
-    "segmentation",
-    "gt",
-    "labels",
-    "annotations",
-}
-"""Names, in lower case, of the folders that mask images are put in."""
+def _images_in(file: Path, kind: str) -> int:
+    """About how many images with objects a JSON file is about."""
+    telling = {"coco": (b'"file_name"', b'"image_id"'), "via": (b'"filename"', b'"shape_attributes"'),
+               "label-studio": (b'"data"', b'"original_width"'), "datumaro": (b'"image"', b'"label_id"'),
+               "coco-panoptic": (b'"segments_info"', b'"category_id"')}.get(kind)  # fmt: skip
+    if telling is None:
+        return 1
+    with file.open("rb") as opened:
+        data = opened.read(_COUNTED)
+    image, thing = (data.count(word) for word in telling)
+    return min(image, thing)
 
 
-def _below(root: Path, names: set[str]) -> Iterator[Path]:
-    """Folders of these names in the source or one level below, and the split folders inside them."""
-    above = [root, *sorted(folder for folder in root.iterdir() if folder.is_dir())]
-    for parent in above:
-        for folder in sorted(parent.iterdir()):
-            if folder.is_dir() and folder.name.lower() in names:
-                yield folder
-                yield from (inner for _, inner in split_folders(folder))
+def _yolo(root: Path, files: list[Path]) -> Iterator[Evidence]:
+    by_folder: dict[Path, list[Path]] = {}
+    for file in files:
+        if file.suffix.lower() == ".txt" and file.name.lower() not in NO_LABELS:
+            by_folder.setdefault(file.parent, []).append(file)
+    labels = sum(len(inside) for inside in by_folder.values() if _are_labels(inside[:_TRIED]))
+    settings = [file for file in files if file.suffix.lower() in (".yaml", ".yml") and is_yolo_yaml(file)]
+    if labels or settings:
+        names = [file.relative_to(root).as_posix() for file in settings[:1]]
+        yield Evidence("yolo", labels, ", ".join([*names, f"{labels} label files"]))
+
+
+def _are_labels(files: list[Path]) -> bool:
+    lines = [next((line for line in read_text(file, 4096).splitlines() if line.strip()), "") for file in files]
+    filled = [line for line in lines if line]
+    return bool(filled) and 2 * sum(map(is_label_line, filled)) > len(filled)
+
+
+def is_yolo_yaml(file: Path) -> bool:
+    """Whether a YAML file names classes and image folders as YOLO's `data.yaml` does; other tools' files do not."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(_MAX_YAML + 1)
+        content = yaml.safe_load(data.decode("utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return file.name.lower() in ("data.yaml", "data.yml")
+    keys = set(content) if isinstance(content, dict) else set[object]()
+    return "names" in keys or bool({"nc", "kpt_shape"} & keys) or len({"train", "val", "test", "path"} & keys) > 1
+
+
+def _masks(root: Path, files: list[Path]) -> Iterator[Evidence]:
+    if any(file.name.endswith("_gtFine_instanceIds.png") for file in files):
+        count = sum(file.name.endswith("_gtFine_instanceIds.png") for file in files)
+        yield Evidence("cityscapes", count, f"{count} files *_gtFine_instanceIds.png")
+        return
+    pairs = pair_masks(root, files)
+    if pairs.matched or pairs.class_file is not None:
+        count = len(pairs.matched)
+        yield Evidence("mask-folder", count, f"{count} images with masks")

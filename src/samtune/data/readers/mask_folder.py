@@ -1,218 +1,154 @@
-"""Images beside masks: binary masks, instance ids, class values with a `_classes.csv`, colours with a `labelmap.txt`.
+"""Images with masks: binary masks, instance ids, class values or colours with a file that names them, VOC's pairs.
 
 What the values mean is not written in a mask. With a class file, values are classes and each 8-connected component is
 an object. Without one, a mask of one value is split into components; a mask of several gray values holds one object a
-value; in a colour mask each colour is a category and each component an object.
+value; in a colour mask each colour is a category and each component an object. Of several masks of an image each is an
+object, unless their names recur from image to image and so are classes.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.data.images import SUFFIXES
 from samtune.data.masks import components_of, encode_rle, read_labels
 from samtune.data.prepare.split import group_of
 from samtune.data.readers.common import (
+    AUTO,
     DEFAULT_CATEGORY,
     OnIssue,
-    image_files,
+    ReadOptions,
     require_source,
-    split_folders,
+    split_named,
     unique,
 )
-from samtune.data.readers.detect import MASK_FOLDERS
+from samtune.data.readers.files import files_below
+from samtune.data.readers.mask_classes import (
+    BACKGROUND,
+    VOID,
+    VOID_COLOR,
+    Classes,
+    Value,
+    find_classes,
+    has_palette,
+    palette_colors,
+    values_of,
+)
+from samtune.data.readers.mask_pairs import MaskPairs, pair_masks
+from samtune.data.readers.text import read_text
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, MaskFile, Segmentation, Severity, Split
 
-Value: TypeAlias = int | tuple[int, int, int]
-
-_ENDINGS = ("_mask", "-mask", "_masks", "_seg", "_label", "_labels", "_gt", "_segmentation")
-_IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "pictures"}
-_BACKGROUND = {"background", "_background_", "unlabeled", "unlabelled", "void", "ignore"}
-_MAX_COLORS = 1024
-_MAX_TABLE = 1 << 20
+_MOST_HEADER = 1 << 31
+_MOST_LIST = 64 << 20
+_SHOWN = 3
+_CLASS_SHARE = 0.95
+"""Share of an object's pixels that must be of one class in VOC's pair of masks."""
 
 
-def read_mask_folder(path: Path, *, images: Path | None = None, on_issue: OnIssue) -> Iterator[ImageRecord]:
-    """Read images with mask files.
+def read_mask_folder(
+    path: Path, *, images: Path | None = None, on_issue: OnIssue, options: ReadOptions = AUTO
+) -> Iterator[ImageRecord]:
+    """Read images with mask files; `mask_pairs` says where they may stand.
 
     Args:
-        path: folder, with or without folders named after splits, whose masks end in `_mask` beside the images, stand in
-            `masks/` beside `images/` under the image's name, or are several in a folder `masks/IMAGE/`.
+        path: folder of images and masks, in any of the layouts of `mask_pairs`.
         images: folder of the images, when they stand elsewhere; `path` is then the folder of the masks.
         on_issue: called for each finding; masks reported as errors are left out. Images without a mask are left out,
             because a missing mask does not say that nothing is there.
+        options: `mask_pattern` says how masks are named.
 
     Yields:
-        The images by split and name.
+        The images by folder and name.
 
     Raises:
-        DataError: no such folder, no mask in it, a class file that cannot be read.
+        DataError: no such folder, no mask that belongs to an image, a class file that cannot be read.
     """
     require_source(path)
     if not path.is_dir():
         raise DataError.of(expected="a folder of images and masks", found="a file", where=str(path))
-    found = False
-    for split, pictures, masks in _pairs_of_folders(path, images):
-        classes = _classes([masks, masks.parent, path])
-        reader = _Reader(split, classes, on_issue)
-        for record in reader.records(pictures, masks):
-            found = True
-            yield record
-    if not found:
+    files = list(files_below(path, ("",)))
+    elsewhere = list(files_below(images)) if images is not None else None
+    pairs = pair_masks(path, files, images=elsewhere, pattern=options.mask_pattern)
+    _refuse_unmatched(path, pairs)
+    reader = _Reader(path, pairs, on_issue)
+    splits = _voc_splits(files)
+    for image, masks in pairs.matched.items():
+        yield reader.record(image, masks, splits.get(image.stem) or _split_of(image, images or path))
+    reader.report_rest()
+
+
+def _refuse_unmatched(path: Path, pairs: MaskPairs) -> None:
+    if pairs.matched:
+        return
+    masks = [*pairs.masks, *pairs.ambiguous]
+    if masks and not pairs.images:
+        raise DataError.of(
+            expected="images beside their masks",
+            found=f"{len(masks)} masks and no image: {_shown(masks)}",
+            where=str(path),
+            do="export with the images saved, or name their folder with --images",
+        )
+    if not masks:
         raise DataError.of(expected="images with masks", found="none", where=str(path))
-
-
-def _pairs_of_folders(root: Path, images: Path | None) -> Iterator[tuple[Split, Path, Path]]:
-    """Split, folder of the images, folder of their masks; the two may be one."""
-    if images is not None:
-        yield Split.TRAIN, images, root
-        return
-    splits = split_folders(root)
-    pair = _image_and_mask_folder(root)
-    if pair and split_folders(pair[1]):  # images/train beside masks/train
-        pictures = dict(split_folders(pair[0]))
-        for split, folder in split_folders(pair[1]):
-            if split in pictures:
-                yield split, pictures[split], folder
-        return
-    for split, folder in splits or [(Split.TRAIN, root)]:
-        inner = _image_and_mask_folder(folder)
-        yield (split, *inner) if inner else (split, folder, folder)
-
-
-def _image_and_mask_folder(folder: Path) -> tuple[Path, Path] | None:
-    below = sorted(inner for inner in folder.iterdir() if inner.is_dir())
-    pictures = [inner for inner in below if inner.name.lower() in _IMAGE_FOLDERS]
-    masks = sorted(
-        (inner for inner in below if inner.name.lower() in MASK_FOLDERS),
-        key=lambda inner: ("object" not in inner.name.lower(), "mask" not in inner.name.lower(), inner.name),
+    raise DataError.of(
+        expected=f"masks named like an image: {pairs.tried}",
+        found=f"{len(masks)} masks, none named like an image: {_shown(masks)}; images: {_shown(pairs.images)}",
+        where=str(path),
+        do="say how masks are named with --mask-pattern, such as 'masks/{stem}_x.png'",
     )
-    return (pictures[0], masks[0]) if pictures and masks else None
 
 
-@dataclass(frozen=True)
-class _Classes:
-    """Categories by pixel value, and where that is written; no file means no classes are known."""
-
-    file: Path | None
-    names: Mapping[Value, str]
+def _shown(files: Sequence[Path]) -> str:
+    return ", ".join(file.name for file in files[:_SHOWN]) + (", ..." if len(files) > _SHOWN else "")
 
 
-def _classes(folders: list[Path]) -> _Classes:
-    for folder in folders:
-        for name, read in (("_classes.csv", _classes_csv), ("labelmap.txt", _labelmap)):
-            file = folder / name
-            if file.is_file():
-                if file.stat().st_size > _MAX_TABLE:
-                    raise DataError.of(expected="a class file of at most 1 MiB", found="a larger one", where=str(file))
-                return _Classes(file, read(file))
-    return _Classes(None, {})
+def _split_of(image: Path, root: Path) -> Split:
+    folders = image.parent.relative_to(root).parts if image.is_relative_to(root) else ()
+    return next((split for folder in folders if (split := split_named(folder))), Split.TRAIN)
 
 
-def _classes_csv(file: Path) -> dict[Value, str]:
-    """Roboflow's `Pixel Value, Class`; three colour columns before the name are read too."""
-    names: dict[Value, str] = {}
-    rows = list(csv.reader(file.read_text("utf-8-sig", "replace").splitlines()))
-    for line, row in enumerate(rows, start=1):
-        cells = [cell.strip() for cell in row]
-        if line == 1 and cells and not cells[0].isdigit():
-            continue
-        if not any(cells):
-            continue
-        numbers, name = (cells[:1], cells[1:2]) if len(cells) == 2 else (cells[:3], cells[3:4])
-        if not name or not all(cell.isdigit() for cell in numbers):
-            raise DataError.of(
-                expected="a pixel value and a class", found=",".join(row)[:60], where=f"{file}, line {line}"
-            )
-        names[_value([int(cell) for cell in numbers])] = name[0]
-    return names
-
-
-def _labelmap(file: Path) -> dict[Value, str]:
-    """CVAT's lines `name:red,green,blue:parts:actions`."""
-    names: dict[Value, str] = {}
-    for line, text in enumerate(file.read_text("utf-8-sig", "replace").splitlines(), start=1):
-        if not text.strip() or text.startswith("#"):
-            continue
-        name, _, rest = text.partition(":")
-        colour = rest.split(":")[0].split(",")
-        if len(colour) != 3 or not all(part.strip().isdigit() for part in colour):
-            raise DataError.of(expected="name:red,green,blue::", found=text[:60], where=f"{file}, line {line}")
-        names[_value([int(part) for part in colour])] = name.strip()
-    return names
-
-
-def _value(numbers: list[int]) -> Value:
-    """A gray value, or a colour; equal channels are gray, as `read_labels` has them."""
-    if len(numbers) == 1 or len(set(numbers)) == 1:
-        return numbers[0]
-    red, green, blue = numbers
-    return red, green, blue
+def _voc_splits(files: list[Path]) -> dict[str, Split]:
+    """Splits by image name from VOC's lists `ImageSets/Segmentation/train.txt`."""
+    found: dict[str, Split] = {}
+    for file in files:
+        if file.suffix == ".txt" and "imagesets" in (part.lower() for part in file.parts):
+            split = split_named(file.stem)
+            if split is not None:
+                found |= {line.split()[0]: split for line in read_text(file, _MOST_LIST).splitlines() if line.strip()}
+    return found
 
 
 class _Reader:
-    """Turns the masks of one folder into records."""
+    """Turns masks into records."""
 
-    def __init__(self, split: Split, classes: _Classes, on_issue: OnIssue) -> None:
-        self._split, self._classes, self._on_issue = split, classes, on_issue
-        self._ids: set[str] = set()
+    def __init__(self, root: Path, pairs: MaskPairs, on_issue: OnIssue) -> None:
+        self._root, self._pairs, self._on_issue = root, pairs, on_issue
+        self._ids: dict[Split, set[str]] = {split: set() for split in Split}
+        self._classes: dict[Path, Classes] = {}
+        self._categories = _recurring_names(pairs)
+        self._said: set[str] = set()
 
-    def records(self, pictures: Path, masks: Path) -> Iterator[ImageRecord]:
-        by_stem = self._masks_by_stem(masks, beside=pictures == masks)
-        for image in image_files(pictures):
-            if pictures == masks and _stripped(image.stem) is not None:
-                continue
-            files = by_stem.pop(image.stem, [])
-            if not files:
-                text = "The image has no mask, which does not say that nothing is there."
-                self._report("mask-missing", text, image, image.name, "The image is left out.", Severity.WARNING)
-                continue
-            yield self._record(image, files)
-        for files in by_stem.values():
-            for file in files:
-                self._report("image-missing", "The mask has no image of its name.", file, None, "It is left out.")
-
-    def _masks_by_stem(self, folder: Path, *, beside: bool) -> dict[str, list[Path]]:
-        found: dict[str, list[Path]] = {}
-        for file in sorted(folder.iterdir()):
-            if file.is_dir() and not beside:
-                inner = image_files(file)
-                if inner:
-                    found[file.name] = inner
-            elif file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
-                stem = _stripped(file.stem)
-                if stem is not None or not beside:
-                    found.setdefault(stem or file.stem, []).append(file)
-        return found
-
-    def _record(self, image: Path, files: list[Path]) -> ImageRecord:
-        identifier = unique(image.stem, self._ids)
+    def record(self, image: Path, masks: list[Path], split: Split) -> ImageRecord:
+        """One image with the objects of its masks; masks that cannot be read are reported."""
+        identifier = unique(image.stem, self._ids[split])
         annotations: list[Annotation] = []
         width = height = 0
-        for file in files:
+        for file in masks:
             try:
-                labels = read_labels(file)
-                objects = list(self._objects(file, labels, image.name))
+                labels = _labels(file)
+                objects = list(self._objects(file, labels, image, single=len(masks) > 1))
             except DataError as error:
                 text = f"The mask cannot be read: {error.found}."
-                issue = Issue(
-                    "mask-unreadable",
-                    Severity.ERROR,
-                    text,
-                    "Its objects are left out.",
-                    str(file),
-                    image.name,
-                    file.name,
-                )
+                issue = self._issue("mask-unreadable", text, file, image.name, "Its objects are left out.", of=file)
                 self._on_issue(issue.caused_by(error))
                 continue
             height, width = labels.shape[:2]
@@ -226,37 +162,142 @@ class _Reader:
             path=image,
             width=width,
             height=height,
-            split=self._split,
+            split=split,
             annotations=tuple(annotations),
             group=group_of(image.name),
-            source=files[0],
+            source=masks[0],
         )
 
-    def _objects(self, file: Path, labels: NDArray[Any], image: str) -> Iterator[tuple[str, Segmentation]]:
-        """Category and shape of every object in a mask."""
-        values = _values(labels)
-        if self._classes.names:
-            for value in values:
-                name = self._classes.names.get(value)
-                if name is not None and name.lower() not in _BACKGROUND:
-                    yield from ((name, shape) for shape in _components(file, value))
-                elif name is None and value != 0:
-                    text = f"The mask holds the value {value}, which {self._classes.file} does not name."
-                    self._report("category-unknown", text, file, image, "Its pixels are left out.", of=file.name)
+    def report_rest(self) -> None:
+        """Report images without masks, and masks without images."""
+        for image in self._pairs.images:
+            text = "The image has no mask, which does not say that nothing is there."
+            self._on_issue(self._issue("mask-missing", text, image, image.name, "The image is left out.",
+                                       Severity.WARNING))  # fmt: skip
+        for mask in self._pairs.masks:
+            self._on_issue(self._issue("image-missing", "The mask has no image of its name.", mask, None,
+                                       "It is left out; --mask-pattern says how masks are named."))  # fmt: skip
+        for mask in self._pairs.ambiguous:
+            self._on_issue(self._issue("mask-ambiguous", "Several images have the name that fits the mask.", mask, None,
+                                       "It is left out; --mask-pattern says how masks are named."))  # fmt: skip
+        for mask in self._pairs.spare:
+            text = "The image has another mask beside it, which is read."
+            self._on_issue(self._issue("mask-spare", text, mask, None, "It is left out.", Severity.INFO))
+
+    def _objects(
+        self, file: Path, labels: NDArray[Any], image: Path, *, single: bool
+    ) -> Iterator[tuple[str, Segmentation]]:
+        """Category and shape of every object in a mask; `single` where the image has several masks."""
+        if file.suffix.lower() == ".npy":
+            yield from _of_array(labels)
+            return
+        values = values_of(labels)
+        if (of_classes := self._pairs.classes.get(file)) is not None:
+            yield from self._instances_with_classes(file, labels, of_classes, image.name)
+            return
+        classes = self._classes_for(file)
+        folder = file.parent.name.lower()
+        if classes.names:
+            yield from self._named(file, labels, values, classes, image.name)
+        elif "class" in folder or "semantic" in folder:
+            for value in self._without_void(file, values, sure=True):
+                yield from ((_value_name(value), shape) for shape in _components(file, value))
         elif labels.ndim == 3:
-            for value in values:
-                if isinstance(value, tuple):
-                    yield from (
-                        (f"#{value[0]:02x}{value[1]:02x}{value[2]:02x}", shape) for shape in _components(file, value)
-                    )
+            colors = [value for value in values if value not in (0, VOID_COLOR)]
+            if "object" in folder or "instance" in folder:
+                yield from ((DEFAULT_CATEGORY, MaskFile(file, color)) for color in colors)
+            else:
+                for color in colors:
+                    yield from ((_value_name(color), shape) for shape in _components(file, color))
         elif len(values) <= 1 + (0 in values):
-            yield from ((DEFAULT_CATEGORY, shape) for shape in _components(file, None))
+            category = self._categories.get(file, "")
+            if single and not category and any(values):
+                yield DEFAULT_CATEGORY, MaskFile(file, None)
+            else:
+                yield from ((category or DEFAULT_CATEGORY, shape) for shape in _components(file, None))
         elif _is_soft(labels):
             yield from ((DEFAULT_CATEGORY, shape) for shape in _soft_components(labels))
         else:
-            yield from ((DEFAULT_CATEGORY, MaskFile(file, value)) for value in values if value != 0)
+            sure = has_palette(file) or "object" in folder or "instance" in folder
+            for value in self._without_void(file, values, sure=sure):
+                yield DEFAULT_CATEGORY, MaskFile(file, value)
 
-    def _report(
+    def _classes_for(self, file: Path) -> Classes:
+        """The class file nearest to a mask, up to the source's folder."""
+        folder = file.parent
+        if folder not in self._classes:
+            above = [folder, *(parent for parent in folder.parents if parent.is_relative_to(self._root))]
+            self._classes[folder] = find_classes(above)
+        return self._classes[folder]
+
+    def _named(
+        self, file: Path, labels: NDArray[Any], values: list[Value], classes: Classes, image: str
+    ) -> Iterator[tuple[str, Segmentation]]:
+        """Objects of a mask whose values or colours a file names."""
+        is_palette = classes.by_color and labels.ndim == 2 and has_palette(file)
+        colors = palette_colors(file, labels) if is_palette else {}
+        for value in values:
+            color = colors.get(value, value)
+            name = classes.names.get(color)
+            if name is not None:
+                if name.lower() not in BACKGROUND:
+                    yield from ((name, shape) for shape in _components(file, value))
+            elif value == VOID or color == VOID_COLOR:
+                self._say_void(file, Severity.INFO)
+            elif value != 0:
+                text = f"The mask holds the value {_value_name(color)}, which {classes.file} does not name."
+                self._on_issue(self._issue("category-unknown", text, file, image, "Its pixels are left out.", of=file))
+
+    def _instances_with_classes(
+        self, file: Path, labels: NDArray[Any], of_classes: Path, image: str
+    ) -> Iterator[tuple[str, Segmentation]]:
+        """Objects of a VOC pair: their pixels from the mask of objects, their names from that of classes."""
+        kinds = read_labels(of_classes)
+        if kinds.shape[:2] != labels.shape[:2]:
+            raise DataError.of(
+                expected=f"masks of objects and classes of one size, {labels.shape[1]} x {labels.shape[0]}",
+                found=f"{kinds.shape[1]} x {kinds.shape[0]}",
+                where=str(of_classes),
+            )
+        classes = self._classes_for(of_classes)
+        is_palette = classes.by_color and kinds.ndim == 2 and has_palette(of_classes)
+        colors = palette_colors(of_classes, kinds) if is_palette else {}
+        for value in values_of(labels):
+            if value in (0, VOID, VOID_COLOR):
+                continue
+            pixels = np.all(labels == np.asarray(value), axis=2) if labels.ndim == 3 else labels == value
+            found = Counter({kind: int(np.count_nonzero(_equal(kinds, kind) & pixels)) for kind in values_of(kinds)})
+            kind, count = found.most_common(1)[0]
+            color = colors.get(kind, kind)
+            name = classes.names.get(color) if classes.names else _value_name(color)
+            if count < _CLASS_SHARE * int(np.count_nonzero(pixels)):
+                text = f"The object of value {_value_name(value)} is of several classes in {of_classes.name}."
+                self._on_issue(self._issue("class-mixed", text, file, image, "The class of most of its pixels counts.",
+                                           Severity.WARNING, of=file))  # fmt: skip
+            if name is None or name.lower() in BACKGROUND or (not classes.names and kind == 0):
+                text = f"The object of value {_value_name(value)} has no class in {of_classes.name}."
+                self._on_issue(self._issue("category-unknown", text, file, image, "It is left out.", of=file))
+                continue
+            yield name, MaskFile(file, value)
+
+    def _without_void(self, file: Path, values: list[Value], *, sure: bool) -> list[Value]:
+        """The values of objects: not 0, and not VOC's 255 beside ids that are counted up, or in masks as VOC's."""
+        objects = [value for value in values if value != 0]
+        others = [value for value in objects if isinstance(value, int) and value != VOID]
+        counted = bool(others) and max(others) == len(others)
+        if VOID in objects and len(objects) < VOID and others and (sure or counted):
+            self._say_void(file, Severity.INFO if sure else Severity.WARNING)
+            objects.remove(VOID)
+        return [value for value in objects if value != VOID_COLOR]
+
+    def _say_void(self, file: Path, severity: Severity) -> None:
+        """Say once that a value means no object."""
+        if "void" not in self._said:
+            self._said.add("void")
+            text = "The value 255 is taken for what is neither object nor background, as Pascal VOC has it."
+            self._on_issue(self._issue("mask-void", text, file, None, "Its pixels are background.", severity))
+
+    def _issue(
         self,
         code: str,
         message: str,
@@ -264,34 +305,82 @@ class _Reader:
         image: str | None,
         repair: str,
         severity: Severity = Severity.ERROR,
-        of: str | None = None,
-    ) -> None:
-        """Report a finding; `of` names the mask file whose objects are lost."""
-        self._on_issue(Issue(code, severity, message, repair, str(file), image, of))
+        of: Path | None = None,
+    ) -> Issue:
+        """A finding; `of` is the mask file whose objects are lost."""
+        return Issue(code, severity, message, repair, str(file), image, of.name if of else None)
 
 
-def _stripped(stem: str) -> str | None:
-    """The image's stem for a mask's, which ends in `_mask` or alike; None for other names."""
-    for ending in _ENDINGS:
-        if stem.lower().endswith(ending) and len(stem) > len(ending):
-            return stem[: -len(ending)]
-    return None
+def _recurring_names(pairs: MaskPairs) -> dict[Path, str]:
+    """Classes that masks are named after: words that recur from image to image where images have several masks."""
+    rests: dict[Path, str] = {}
+    for image, masks in pairs.matched.items():
+        for mask in masks if len(masks) > 1 else ():
+            rest = mask.stem[len(image.stem) :] if mask.stem.startswith(image.stem) else mask.stem
+            words = re.sub(r"^(masks?|seg|labels?|gt)[_-]|[_-](masks?|seg|labels?|gt)$", "", rest.strip("_-. "))
+            if re.search(r"[A-Za-z]{2}", words) and not re.search(r"\d", words):
+                rests[mask] = words.strip("_-. ")
+    counts = Counter(rests.values())
+    return {mask: rest for mask, rest in rests.items() if counts[rest] > 1 and rest}
 
 
-def _values(labels: NDArray[Any]) -> list[Value]:
-    """The values or colours of a mask, sorted.
+def _labels(file: Path) -> NDArray[Any]:
+    """The values of a mask file, an array's included.
 
     Raises:
-        DataError: so many colours that it is a photograph.
+        DataError: it cannot be read, or not without running what is in it.
     """
+    return _array(file) if file.suffix.lower() == ".npy" else read_labels(file)
+
+
+def _array(file: Path) -> NDArray[Any]:
+    try:
+        with file.open("rb") as opened:
+            _check_header(opened, file.stat().st_size)
+            labels: NDArray[Any] = np.load(opened, allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
+        raise DataError.of(
+            expected="an array of whole numbers",
+            found="a pickle, which can run programs and is not loaded" if "ickle" in str(error) else str(error),
+            where=str(file),
+            do="in cellpose save masks as PNG or TIFF (File menu, or --save_png, --save_tif); they are read",
+        ) from error
+    if labels.ndim != 2 or labels.dtype.kind not in "bui" or not 0 < labels.size < _MOST_HEADER:
+        found = f"shape {labels.shape} of {labels.dtype}"
+        raise DataError.of(expected="an array [H, W] of whole numbers", found=found, where=str(file))
+    return labels
+
+
+def _check_header(file: BinaryIO, size: int) -> None:
+    """Refuse an array whose header claims more than the file holds. Source: numpy.lib.format, version 1.0 to 3.0."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("a pickle")
+    if math.prod(shape) * dtype.itemsize != size - file.tell():
+        raise ValueError("a header that does not fit the file")
+    file.seek(0)
+
+
+def _of_array(labels: NDArray[Any]) -> Iterator[tuple[str, Segmentation]]:
+    """Objects of an array of instance ids, or the components of one of 0 and 1."""
+    values = np.unique(labels)
+    if values[values != 0].size == 1:
+        yield from ((DEFAULT_CATEGORY, shape) for shape in _soft_components((labels != 0).astype(np.uint8) * 255))
+        return
+    for value in values[values != 0]:
+        yield DEFAULT_CATEGORY, encode_rle(np.asarray(labels == value))
+
+
+def _equal(labels: NDArray[Any], value: Value) -> NDArray[np.bool_]:
     if labels.ndim == 2:
-        found = np.flatnonzero(np.bincount(labels.ravel())) if labels.dtype == np.uint8 else np.unique(labels)
-        return [int(value) for value in found]
-    packed = labels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    found = np.unique(packed)
-    if found.size > _MAX_COLORS:
-        raise DataError.of(expected=f"a mask of at most {_MAX_COLORS} colours", found=f"{found.size} colours")
-    return [_value([int(value) >> 16, int(value) >> 8 & 255, int(value) & 255]) for value in found]
+        return np.asarray(labels == value) if isinstance(value, int) else np.zeros(labels.shape, bool)
+    return np.all(labels == np.asarray(value), axis=2)
+
+
+def _value_name(value: Value) -> str:
+    return f"#{value[0]:02x}{value[1]:02x}{value[2]:02x}" if isinstance(value, tuple) else str(value)
 
 
 def _components(file: Path, value: Value | None) -> Iterator[MaskFile]:

@@ -10,10 +10,13 @@ from typing import Any, cast
 from samtune.data.masks import SegmentationError
 from samtune.data.paths import confine
 from samtune.data.prepare.split import group_of
-from samtune.data.readers.coco import id_key, parse_segmentation
+from samtune.data.readers.coco_index import id_key
+from samtune.data.readers.coco_shapes import parse_segmentation
 from samtune.data.readers.common import (
+    AUTO,
     DEFAULT_CATEGORY,
     OnIssue,
+    ReadOptions,
     number,
     require_source,
     subfolders,
@@ -27,13 +30,16 @@ from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, Severity, Split
 
 
-def read_sa1b(path: Path, *, images: Path | None = None, on_issue: OnIssue) -> Iterator[ImageRecord]:
+def read_sa1b(
+    path: Path, *, images: Path | None = None, on_issue: OnIssue, options: ReadOptions = AUTO
+) -> Iterator[ImageRecord]:
     """Read SA-1B annotations; every object is of the category `object`.
 
     Args:
         path: folder of JSON files, or one of them.
         images: folder of the images, when they do not stand beside the JSON files.
         on_issue: called for each finding; objects and files reported as errors are left out.
+        options: not used.
 
     Yields:
         The images by name.
@@ -41,6 +47,7 @@ def read_sa1b(path: Path, *, images: Path | None = None, on_issue: OnIssue) -> I
     Raises:
         DataError: no such folder, no SA-1B file in it.
     """
+    del options
     require_source(path)
     sources = [(Split.TRAIN, path.parent)] if path.is_file() else list(subfolders(path))
     found = False

@@ -1,7 +1,7 @@
 """A large JSON object read part by part, so that memory does not grow with the file.
 
-The file is decoded value by value with the standard library's parser. Where each value stands is told in bytes, so that
-a reader can keep places instead of values and come back for them.
+The file is decoded value by value with the standard library's parser. Where each value stands is given in bytes, so
+that a reader can keep places instead of values and come back for them.
 """
 
 from __future__ import annotations
@@ -44,14 +44,18 @@ class Part:
     end: int
 
 
-def parts(path: Path) -> Iterator[Part]:
+def parts(path: Path, *, lists: bool = False) -> Iterator[Part]:
     """Yields the values of a JSON object in the file's order, the elements of top-level lists one by one.
+
+    Args:
+        path: the file.
+        lists: also take a file that is a list; its elements come under the key "".
 
     Raises:
         DataError: missing, not JSON (names the line), not an object at the top, not UTF-8, too large.
     """
     with open_json(path) as file:
-        yield from _Scanner(path, file).parts()
+        yield from _Scanner(path, file).parts(lists=lists)
 
 
 def load_json(path: Path, *, most: int = MAX_VALUE) -> Any:
@@ -131,7 +135,10 @@ class _Scanner:
             self._base = 3
         file.seek(self._base)
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self, *, lists: bool) -> Iterator[Part]:
+        if lists and self._next() == "[":
+            yield from self._elements("")
+            return
         self._expect("{", "an object, { ... }")
         if self._next() == "}":
             return

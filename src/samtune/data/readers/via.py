@@ -10,9 +10,10 @@ from typing import Any, cast
 from samtune.data.masks import SegmentationError
 from samtune.data.prepare.split import group_of
 from samtune.data.readers.common import (
+    AUTO,
     DEFAULT_CATEGORY,
-    ImageFinder,
     OnIssue,
+    ReadOptions,
     category_name,
     ellipse,
     number,
@@ -23,13 +24,17 @@ from samtune.data.readers.common import (
     subfolders,
     unique,
 )
-from samtune.data.readers.detect import json_files, json_kind
+from samtune.data.readers.detect import json_files
+from samtune.data.readers.files import ImageFinder
+from samtune.data.readers.json_kinds import json_kind
 from samtune.data.readers.stream import load_json
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, Polygons, Severity, Split
 
 
-def read_via(path: Path, *, images: Path | None = None, on_issue: OnIssue) -> Iterator[ImageRecord]:
+def read_via(
+    path: Path, *, images: Path | None = None, on_issue: OnIssue, options: ReadOptions = AUTO
+) -> Iterator[ImageRecord]:
     """Read VIA annotations.
 
     The category is the region attribute that most regions fill in; regions that leave it empty are reported and called
@@ -39,6 +44,7 @@ def read_via(path: Path, *, images: Path | None = None, on_issue: OnIssue) -> It
         path: folder of VIA files, with or without folders named after splits, or one JSON file.
         images: folder of the images, when they do not stand beside the JSON file.
         on_issue: called for each finding; regions reported as errors are left out.
+        options: not used.
 
     Yields:
         The images in the file's order.
@@ -46,6 +52,7 @@ def read_via(path: Path, *, images: Path | None = None, on_issue: OnIssue) -> It
     Raises:
         DataError: no such folder, no VIA file in it, broken JSON.
     """
+    del options
     require_source(path)
     if path.is_file():
         sources = [(split_named(path.stem) or split_named(path.parent.name) or Split.TRAIN, path)]
