@@ -8,7 +8,7 @@ import pytest
 
 from samtune.config import EvalConfig
 from samtune.errors import DataError
-from samtune.evaluation.comparison import compare
+from samtune.evaluation.comparison import compare, ranked
 from samtune.evaluation.results import Answer, BackgroundResult, Evaluation, ObjectResult
 
 
@@ -17,7 +17,10 @@ def evaluation(box, *, point=0.5, predicted=None, score=-1.0, groups=None, split
     objects = []
     for number, iou in enumerate(box):
         score_of_box = iou if predicted is None else predicted
-        answers = {"box": Answer(iou, iou, score_of_box, 1.0), "point": Answer(point, point, point, 1.0, point, point)}
+        answers = {
+            "box": Answer(iou, iou, score_of_box, 1.0, iou, iou),
+            "point": Answer(point, point, point, 1.0, point, point),
+        }
         group = f"group {number % 10}" if groups is None else groups[number]
         objects.append(ObjectResult(f"{number}.jpg", str(number), "cat", group, 9, 0.3, 0.4, answers))
     background = tuple(BackgroundResult(f"{n}.jpg", f"group {n}", score if n else -1.0) for n in range(10))
@@ -119,6 +122,35 @@ def test_damage_is_named_and_only_damage():
     assert len(found.warnings) == len(damaged)
     healed = {guard.name: guard.state for guard in compare(tuned, evaluation(BASE)).guards}
     assert healed["predicted_iou_box"] == healed["click"] == "better"
+
+
+def with_kinds(found, jittered, mask, clicks):
+    more = {"box_jitter_0.1": Answer(jittered, 0, 0, 0), "mask": Answer(mask, 0, 0, 0)}
+    objects = tuple(replace(one, answers=one.answers | more, clicks=(0.5, clicks)) for one in found.objects)
+    return replace(found, objects=objects)
+
+
+def test_every_prompt_kind_and_other_images_are_guarded():
+    base = with_kinds(evaluation(BASE), 0.5, 0.6, 0.8)
+    tuned = with_kinds(evaluation(shifted(0.1), weights="b"), 0.4, 0.5, 0.7)
+    forgotten = (evaluation(BASE), evaluation(shifted(-0.1), weights="b"))
+    found = compare(base, tuned, sets={"scenes": forgotten})
+    damaged = {guard.name for guard in found.guards if guard.is_damaged}
+    assert damaged == {"box_jitter_0.1", "mask", "corrections", "scenes/box"}
+    assert found.verdict.outcome == "ship for these prompts only"
+    others = {"boxes that are not exact", "mask prompts", "correction clicks", "images like scenes"}
+    assert set(found.verdict.excluded) == others
+    assert found.clicks[1].change.mean == pytest.approx(-0.1)
+    slight = (evaluation(BASE), evaluation(shifted(-0.015), weights="b"))
+    guards = {guard.name: guard for guard in compare(base, tuned, sets={"scenes": slight}).guards}
+    assert (guards["scenes/box"].state, guards["scenes/box"].is_damaged) == ("worse", False)
+
+
+def test_several_models_are_ranked_by_outcome_and_gain():
+    base = evaluation(BASE)
+    gains = {"b": 0.05, "c": 0.1, "d": -0.1}
+    found = ranked([compare(base, evaluation(shifted(by), weights=name), models=3) for name, by in gains.items()])
+    assert [one.tuned.weights for one in found] == ["c", "b", "d"]
 
 
 def test_what_makes_a_verdict_worth_less_is_said():

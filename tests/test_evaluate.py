@@ -6,20 +6,31 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
+from scipy import ndimage
+from scipy.spatial import Delaunay
 
 from samtune.config import EvalConfig
 from samtune.data.masks import write_mask_file
 from samtune.errors import DataError
+from samtune.evaluation.boundaries import Boundary
+from samtune.evaluation.fixed_prompts import PromptSet, make_prompts
+from samtune.evaluation.full_size import full_size_masks, overlap_of
 from samtune.evaluation.metrics import Overlap, box_mask, ellipse_mask
 from samtune.evaluation.protocol import evaluate, evaluate_all, read_truth, spread
 from samtune.evaluation.results import Evaluation
 from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
+from samtune.model.preprocess import mask_prompt, upscale_masks
 from samtune.types import Prompt
 from tests.small import make_dataset
 from tests.tiny import tiny_sam2
+
+JITTERED = "box_jitter_0.2"
+CONFIG = EvalConfig(clicks=2, jitter=(0.2,), boundaries=True)
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +45,16 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(predictor, dataset):
-    return evaluate(predictor, dataset, EvalConfig(clicks=2), name="tiny")
+    return evaluate(predictor, dataset, CONFIG, name="tiny")
 
 
-def test_every_figure_is_that_of_the_mask_a_user_is_handed(predictor, dataset, found):
+@pytest.fixture(scope="module")
+def prompts(dataset):
+    return make_prompts(dataset, CONFIG)
+
+
+def test_every_figure_is_that_of_the_mask_that_a_user_gets(predictor, dataset, found, prompts):
+    asked = {one.annotation_id: one for image in prompts.images for one in image.objects}
     results = {one.annotation_id: one for one in found.objects}
     for image in dataset.split("test").images:
         embedded = predictor.embed(dataset.read_image(image))
@@ -47,16 +64,39 @@ def test_every_figure_is_that_of_the_mask_a_user_is_handed(predictor, dataset, f
             assert result.answers["box"].iou == pytest.approx(Overlap.of(box.masks[0], truth).iou, abs=1e-3)
             assert result.answers["box"].dice == pytest.approx(Overlap.of(box.masks[0], truth).dice, abs=1e-3)
             assert result.answers["box"].predicted_iou == pytest.approx(box.iou_scores[0], abs=1e-5)
-            assert result.answers["box"].best_of_three is None
+            (moved,) = predictor.predict(embedded, [Prompt.box(*asked[entry.annotation_id].jittered_boxes[JITTERED])])
+            assert result.answers[JITTERED].iou == pytest.approx(Overlap.of(moved.masks[0], truth).iou, abs=1e-3)
+            assert result.answers[JITTERED].best_of_three is None
             assert result.filled_box == Overlap.of(box_mask(entry.box, *truth.shape), truth).iou
             assert result.ellipse == Overlap.of(ellipse_mask(entry.box, *truth.shape), truth).iou
-            center = _deepest(truth)
-            (three,) = predictor.predict(embedded, [Prompt.clicks([center])], multimask_output=True)
-            ious = [Overlap.of(mask, truth).iou for mask in three.masks]
-            point = result.answers["point"]
-            assert point.best_of_three == pytest.approx(max(ious), abs=1e-3)
-            assert point.first_of_three == pytest.approx(ious[int(three.iou_scores.argmax())], abs=1e-3)
+            for kind, prompt in (("box", Prompt.box(*entry.box)), ("point", Prompt.clicks([_deepest(truth)]))):
+                (three,) = predictor.predict(embedded, [prompt], multimask_output=True)
+                ious = [Overlap.of(mask, truth).iou for mask in three.masks]
+                answer = result.answers[kind]
+                assert answer.best_of_three == pytest.approx(max(ious), abs=1e-3)
+                assert answer.first_of_three == pytest.approx(ious[int(three.iou_scores.argmax())], abs=1e-3)
+                assert answer.boundary == pytest.approx(Boundary.of(_single(predictor, embedded, prompt), truth))
+            hull = ndimage.binary_fill_holes(_hull(truth))
+            outline = Prompt(input_mask=mask_prompt(_at_input(hull), predictor.loaded.mask_size)[None].numpy())
+            (mask,) = predictor.predict(embedded, [outline])
+            assert result.answers["mask"].iou == pytest.approx(Overlap.of(mask.masks[0], truth).iou, abs=0.05)
     assert not results
+
+
+def _single(predictor, embedded, prompt):
+    return predictor.predict(embedded, [prompt])[0].masks[0]
+
+
+def _hull(mask):
+    """The pixels whose centre lies in the convex hull of a mask's pixels, searched by triangulation."""
+    points = np.argwhere(mask)
+    hull = Delaunay(points)
+    return (hull.find_simplex(np.argwhere(np.ones_like(mask))) >= 0).reshape(mask.shape)
+
+
+def _at_input(mask):
+    rows, columns = ((np.arange(64) + 0.5) * side / 64 for side in mask.shape)
+    return mask[np.ix_(rows.astype(int), columns.astype(int))]
 
 
 def _deepest(mask):
@@ -97,7 +137,7 @@ def test_annotators_start_with_the_same_click_and_go_on(found):
 
 def test_background_clicks_cover_empty_images_and_stay_the_same(predictor, dataset, found):
     assert len(found.background) == 3 * found.images == 15
-    again = evaluate(predictor, dataset, EvalConfig(clicks=2, chunk=1), name="tiny")
+    again = evaluate(predictor, dataset, CONFIG.model_copy(update={"chunk": 1}), name="tiny")
     assert [click.object_score for click in again.background] == [click.object_score for click in found.background]
     assert again.values("box") == pytest.approx(found.values("box"), abs=1e-3)
 
@@ -112,7 +152,7 @@ def test_saved_and_loaded_it_is_the_same(found, tmp_path):
 
 
 DAMAGES = {
-    "another format": lambda content: content | {"format": 1},
+    "another format": lambda content: content | {"format": 2},
     "no objects": lambda content: content | {"objects": []},
     "no groups": lambda content: content | {"objects": [{"image_path": "x"}]},
     "words": lambda content: content | {"images": "many"},
@@ -152,3 +192,80 @@ def test_an_empty_mask_file_is_named(dataset):
     write_mask_file(path, np.zeros((72, 80), bool))
     with pytest.raises(DataError, match=r"empty\.png"):
         read_truth(dataset, replace(entry, mask_path="masks/empty.png"))
+
+
+@pytest.mark.parametrize("size", [(72, 80), (333, 517), (16, 16), (50, 1300)])
+def test_masks_at_full_size_are_those_of_the_logits_upscaled_whole(size):
+    generator = torch.Generator().manual_seed(size[0])
+    coarse = torch.randn(3, 4, 6, 5, generator=generator) - torch.tensor([-9.0, 0.0, 1.5, 9.0])[:, None, None]
+    low_res = torch.nn.functional.interpolate(coarse, (24, 24), mode="bilinear")
+    whole = (upscale_masks(low_res, size) > 0).numpy()
+    truth = full_size_masks(low_res[:1, 1:2], size)[0][0]
+    for row, masks in enumerate(full_size_masks(low_res, size)):
+        for number, found in enumerate(masks):
+            expected = whole[row, number]
+            pasted = found.paste(*size) if found.mask.size else np.zeros(size, bool)
+            assert np.count_nonzero(pasted != expected) <= 1e-4 * expected.size
+            assert overlap_of(found, truth) == Overlap.of(pasted, truth.paste(*size))
+
+
+def test_prompts_in_a_file_are_the_same_prompts(predictor, dataset, found, prompts, tmp_path):
+    prompts.save(tmp_path / "prompts.json")
+    again = PromptSet.load(tmp_path / "prompts.json")
+    assert again == prompts == make_prompts(dataset, CONFIG)
+    assert evaluate(predictor, dataset, CONFIG, name="tiny", prompts=again) == found
+    other = make_prompts(dataset, CONFIG.model_copy(update={"seed": 1}))
+    assert other.images[0].objects[0].jittered_boxes != prompts.images[0].objects[0].jittered_boxes
+    assert other.images[0].objects[0].click == prompts.images[0].objects[0].click
+
+
+def test_jittered_boxes_move_by_at_most_their_share(dataset):
+    made = make_prompts(dataset, EvalConfig(jitter=(0.1, 0.3)))
+    for image in made.images:
+        for one in image.objects:
+            x0, y0, x1, y1 = one.box
+            for kind, share in (("box_jitter_0.1", 0.1), ("box_jitter_0.3", 0.3)):
+                moved = np.abs(np.subtract(one.jittered_boxes[kind], one.box))
+                assert (moved <= share * np.array([x1 - x0, y1 - y0] * 2) + 1e-4).all()
+                assert moved.any()
+
+
+CHANGES = {
+    "split": (lambda prompts: replace(prompts, split="valid"), "choose --split valid"),
+    "an image": (lambda p: replace(p, images=(replace(p.images[0], image_path="images/other.png"),)), "other.png"),
+    "its size": (lambda p: replace(p, images=(replace(p.images[0], width=7),)), "7 x"),
+    "an object": (lambda p: _with_object(p, annotation_id="lost"), "lost"),
+    "its box": (lambda p: _with_object(p, box=(0.0, 0.0, 1.0, 1.0)), "object"),
+}
+
+
+def _with_object(prompts, **changes):
+    image = prompts.images[0]
+    objects = (replace(image.objects[0], **changes), *image.objects[1:])
+    return replace(prompts, images=(replace(image, objects=objects), *prompts.images[1:]))
+
+
+@pytest.mark.parametrize(("change", "words"), CHANGES.values(), ids=CHANGES)
+def test_prompts_about_something_else_are_named(predictor, dataset, prompts, change, words):
+    with pytest.raises(DataError, match=words):
+        evaluate(predictor, dataset, CONFIG, prompts=change(prompts))
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"format": 9}', '{"format": 1, "dataset": 3}', "no JSON"])
+def test_a_damaged_prompt_file_is_named(tmp_path, content):
+    (tmp_path / "prompts.json").write_text(content)
+    with pytest.raises(DataError, match=r"prompts\.json"):
+        PromptSet.load(tmp_path / "prompts.json")
+
+
+def test_the_parquet_file_has_a_row_for_each_object_and_prompt(found, tmp_path):
+    found.save(tmp_path / "a.json")
+    table = pl.read_parquet(tmp_path / "a.parquet")
+    assert len(table) == len(found.objects) * len(found.kinds) == len(found.objects) * 4
+    for kind in found.kinds:
+        assert table.filter(pl.col("kind") == kind)["iou"].to_list() == found.values(kind)
+    assert set(table["size"]) <= {"tiny", "small", "medium", "large"}
+    assert table.filter(pl.col("kind") == "point")["boundary_iou"].null_count() == 0
+    summaries = found.by("size", "box")
+    assert sum(one.count for one in summaries.values()) == len(found.objects)
+    assert set(found.by("image_path", "box")) == {one.image_path for one in found.objects}

@@ -10,15 +10,18 @@ import pytest
 
 from samtune.config import EvalConfig
 from samtune.data.table import Dataset
-from samtune.errors import ConfigError
+from samtune.errors import ConfigError, DataError
+from samtune.evaluation.fixed_prompts import PromptSet
 from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
 from samtune.report.build import build_report
+from samtune.report.folder import load_comparisons
 from samtune.report.render import write_report
 from tests.small import make_dataset
 from tests.tiny import tiny_sam2
 
+FEW = EvalConfig(jitter=(), mask_prompt=False, clicks=0)
 HOSTILE = "<script>alert('x')</script>"
 
 
@@ -32,7 +35,16 @@ def compared(tmp_path_factory, tiny_folder):
     steps = [{"step": n, "loss": 1 / (n + 1), "lr": 1e-4, "train_iou": 0.5} for n in range(1, 20)]
     lines = [{"step": 0, "valid/box": 0.4, "best": True}, *steps, {"step": 19, "valid/box": 0.5, "best": True}]
     curve.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"step": 20, "lo')
-    comparison = build_report(dataset, *models, root / "out", EvalConfig(), names=("nano", HOSTILE), curve=curve)
+    (comparison,) = build_report(
+        dataset,
+        models[0],
+        models[1:],
+        root / "out",
+        EvalConfig(),
+        names=("nano", HOSTILE),
+        guard_scenes=2,
+        curves=[curve],
+    )
     return root / "out", comparison, curve
 
 
@@ -89,8 +101,42 @@ def test_a_comparison_replaces_nothing_but_a_comparison(compared, tiny_folder, t
     (tmp_path / "notes.txt").write_text("mine")
     for out in (dataset.root, tmp_path / "notes.txt"):
         with pytest.raises(ConfigError, match="choose another --out"):
-            build_report(dataset, model, model, out, EvalConfig(), names=("a", "b"))
+            build_report(dataset, model, [model], out, FEW, names=("a", "b"))
     assert len(Dataset.open(dataset.root).images) == 1
     assert (tmp_path / "notes.txt").read_text() == "mine"
     for _ in range(2):
-        build_report(dataset, model, model, tmp_path / "out", EvalConfig(), names=("a", "b"))
+        build_report(dataset, model, [model], tmp_path / "out", FEW, names=("a", "b"))
+
+
+def test_several_models_are_ranked_and_guards_are_kept(tiny_folder, tmp_path):
+    dataset = make_dataset(tmp_path / "set", train=0, valid=0, test=2, empty=0)
+    guard = make_dataset(tmp_path / "guard", train=1, valid=0, test=0, empty=0, seed=3)
+    save_model(tiny_sam2(seed=1), tmp_path / "other")
+    base, other = (Predictor(load_model(folder)) for folder in (tiny_folder, tmp_path / "other"))
+    found = build_report(dataset, base, [base, other], tmp_path / "out", FEW, names=("a", "b", "c"), guards=[guard])
+    assert {one.tuned.model for one in found} == {"b", "c"}
+    assert all(one.models == 2 for one in found)
+    assert {guard.name for guard in found[0].guards} >= {"guard/box", "guard/point"}
+    again, _ = load_comparisons(tmp_path / "out")
+    assert [str(one.verdict) for one in again] == [str(one.verdict) for one in found]
+    assert again[0].guards == found[0].guards
+    content = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert [one["model"] for one in content["ranking"]] == [one.tuned.model for one in found]
+    assert PromptSet.load(tmp_path / "out/prompts.json").split == "test"
+
+
+def test_guards_with_one_name_or_without_objects_are_refused(tiny_folder, tmp_path):
+    dataset = make_dataset(tmp_path / "set", train=0, valid=0, test=1, empty=0)
+    model = Predictor(load_model(tiny_folder))
+    twice = [make_dataset(tmp_path / name / "guard", train=0, valid=0, test=1, empty=0) for name in "ab"]
+    with pytest.raises(ConfigError, match="different names"):
+        build_report(dataset, model, [model], tmp_path / "out", FEW, names=("a", "b"), guards=twice)
+    empty = make_dataset(tmp_path / "empty", train=0, valid=0, test=1, empty=1)
+    with pytest.raises(DataError, match="objects in the test split"):
+        build_report(dataset, model, [model], tmp_path / "out", FEW, names=("a", "b"), guards=[empty])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_compare_did_not_write_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"comparison\.json"):
+        write_report(tmp_path)

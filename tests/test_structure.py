@@ -24,7 +24,6 @@ MOST_FILE_LINES = 450
 
 LONG_FUNCTIONS: set[str] = set()
 LONG_FILES: set[str] = {
-    "src/samtune/data/readers/coco.py",
     "src/samtune/embeddings/cache.py",
     "src/samtune/model/decoder/fast.py",
     "src/samtune/model/io/load.py",
@@ -48,8 +47,6 @@ WORDS: set[str] = {
     "src/samtune/data/checks/doctor.py",
     "src/samtune/data/checks/page.py",
     "src/samtune/data/images.py",
-    "src/samtune/data/readers/mask_folder.py",
-    "src/samtune/data/readers/yolo.py",
     "src/samtune/demo.py",
     "src/samtune/embeddings/prefetch.py",
     "src/samtune/exports/card.py",
@@ -68,8 +65,6 @@ NAMES: set[str] = {
     "src/samtune/data/checks/doctor.py",
     "src/samtune/data/checks/image.py",
     "src/samtune/data/checks/page.py",
-    "src/samtune/data/readers/coco.py",
-    "src/samtune/data/readers/mask_folder.py",
     "src/samtune/data/roboflow.py",
     "src/samtune/embeddings/dataset.py",
     "src/samtune/exports/verify.py",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         pretrain,
         resume,
         train,
+        write_prompts,
     )
     from samtune.benchmark.figures import BenchReport
     from samtune.config import (
@@ -143,6 +144,7 @@ __all__ = [
     "pretrain",
     "resume",
     "train",
+    "write_prompts",
 ]
 
 _HOMES = {

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from samtune.embeddings.dataset import EmbedReport
     from samtune.embeddings.store import CacheInfo
     from samtune.evaluation.comparison import Comparison
+    from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.results import Evaluation
     from samtune.exports.export import ExportReport
     from samtune.inference.files import PredictReport
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
     Model: TypeAlias = str | Path | LoadedModel | Predictor
     """A model by name or path, or a loaded one, which stays on the device it is on."""
+
+GUARD_SCENES = 16
+"""Procedural scenes that every comparison also looks at."""
 
 
 def doctor(
@@ -190,6 +194,7 @@ def evaluate(
     config: EvalConfig | None = None,
     *,
     out: Path | str | None = None,
+    prompts: Path | str | None = None,
     quiet: bool = False,
 ) -> Evaluation:
     """Measure a model on a split: IoU and Dice for boxes and single clicks, beside what trivial guesses score.
@@ -198,20 +203,23 @@ def evaluate(
         dataset: folder that `prepare` wrote.
         model: a name, a path, or a loaded model.
         config: split, prompts, device.
-        out: JSON file to write the figures of every object to.
+        out: JSON file to write the figures of every object to; a Parquet file of the same name is written beside it.
+        prompts: file of prompts to ask with, as `samtune write-prompts` writes it; made from the dataset if left out.
         quiet: show no progress.
 
     Raises:
-        DataError: the split has no objects, or an image or mask cannot be read.
+        DataError: the split has no objects, an image or mask cannot be read, or the prompts are about other objects.
         ModelError: the model cannot be loaded.
     """
     from samtune.data.table import Dataset
+    from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.protocol import evaluate as measure
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
+    asked = None if prompts is None else PromptSet.load(Path(prompts))
     with progress("measuring", quiet=quiet) as advance:
-        found = measure(_predictor(model, config.device), data, config, progress=advance)
+        found = measure(_predictor(model, config.device), data, config, prompts=asked, progress=advance)
     if out is not None:
         found.save(Path(out))
     return found
@@ -220,21 +228,29 @@ def evaluate(
 def compare(
     dataset: Path | str,
     base: Model,
-    tuned: Model,
+    tuned: Model | Sequence[Model],
     out: Path | str,
     config: EvalConfig | None = None,
     *,
+    guards: Sequence[Path | str] = (),
+    guard_scenes: int = GUARD_SCENES,
     quiet: bool = False,
 ) -> Comparison:
-    """Measure two models on the same prompts, say whether they differ, and write figures, images and `report.html`.
+    """Measure models on the same prompts, say whether to use the tuned one, and write figures and `report.html`.
 
     Args:
         dataset: folder that `prepare` wrote.
         base: the model to compare with: a name, a path, or a loaded model.
-        tuned: the run or model that is judged, likewise.
+        tuned: the run or model in question, likewise; or several, which are ranked. The verdicts are corrected for
+            their number.
         out: folder to write; an earlier comparison there is replaced, anything else is refused.
         config: split, prompts, device.
+        guards: further datasets, of images unlike these, on which the tuned model should be as good as the base.
+        guard_scenes: procedural scenes that are one more such guard; 0 leaves them out.
         quiet: show no progress.
+
+    Returns:
+        The comparison of the tuned model, or of the best of several, with the base.
 
     Raises:
         ConfigError: `out` holds something that is no comparison.
@@ -247,18 +263,47 @@ def compare(
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
-    first, second = (_predictor(model, config.device) for model in (base, tuned))
+    others = [Dataset.open(Path(guard)) for guard in guards]
+    candidates = list(tuned) if isinstance(tuned, Sequence) and not isinstance(tuned, str) else [tuned]
+    models = [base, *candidates]
+    loaded = [_predictor(model, config.device) for model in models]
     with stages(quiet=quiet) as advance:
         return build_report(
             data,
-            first,
-            second,
+            loaded[0],
+            loaded[1:],
             Path(out),
             config,
-            names=(_name(base, first), _name(tuned, second)),
-            curve=Path(tuned) / "metrics.jsonl" if isinstance(tuned, str | Path) else None,
+            names=[_name(model, predictor) for model, predictor in zip(models, loaded, strict=True)],
+            guards=others,
+            guard_scenes=guard_scenes,
+            curves=[Path(one) / "metrics.jsonl" if isinstance(one, str | Path) else None for one in candidates],
             progress=advance,
-        )
+        )[0]
+
+
+def write_prompts(
+    dataset: Path | str, out: Path | str, config: EvalConfig | None = None, *, quiet: bool = False
+) -> PromptSet:
+    """Write the prompts of an evaluation to a JSON file that any model, and other tools, can be asked with.
+
+    Args:
+        dataset: folder that `prepare` wrote.
+        out: file to write; docs/evaluation.md has its schema.
+        config: split and prompts.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the split has no objects, or a mask cannot be read.
+        StorageError: the disk refused.
+    """
+    from samtune.data.table import Dataset
+    from samtune.evaluation.fixed_prompts import make_prompts
+
+    with progress("making prompts", quiet=quiet) as advance:
+        made = make_prompts(Dataset.open(Path(dataset)), config or EvalConfig(), progress=advance)
+    made.save(Path(out))
+    return made
 
 
 def predict(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from samtune.config.base import Config, Device
 
@@ -16,13 +16,28 @@ class EvalConfig(Config):
     max_objects: int = Field(
         default=0, ge=0, description="Evaluate at most this many objects, evenly spaced; 0 means all."
     )
+    jitter: tuple[float, ...] = Field(
+        default=(0.1, 0.2),
+        description="Boxes that are not exact: each edge moves by up to this share of the side, one figure per share.",
+    )
+    mask_prompt: bool = Field(default=True, description="Also ask with a rough outline: the object's convex hull.")
     clicks: int = Field(
-        default=0,
+        default=3,
         ge=0,
         le=20,
         description="Correction clicks of a simulated annotator after the first click; 0 leaves it out.",
     )
+    boundaries: bool = Field(
+        default=False, description="Also boundary IoU, boundary F, surface Dice and Hausdorff 95; takes longer."
+    )
     background_clicks: int = Field(default=3, ge=0, description="Clicks per image where no object is annotated.")
-    seed: int = Field(default=0, ge=0, description="Seed of the background clicks and of the intervals' resampling.")
+    seed: int = Field(default=0, ge=0, description="Seed of the jittered boxes and the background clicks.")
     chunk: int = Field(default=32, ge=1, description="Prompts per decoder call.")
     device: Device = "auto"
+
+    @field_validator("jitter")
+    @classmethod
+    def _shares(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < value <= 1 for value in values) or len(set(values)) != len(values):
+            raise ValueError("each jitter is a share of the box's side, above 0 and at most 1, named once")
+        return tuple(sorted(values))

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
+    GifImagePlugin,
     Image,
     JpegImagePlugin,
     PngImagePlugin,
@@ -21,7 +22,7 @@ from PIL import (
 from samtune.errors import DataError
 from samtune.utils.files import LFS_POINTER
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 """Pillow's names of the formats that are read; HEIF is read too where the package pillow-heif is installed."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"})
 """File name endings under which readers look for images, in lower case."""
@@ -32,7 +33,15 @@ MAX_SIDE_IN_TILES = 1_000_000
 MAX_PIXELS_IN_TILES = 1 << 31
 """Largest image that is read in windows; the mask API counts pixels in 32 bits."""
 # Only these decoders are ever loaded; without this Pillow would import every one it has.
-_DECODERS = (AvifImagePlugin, BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
+_DECODERS = (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 _ORIENTATION = 0x0112
 

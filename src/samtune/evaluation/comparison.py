@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from statistics import fmean
 from typing import Any
 
 from samtune.errors import DataError
+from samtune.evaluation.guards import guards_of
 from samtune.evaluation.paired import Guard, PairedDifference, paired_change
-from samtune.evaluation.results import FORMAT, Answer, Evaluation
-from samtune.evaluation.verdict import Verdict, corrected_confidence, damage_text, decide
+from samtune.evaluation.results import FORMAT, TARGETS, Evaluation, kind_title
+from samtune.evaluation.verdict import ORDER, Verdict, corrected_confidence, damage_text, decide
 from samtune.utils.results import Result
 
 GAINS = ("box", "point")
 """Prompt kinds that a gain is looked for in."""
-_TRUST = "Do not rank or filter masks by it without a look."
 
 
 @dataclass(frozen=True)
@@ -25,19 +24,34 @@ class Comparison(Result):
 
     Attributes:
         base, tuned: the evaluations.
-        box, point: the differences for exact boxes and for single clicks.
-        categories: the difference for boxes, by category. These intervals are not corrected for there being many.
-        guards: what else tuning changed; single clicks are among them because tuning on boxes may cost them.
+        kinds: the difference for every prompt kind that was measured.
+        clicks: the difference after each click of the simulated annotator; empty where none was simulated.
+        categories, sizes: the difference for boxes, by category and by size bucket. These intervals are not corrected
+            for there being many.
+        guards: what tuning was not asked to change.
+        sets: by name, both models on images of another kind; their guards are among `guards`.
         models: tuned models compared with this base; the verdict is corrected for their number.
     """
 
     base: Evaluation
     tuned: Evaluation
-    box: PairedDifference
-    point: PairedDifference
+    kinds: dict[str, PairedDifference]
+    clicks: tuple[PairedDifference, ...]
     categories: dict[str, PairedDifference]
+    sizes: dict[str, PairedDifference]
     guards: tuple[Guard, ...]
+    sets: dict[str, tuple[Evaluation, Evaluation]]
     models: int = 1
+
+    @property
+    def box(self) -> PairedDifference:
+        """The difference for exact boxes."""
+        return self.kinds["box"]
+
+    @property
+    def point(self) -> PairedDifference:
+        """The difference for single clicks."""
+        return self.kinds["point"]
 
     @property
     def is_better(self) -> bool:
@@ -88,10 +102,23 @@ class Comparison(Result):
         filled, ellipse = (self.tuned.trivial(guess).mean for guess in ("filled_box", "ellipse"))
         return [
             str(self.verdict),
-            f"exact box  {self.box}; {self.box.improved} objects better, {self.box.worsened} worse",
-            f"one click  {self.point}; {self.point.improved} objects better, {self.point.worsened} worse",
-            f"trivial    filled box {filled:.3f}, ellipse {ellipse:.3f}",
-            *(f"warning    {warning}" for warning in self.warnings),
+            *(
+                f"{kind_title(kind):<14} {found}; {found.improved} objects better, {found.worsened} worse"
+                for kind, found in self.kinds.items()
+            ),
+            *self._click_lines(),
+            f"{'trivial':<14} filled box {filled:.3f}, ellipse {ellipse:.3f}",
+            *(f"{'warning':<14} {warning}" for warning in self.warnings),
+        ]
+
+    def _click_lines(self) -> list[str]:
+        """Clicks needed to reach the highest target, before and after."""
+        before, after = (model.clicks_needed(TARGETS[-1]) for model in (self.base, self.tuned))
+        if before is None or after is None:
+            return []
+        return [
+            f"{f'to IoU {TARGETS[-1]:g}':<14} {before.clicks:.2f} -> {after.clicks:.2f} clicks, not reached "
+            f"{before.failed:.0%} -> {after.failed:.0%}"
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -104,90 +131,74 @@ class Comparison(Result):
             "verdict": str(self.verdict),
             **self.verdict.to_json(),
             "warnings": self.warnings,
-            "box": asdict(self.box) | {"state": self.box.state},
-            "point": asdict(self.point) | {"state": self.point.state},
-            "categories": {name: asdict(found) | {"state": found.state} for name, found in self.categories.items()},
+            "box": _with_state(self.box),
+            "point": _with_state(self.point),
+            "kinds": {name: _with_state(found) for name, found in self.kinds.items()},
+            "clicks": [_with_state(found) for found in self.clicks],
+            "categories": {name: _with_state(found) for name, found in self.categories.items()},
+            "sizes": {name: _with_state(found) for name, found in self.sizes.items()},
             "guards": {guard.name: asdict(guard) | {"state": guard.state} for guard in self.guards},
         }
 
 
-def compare(base: Evaluation, tuned: Evaluation, *, models: int = 1) -> Comparison:
+def _with_state(found: PairedDifference) -> dict[str, Any]:
+    return asdict(found) | {"state": found.state}
+
+
+def compare(
+    base: Evaluation,
+    tuned: Evaluation,
+    *,
+    sets: Mapping[str, tuple[Evaluation, Evaluation]] | None = None,
+    models: int = 1,
+) -> Comparison:
     """Compare two evaluations of the same objects.
 
     Args:
         base, tuned: on the same prompts.
+        sets: by name, both models on the same prompts about images of another kind.
         models: tuned models that are compared with this base, this one included.
 
     Raises:
         DataError: they are not of the same objects with the same prompts.
     """
+    for first, second in ((base, tuned), *(sets or {}).values()):
+        _require_same_prompts(first, second)
+    after_clicks = (
+        zip(*(one.clicks for one in base.objects), strict=True),
+        zip(*(one.clicks for one in tuned.objects), strict=True),
+    )
+    return Comparison(
+        base=base,
+        tuned=tuned,
+        kinds={kind: _difference(base, tuned, kind, range(len(base.objects))) for kind in base.kinds},
+        clicks=tuple(PairedDifference.of(*both, base.groups) for both in zip(*after_clicks, strict=True)),
+        categories={name: _difference(base, tuned, "box", rows) for name, rows in base.rows_by("category").items()},
+        sizes={name: _difference(base, tuned, "box", rows) for name, rows in base.rows_by("size").items()},
+        guards=tuple(guards_of(base, tuned, sets or {})),
+        sets=dict(sets or {}),
+        models=models,
+    )
+
+
+def ranked(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Comparisons of several tuned models with one base, the best first: by outcome, then by the gain for boxes."""
+    return sorted(comparisons, key=lambda one: (ORDER.index(one.verdict.outcome), -one.box.change.mean))
+
+
+def _require_same_prompts(base: Evaluation, tuned: Evaluation) -> None:
     if _prompts_of(base) != _prompts_of(tuned):
         raise DataError.of(
             expected="two evaluations of the same objects with the same prompts",
             found=f"{_size_of(base)}, and {_size_of(tuned)}",
             do="evaluate both models on the same split of the same dataset, with the same settings",
         )
-    return Comparison(
-        base=base,
-        tuned=tuned,
-        box=_difference(base, tuned, "box"),
-        point=_difference(base, tuned, "point"),
-        categories={
-            name: _difference(base, tuned, "box", name) for name in sorted({found.category for found in base.objects})
-        },
-        guards=tuple(_guards(base, tuned)),
-        models=models,
-    )
 
 
-def _difference(base: Evaluation, tuned: Evaluation, kind: str, category: str | None = None) -> PairedDifference:
-    """The difference for one prompt kind, over all objects or those of one category."""
-    chosen = [number for number, found in enumerate(base.objects) if category in (None, found.category)]
-    before, after = ([model.objects[number].answers[kind].iou for number in chosen] for model in (base, tuned))
-    return PairedDifference.of(before, after, [base.groups[number] for number in chosen])
-
-
-def _guards(base: Evaluation, tuned: Evaluation) -> Iterator[Guard]:
-    """What tuning on boxes may damage; tools rank masks by the predicted IoU and drop them by the object score."""
-    clicks = "Train on clicks too (--prompts.point 0.5)."
-    watched: list[tuple[str, str, str, Callable[[Answer], float], bool, str]] = [
-        ("box", "IoU of exact boxes", "box", _iou, False, "Train on boxes too (--prompts.box 1)."),
-        ("click", "IoU of one click", "point", _iou, False, clicks),
-        ("click_first_of_three", "IoU of the guess ranked first of three, one click", "point", _first, False, clicks),
-        ("click_best_of_three", "IoU of the best of three guesses, one click", "point", _best, False, clicks),
-        ("predicted_iou_box", "Error of the predicted IoU, boxes", "box", _error, True, _TRUST),
-        ("predicted_iou_click", "Error of the predicted IoU, one click", "point", _error, True, _TRUST + " " + clicks),
-    ]
-    for name, title, kind, figure, lower, advice in watched:
-        before, after = ([figure(found.answers[kind]) for found in model.objects] for model in (base, tuned))
-        change = paired_change(before, after, base.groups)
-        limits = "ranking masks by predicted IoU" if figure is _error else kind
-        yield Guard(name, title, fmean(before), fmean(after), change, lower, advice, limits)
-    if base.background:
-        before, after = ([float(click.is_refused) for click in model.background] for model in (base, tuned))
-        change = paired_change(before, after, [click.group for click in base.background])
-        title = "Share of background clicks answered with 'nothing here'"
-        advice = "Train on background clicks too (--prompts.negative 0.2)."
-        limits = "automatic masks"
-        yield Guard("background_refused", title, fmean(before), fmean(after), change, False, advice, limits)
-
-
-def _iou(answer: Answer) -> float:
-    return answer.iou
-
-
-def _first(answer: Answer) -> float:
-    assert answer.first_of_three is not None
-    return answer.first_of_three
-
-
-def _best(answer: Answer) -> float:
-    assert answer.best_of_three is not None
-    return answer.best_of_three
-
-
-def _error(answer: Answer) -> float:
-    return abs(answer.predicted_iou - answer.iou)
+def _difference(base: Evaluation, tuned: Evaluation, kind: str, rows: Sequence[int]) -> PairedDifference:
+    """The difference for one prompt kind over some objects."""
+    before, after = ([model.objects[row].answers[kind].iou for row in rows] for model in (base, tuned))
+    return PairedDifference.of(before, after, [base.groups[row] for row in rows])
 
 
 def _prompts_of(evaluation: Evaluation) -> list[tuple[str, ...]]:
@@ -196,7 +207,7 @@ def _prompts_of(evaluation: Evaluation) -> list[tuple[str, ...]]:
     return [
         *objects,
         *((click.image_path, click.group) for click in evaluation.background),
-        (str(evaluation.config.seed),),
+        (str(evaluation.config.seed), *evaluation.kinds, str(len(evaluation.objects[0].clicks))),
     ]
 
 

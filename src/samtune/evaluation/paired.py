@@ -80,6 +80,7 @@ class Guard:
         lower_is_better: an error, not a score.
         advice: what to do where it was damaged.
         limits: the use that its damage rules out: a prompt kind, or a use of the model in words.
+        tolerance: mean damage up to this is accepted, however sure it is.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Guard:
     lower_is_better: bool
     advice: str
     limits: str
+    tolerance: float = NEGLIGIBLE
 
     @property
     def state(self) -> str:
@@ -101,8 +103,8 @@ class Guard:
 
     @property
     def is_damaged(self) -> bool:
-        """Surely worse, and by more than a negligible amount."""
-        return self.state == "worse" and abs(self.change.mean) >= NEGLIGIBLE
+        """Surely worse, and by more than is accepted."""
+        return self.state == "worse" and abs(self.change.mean) >= self.tolerance
 
 
 def paired_change(

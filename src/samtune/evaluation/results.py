@@ -7,25 +7,44 @@ readers; samtune computes them anew from the objects, so that they cannot disagr
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
 from samtune.config import EvalConfig
 from samtune.errors import DataError
+from samtune.evaluation.boundaries import Boundary
 from samtune.evaluation.intervals import Summary, summarize
-from samtune.evaluation.metrics import Calibration, calibration
-from samtune.utils.files import write_json
+from samtune.evaluation.metrics import Calibration, Detection, calibration, detection
+from samtune.utils.files import new_file, write_json
 from samtune.utils.results import Result
 
 FORMAT = 3
 KINDS = ("box", "point")
-TARGETS = (0.8, 0.9)
+"""Prompt kinds of every evaluation: exact boxes and single clicks."""
+MASK = "mask"
+"""The prompt kind of rough outlines."""
+TARGETS = (0.85, 0.9)
 """IoUs for which the clicks an annotator needs are counted."""
+SIZES = (("tiny", 16**2), ("small", 32**2), ("medium", 96**2), ("large", math.inf))
+"""Size buckets, by mask pixels below the limit; 32 and 96 are COCO's."""
+_OBJECT_COLUMNS = ("image_path", "annotation_id", "category", "group", "size", "area", "filled_box", "ellipse")
+_ANSWER_COLUMNS = ("iou", "dice", "predicted_iou", "object_score", "first_of_three", "best_of_three")
+_COLUMNS = {
+    "split": pl.String,
+    **dict.fromkeys(_OBJECT_COLUMNS[:5], pl.String),
+    "area": pl.Int64,
+    **dict.fromkeys(_OBJECT_COLUMNS[6:], pl.Float64),
+    "kind": pl.String,
+    **dict.fromkeys(_ANSWER_COLUMNS, pl.Float64),
+    **dict.fromkeys((f"boundary_{name}" for name in Boundary.__dataclass_fields__), pl.Float64),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +56,11 @@ class Answer:
             guess by predicted IoU), at full resolution, 0 to 1.
         predicted_iou: what the model said the IoU of that mask would be.
         object_score: logit that an object is there.
-        first_of_three: clicks only: IoU of the guess that a user gets who asks for three masks and takes the one
-            the model ranks first, as many tools do.
-        best_of_three: clicks only: IoU of the best guess by the truth. No user gets this without choosing by eye.
+        first_of_three: exact boxes and clicks only: IoU of the guess that a user gets who asks for three masks and
+            takes the one the model ranks first, as many tools do.
+        best_of_three: exact boxes and clicks only: IoU of the best guess by the truth. No user gets this without
+            choosing by eye.
+        boundary: how well the edge lies, where that was measured.
     """
 
     iou: float
@@ -48,6 +69,7 @@ class Answer:
     object_score: float
     first_of_three: float | None = None
     best_of_three: float | None = None
+    boundary: Boundary | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +80,8 @@ class ObjectResult:
         image_path, annotation_id, category, area: as in the table.
         group: objects of one group are not independent; intervals resample groups.
         filled_box, ellipse: IoU of the two trivial guesses at its box.
-        answers: by kind of prompt, `box` and `point`.
+        answers: by kind of prompt: `box` and `point`; where asked for also jittered boxes, `box_jitter_0.1` and the
+            like, and `mask`.
         clicks: IoU after the first click and after each correction click; empty where no corrections were simulated.
     """
 
@@ -71,6 +94,11 @@ class ObjectResult:
     ellipse: float
     answers: dict[str, Answer]
     clicks: tuple[float, ...] = ()
+
+    @property
+    def size(self) -> str:
+        """`tiny`, `small`, `medium` or `large`, by mask pixels: under 16^2, 32^2, 96^2, or more."""
+        return next(name for name, limit in SIZES if self.area < limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +166,11 @@ class Evaluation(Result):
         """One figure of every object, in order."""
         return [getattr(found.answers[kind], figure) for found in self.objects]
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Every kind of prompt that was measured."""
+        return tuple(self.objects[0].answers)
+
     @cached_property
     def groups(self) -> list[str]:
         """The group of every object, in order."""
@@ -151,13 +184,22 @@ class Evaluation(Result):
         """The same for `filled_box` or `ellipse`."""
         return _summary([getattr(found, guess) for found in self.objects], self.groups)
 
-    def by_category(self, kind: str) -> dict[str, Summary]:
-        """IoU for each category, by name."""
-        found: dict[str, Summary] = {}
-        for category in sorted({one.category for one in self.objects}):
-            members = [one for one in self.objects if one.category == category]
-            found[category] = _summary([one.answers[kind].iou for one in members], [one.group for one in members])
-        return found
+    def by(self, what: str, kind: str) -> dict[str, Summary]:
+        """IoU for each `category`, `size` or `image_path`, by name."""
+        return {
+            name: _summary(
+                [self.objects[row].answers[kind].iou for row in rows], [self.objects[row].group for row in rows]
+            )
+            for name, rows in self.rows_by(what).items()
+        }
+
+    def rows_by(self, what: str) -> dict[str, list[int]]:
+        """Numbers of the objects of each `category`, `size` or `image_path`; sizes from small to large."""
+        found: dict[str, list[int]] = {}
+        for row, one in enumerate(self.objects):
+            found.setdefault(getattr(one, what), []).append(row)
+        order = {name: place for place, (name, _) in enumerate(SIZES)}
+        return dict(sorted(found.items(), key=lambda item: (order.get(item[0], 0) if what == "size" else 0, item[0])))
 
     def calibration(self, kind: str) -> Calibration:
         """How well the model predicts its own IoU."""
@@ -171,6 +213,10 @@ class Evaluation(Result):
             return None
         refused = [float(click.is_refused) for click in self.background]
         return _summary(refused, [click.group for click in self.background])
+
+    def detection(self) -> Detection | None:
+        """Precision and recall of "nothing here" on background clicks, against clicks on objects."""
+        return detection(self.values("point", "object_score"), [click.object_score for click in self.background])
 
     def after_clicks(self) -> list[Summary]:
         """IoU after the first click and after each correction; empty where none were simulated."""
@@ -189,14 +235,17 @@ class Evaluation(Result):
     def lines(self) -> list[str]:
         """What to tell the user."""
         box, point = self.summary("box"), self.summary("point")
-        first, best = (self.summary("point", figure).mean for figure in ("first_of_three", "best_of_three"))
+        three = {kind: [self.summary(kind, of).mean for of in ("first_of_three", "best_of_three")] for kind in KINDS}
+        others = [kind for kind in self.kinds if kind not in KINDS]
         lines = [
             f"{self.model} on {self.split}: {box.count} objects in {box.groups} independent groups of images",
             _line("exact box", box, self.summary("box", "dice")),
             f"  trivial guesses  filled box {self.trivial('filled_box').mean:.3f}, "
             f"ellipse {self.trivial('ellipse').mean:.3f}",
+            _three_guesses(*three["box"]),
+            *(_line(kind_title(kind), self.summary(kind), self.summary(kind, "dice")) for kind in others),
             _line("one click", point, self.summary("point", "dice")),
-            f"  three guesses    the model's first {first:.3f}, the best by the truth {best:.3f}",
+            _three_guesses(*three["point"]),
         ]
         for target in TARGETS:
             needed = self.clicks_needed(target)
@@ -205,7 +254,7 @@ class Evaluation(Result):
                     f"  to IoU {target:g}       {needed.clicks:.2f} clicks; {needed.failed:.0%} of the objects not "
                     f"within {len(self.objects[0].clicks)}"
                 )
-        categories = self.by_category("box")
+        categories = self.by("category", "box")
         if len(categories) > 1:
             lines += [f"  {name[:16]:<16} box IoU {one.mean:.3f} ({one.count})" for name, one in categories.items()]
         error = self.calibration("box").mean_error
@@ -231,10 +280,11 @@ class Evaluation(Result):
             "crowd": self.crowd,
             "left_out": self.left_out,
             "summary": {
-                **{kind: self._kind_json(kind) for kind in KINDS},
+                **{kind: self._kind_json(kind) for kind in self.kinds},
                 "filled_box": asdict(self.trivial("filled_box")),
                 "ellipse": asdict(self.trivial("ellipse")),
                 "background_refused": None if refused is None else asdict(refused),
+                "nothing_here": None if (found := self.detection()) is None else asdict(found),
                 "after_clicks": [asdict(one) for one in self.after_clicks()],
                 "clicks_needed": [asdict(one) for one in needed],
             },
@@ -243,8 +293,25 @@ class Evaluation(Result):
         }
 
     def save(self, path: Path) -> None:
-        """Write `to_json` as a file."""
+        """Write `to_json` as a file, and `to_frame` as a Parquet file of the same name beside it."""
+        with new_file(path.with_suffix(".parquet")) as temporary:
+            self.to_frame().write_parquet(temporary)
         write_json(path, self.to_json())
+
+    def to_frame(self) -> pl.DataFrame:
+        """One row per object and prompt kind: the object, the kind, and the answer's figures."""
+        rows = [
+            {
+                "split": self.split,
+                **{name: getattr(one, name) for name in _OBJECT_COLUMNS},
+                "kind": kind,
+                **{name: getattr(answer, name) for name in _ANSWER_COLUMNS},
+                **{f"boundary_{name}": getattr(answer.boundary, name, None) for name in Boundary.__dataclass_fields__},
+            }
+            for one in self.objects
+            for kind, answer in one.answers.items()
+        ]
+        return pl.DataFrame(rows, schema=_COLUMNS)
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
@@ -267,11 +334,12 @@ class Evaluation(Result):
             ) from error
 
     def _kind_json(self, kind: str) -> dict[str, Any]:
-        figures = ("iou", "dice") if kind == "box" else ("iou", "dice", "first_of_three", "best_of_three")
+        figures = ("iou", "dice", "first_of_three", "best_of_three") if kind in KINDS else ("iou", "dice")
         return {
             **{figure: asdict(self.summary(kind, figure)) for figure in figures},
             "calibration": asdict(self.calibration(kind)),
-            "by_category": {name: asdict(one) for name, one in self.by_category(kind).items()},
+            "by_category": {name: asdict(one) for name, one in self.by("category", kind).items()},
+            "by_size": {name: asdict(one) for name, one in self.by("size", kind).items()},
         }
 
 
@@ -289,8 +357,10 @@ def _checked(found: Evaluation) -> Evaluation:
     if not found.objects:
         raise ValueError("no objects")
     for one in found.objects:
-        if set(one.answers) != set(KINDS) or one.answers["point"].best_of_three is None:
+        if not set(KINDS) <= set(one.answers) or any(one.answers[kind].best_of_three is None for kind in KINDS):
             raise ValueError(f"object {one.annotation_id!r} without all its answers")
+        if set(one.answers) != set(found.objects[0].answers):
+            raise ValueError(f"object {one.annotation_id!r} with answers to other prompts")
         if len(one.clicks) != len(found.objects[0].clicks):
             raise ValueError(f"object {one.annotation_id!r} with another number of clicks")
     return found
@@ -310,6 +380,17 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError):
         return (error.strerror or str(error)).lower()
     return str(error)
+
+
+def kind_title(kind: str) -> str:
+    """A kind of prompt for people."""
+    if kind.startswith("box_jitter_"):
+        return f"box +-{float(kind.removeprefix('box_jitter_')):.0%}"
+    return {"box": "exact box", "point": "one click", MASK: "rough outline"}.get(kind, kind)
+
+
+def _three_guesses(first: float, best: float) -> str:
+    return f"  three guesses    the model's first {first:.3f}, the best by the truth {best:.3f}"
 
 
 def _line(name: str, iou: Summary, dice: Summary) -> str:

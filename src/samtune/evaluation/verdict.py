@@ -18,6 +18,8 @@ FEWEST_GROUPS, FEWEST_OBJECTS = 5, 20
 """With fewer independent groups of images, or fewer objects, there is no verdict (docs/decisions/0090)."""
 NAMES = {"box": "boxes", "point": "clicks"}
 """What users call the prompt kinds that a gain is looked for in."""
+ORDER = ("ship", "ship for these prompts only", "too little data to say", "do not ship")
+"""Outcomes from best to worst, for ranking several models."""
 
 
 class Outcome(StrEnum):

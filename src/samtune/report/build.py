@@ -1,6 +1,7 @@
-"""Two models compared on a dataset, as a folder with figures, images and report.
+"""Models compared on a dataset, as a folder with figures, images and report.
 
-OUT/base.json, OUT/tuned.json   every object's figures (docs/evaluation.md)
+OUT/prompts.json                the prompts that all models were asked with
+OUT/base.json, OUT/tuned.json   every object's figures; `report/folder.py` has the whole list
 OUT/comparison.json             the paired differences and the verdict
 OUT/gallery/                    panels of the best, worst and most changed objects; masks found without a prompt
 OUT/report.html                 all of it in one file
@@ -8,59 +9,131 @@ OUT/report.html                 all of it in one file
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from samtune.config import EvalConfig
 from samtune.data.table import Dataset
-from samtune.evaluation.comparison import Comparison, compare
+from samtune.errors import ConfigError
+from samtune.evaluation.comparison import Comparison, compare, ranked
+from samtune.evaluation.fixed_prompts import make_prompts
 from samtune.evaluation.protocol import evaluate_all
+from samtune.evaluation.results import Evaluation
 from samtune.inference.predictor import Predictor
+from samtune.report.folder import COMPARISON, save_comparisons
 from samtune.report.gallery import GALLERY, Advance, draw_gallery
 from samtune.report.render import write_report
-from samtune.utils.files import new_folder, write_json
+from samtune.synthetic.guard_scenes import write_guard_scenes
+from samtune.utils.files import new_folder
 from samtune.utils.output_folders import check_output
 
-COMPARISON = "comparison.json"
+SCENES = "procedural scenes"
+"""Name of the guard that every comparison has unless it is turned off."""
+_ON_GUARDS = {"jitter": (), "mask_prompt": False, "clicks": 0, "boundaries": False, "background_clicks": 0}
+"""Settings of an evaluation on a guard's images: exact boxes and single clicks only."""
 
 
 def build_report(
     dataset: Dataset,
     base: Predictor,
-    tuned: Predictor,
+    tuned: Sequence[Predictor],
     out: Path,
     config: EvalConfig,
     *,
-    names: tuple[str, str],
-    curve: Path | None = None,
+    names: Sequence[str],
+    guards: Sequence[Dataset] = (),
+    guard_scenes: int = 0,
+    curves: Sequence[Path | None] = (),
     progress: Advance = lambda what, done, total: None,
-) -> Comparison:
-    """Evaluate both models on the same prompts, compare them, draw the gallery, write the report.
+) -> list[Comparison]:
+    """Evaluate all models on the same prompts, compare them, draw the gallery, write the report.
 
     Args:
         dataset: whole; the split is chosen by `config`.
-        base, tuned: the models.
+        base: the model to compare with.
+        tuned: one model or several.
         out: folder to write, as a whole or not at all; an earlier comparison there is replaced.
         config: what to measure.
-        names: what to call the two models.
-        curve: `metrics.jsonl` of the run, for its training curve.
+        names: what to call the models, the base first.
+        guards: datasets of images of another kind; their test split is used, or the one that has objects.
+        guard_scenes: procedural scenes as one more guard; 0 leaves them out.
+        curves: `metrics.jsonl` of each tuned model's run, for its training curve.
         progress: called with what is being done, images done and their total.
 
+    Returns:
+        The comparison of each tuned model with the base, the best first.
+
     Raises:
-        ConfigError: `out` holds something that is no comparison.
-        DataError: the split has no objects, or an image cannot be read.
+        ConfigError: `out` holds something that is no comparison, or two guards have one name.
+        DataError: the split or a guard has no objects, or an image cannot be read.
         StorageError: the disk refused.
     """
-    check_output(out, mark=COMPARISON, earlier="an earlier comparison")
-    measuring = _named(progress, "measuring both")
-    comparison = compare(*evaluate_all((base, tuned), dataset, config, names=names, progress=measuring))
+    check_output(out, mark=COMPARISON, earlier="an earlier comparison", inputs=[dataset.root])
+    sets = _by_name(guards)
+    models = (base, *tuned)
+    prompts = make_prompts(dataset, config, progress=_named(progress, "making prompts"))
     with new_folder(out) as folder:
-        comparison.base.save(folder / "base.json")
-        comparison.tuned.save(folder / "tuned.json")
-        gallery = draw_gallery(dataset, (base, tuned), comparison, folder / GALLERY, progress)
-        write_json(folder / COMPARISON, comparison.to_json() | {"gallery": gallery})
-        write_report(folder, curve=curve)
-    return comparison
+        prompts.save(folder / "prompts.json")
+        measuring = _named(progress, "measuring")
+        found = evaluate_all(models, dataset, config, names=names, prompts=prompts, progress=measuring)
+        on_guards = _on_guards(models, sets, guard_scenes, config, names, _named(progress, "measuring other images"))
+        compared = _compared(found, on_guards)
+        comparisons = ranked(compared)
+        best = next(number for number, one in enumerate(compared) if one is comparisons[0])
+        gallery = draw_gallery(dataset, (base, tuned[best]), comparisons[0], folder / GALLERY, progress)
+        save_comparisons(folder, comparisons, gallery)
+        write_report(folder, curve=curves[best] if curves else None)
+    return comparisons
+
+
+def _by_name(guards: Sequence[Dataset]) -> dict[str, Dataset]:
+    """Guards by the names of their folders."""
+    sets = {guard.root.resolve().name: guard for guard in guards}
+    if len(sets) < len(guards) or SCENES in sets:
+        raise ConfigError.of(
+            expected="guards whose folders have different names",
+            found=", ".join(str(guard.root) for guard in guards),
+            where="--guard",
+            do="rename one of the folders",
+        )
+    return sets
+
+
+def _on_guards(
+    models: Sequence[Predictor],
+    sets: Mapping[str, Dataset],
+    scenes: int,
+    config: EvalConfig,
+    names: Sequence[str],
+    progress: Callable[[int, int], None],
+) -> dict[str, list[Evaluation]]:
+    """All models on the images of every guard, on its test split or the first that has objects."""
+
+    def measured(guard: Dataset) -> list[Evaluation]:
+        splits = {str(image.split) for image in guard.images if image.single_objects}
+        split = next((name for name in ("test", "valid", "train") if name in splits), "test")
+        settings = config.model_copy(update=_ON_GUARDS | {"split": split})
+        return evaluate_all(models, guard, settings, names=names, progress=progress)
+
+    found = {name: measured(guard) for name, guard in sets.items()}
+    if scenes:
+        with tempfile.TemporaryDirectory() as folder:
+            found[SCENES] = measured(write_guard_scenes(Path(folder) / "scenes", scenes))
+    return found
+
+
+def _compared(found: Sequence[Evaluation], on_guards: Mapping[str, Sequence[Evaluation]]) -> list[Comparison]:
+    """Every tuned model with the base, which comes first in all of them."""
+    return [
+        compare(
+            found[0],
+            found[number],
+            sets={name: (evaluations[0], evaluations[number]) for name, evaluations in on_guards.items()},
+            models=len(found) - 1,
+        )
+        for number in range(1, len(found))
+    ]
 
 
 def _named(progress: Advance, what: str) -> Callable[[int, int], None]:

@@ -6,7 +6,6 @@ It opens from disk without a network: styles, charts and images are inside. Name
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from samtune.drawing import BASE, TRUTH, TUNED
-from samtune.evaluation.comparison import Comparison, compare
-from samtune.evaluation.results import Evaluation
+from samtune.evaluation.comparison import Comparison
+from samtune.evaluation.results import kind_title
 from samtune.report.charts import hex_color, read_metrics, scatter_chart, shares_chart, to_svg, training_chart
+from samtune.report.folder import load_comparisons
 from samtune.utils.files import write_text
 
 REPORT = "report.html"
@@ -36,8 +36,8 @@ def write_report(folder: Path, *, curve: Path | None = None) -> Path:
         DataError: a file is missing or damaged.
         StorageError: the disk refused.
     """
-    comparison = compare(Evaluation.load(folder / "base.json"), Evaluation.load(folder / "tuned.json"))
-    gallery = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))["gallery"]
+    comparisons, gallery = load_comparisons(folder)
+    comparison = comparisons[0]
     environment = Environment(
         loader=PackageLoader("samtune.report"),
         autoescape=True,
@@ -47,6 +47,8 @@ def write_report(folder: Path, *, curve: Path | None = None) -> Path:
     )
     page = environment.get_template("report.html.jinja").render(
         comparison=comparison,
+        ranking=comparisons,
+        kind_title=kind_title,
         outcome=comparison.verdict.outcome.value.replace(" ", "-"),
         gallery=[_embedded(row, folder) for row in gallery if row["images"]],
         reach=_reach(comparison),

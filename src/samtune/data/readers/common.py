@@ -94,7 +94,7 @@ def numbers(values: Any) -> tuple[float, ...] | None:
     if not isinstance(values, list | tuple):
         return None
     plain = cast("list[Any]", values)
-    if set(map(type, plain)) <= {float, int}:  # what most files hold, told fast
+    if set(map(type, plain)) <= {float, int}:  # what most files hold, found fast
         try:
             found = tuple(map(float, plain))
         except OverflowError:

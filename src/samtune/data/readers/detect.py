@@ -27,7 +27,6 @@ from samtune.types import Issue, Severity
 FORMATS = (
     "coco",
     "yolo",
-    "mask-folder",
     "labelme",
     "via",
     "label-studio",
@@ -39,6 +38,7 @@ FORMATS = (
     "isat",
     "geojson",
     "sa1b",
+    "mask-folder",
 )
 ROBOFLOW_NAME = "_annotations.coco.json"
 NO_LABELS = frozenset(
@@ -95,13 +95,13 @@ def detect_format(source: Path, on_issue: OnIssue = lambda issue: None) -> str:
             where=str(source),
             do=f"{do or 'check the path'}, or name the format with --source-format",
         )
-    chosen, *others = found
+    chosen, *others = (found[0], *(other for other in found[1:] if other.images))
     if others:
         text = f"Several formats are here. Read is {chosen.name} ({chosen.what}), not " + ", ".join(
             f"{other.name} ({other.what})" for other in others
         )
         reason = "it covers more images" if chosen.images > others[0].images else "it says more about the objects"
-        on_issue(Issue("several-formats", Severity.WARNING if others[0].images else Severity.INFO, f"{text}: {reason}.",
+        on_issue(Issue("several-formats", Severity.WARNING, f"{text}: {reason}.",
                        "The others are not read; --source-format chooses.", str(source)))  # fmt: skip
     return chosen.name
 
@@ -206,6 +206,6 @@ def _masks(root: Path, files: list[Path]) -> Iterator[Evidence]:
         yield Evidence("cityscapes", count, f"{count} files *_gtFine_instanceIds.png")
         return
     pairs = pair_masks(root, files)
-    if pairs.matched or pairs.class_file is not None:
+    if pairs.matched or pairs.masks or pairs.class_file is not None:
         count = len(pairs.matched)
         yield Evidence("mask-folder", count, f"{count} images with masks")

@@ -68,7 +68,7 @@ def files_below(root: Path, suffixes: Iterable[str] = SUFFIXES) -> Iterator[Path
 
     At most `_MOST_FILES` files are looked at.
     """
-    wanted = tuple(suffixes)
+    wanted = tuple(suffix.lower() for suffix in suffixes)
     seen = 0
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not is_hidden(name))

@@ -12,10 +12,7 @@ _MASK_WORDS = frozenset(
      "segmentationobjectpng", "manual", "target", "targets", "instance", "instances", "semantic", "alpha", "json",
      "jsons"}
 )  # fmt: skip
-_IMAGE_WORDS = frozenset(
-    {"images", "image", "imgs", "img", "jpegimages", "pictures", "photos", "rgb", "raw", "input", "inputs",
-     "original", "originals", "leftimg8bit"}
-)  # fmt: skip
+_IMAGE_BEGINNINGS = ("image", "img", "jpegimage", "photo", "pic", "rgb", "raw", "input", "original", "leftimg")
 _FILLERS = frozenset({"png", "jpg", "jpeg", "tif", "tiff", "data", "ground", "1st", "2nd"})
 _SPLIT_AND_MASK = re.compile(r"^(train|training|val|valid|validation|test)_?(annot|masks?|labels?|gt)$")
 
@@ -27,7 +24,7 @@ def is_mask_folder(name: str) -> bool:
 
 def is_image_folder(name: str) -> bool:
     """Whether a folder's name says that images are in it."""
-    return bool(_IMAGE_WORDS & set(_words(name))) and not is_mask_folder(name)
+    return any(map(_says_image, _words(name))) and not is_mask_folder(name)
 
 
 def parts_below(root: Path, file: Path) -> tuple[str, ...]:
@@ -41,9 +38,13 @@ def context_of(root: Path, file: Path) -> tuple[str, ...]:
     for part in parts_below(root, file):
         match = _SPLIT_AND_MASK.match(part.lower())
         words = [match.group(1)] if match else _words(part)
-        rest = "_".join(word for word in words if word not in _MASK_WORDS | _IMAGE_WORDS | _FILLERS)
+        rest = "_".join(word for word in words if word not in _MASK_WORDS | _FILLERS and not _says_image(word))
         kept += [rest] if rest else []
     return tuple(kept)
+
+
+def _says_image(word: str) -> bool:
+    return word.startswith(_IMAGE_BEGINNINGS)
 
 
 def _words(name: str) -> list[str]:

@@ -135,7 +135,7 @@ class _Reader:
         self._ids: dict[Split, set[str]] = {split: set() for split in Split}
         self._classes: dict[Path, Classes] = {}
         self._categories = _recurring_names(pairs)
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     def record(self, image: Path, masks: list[Path], split: Split) -> ImageRecord:
         """One image with the objects of its masks; masks that cannot be read are reported."""
@@ -143,6 +143,7 @@ class _Reader:
         annotations: list[Annotation] = []
         width = height = 0
         for file in masks:
+            self._classes_for(file)  # what is wrong with a class file is wrong with the source
             try:
                 labels = _labels(file)
                 objects = list(self._objects(file, labels, image, single=len(masks) > 1))
@@ -243,7 +244,7 @@ class _Reader:
                 if name.lower() not in BACKGROUND:
                     yield from ((name, shape) for shape in _components(file, value))
             elif value == VOID or color == VOID_COLOR:
-                self._say_void(file, Severity.INFO)
+                self._report_void(file, Severity.INFO)
             elif value != 0:
                 text = f"The mask holds the value {_value_name(color)}, which {classes.file} does not name."
                 self._on_issue(self._issue("category-unknown", text, file, image, "Its pixels are left out.", of=file))
@@ -286,14 +287,14 @@ class _Reader:
         others = [value for value in objects if isinstance(value, int) and value != VOID]
         counted = bool(others) and max(others) == len(others)
         if VOID in objects and len(objects) < VOID and others and (sure or counted):
-            self._say_void(file, Severity.INFO if sure else Severity.WARNING)
+            self._report_void(file, Severity.INFO if sure else Severity.WARNING)
             objects.remove(VOID)
         return [value for value in objects if value != VOID_COLOR]
 
-    def _say_void(self, file: Path, severity: Severity) -> None:
-        """Say once that a value means no object."""
-        if "void" not in self._said:
-            self._said.add("void")
+    def _report_void(self, file: Path, severity: Severity) -> None:
+        """Report once that a value means no object."""
+        if "void" not in self._reported:
+            self._reported.add("void")
             text = "The value 255 is taken for what is neither object nor background, as Pascal VOC has it."
             self._on_issue(self._issue("mask-void", text, file, None, "Its pixels are background.", severity))
 

@@ -77,16 +77,16 @@ def pair_masks(
     found = MaskPairs()
     listed = [file for file in files if not _is_beside_the_point(file, root)]
     found.class_file = next((file for name in _CLASS_FILES for file in files if file.name == name), None)
-    pictures = [file for file in listed if file.suffix.lower() in SUFFIXES] if images is None else list(images)
+    shown = [file for file in listed if file.suffix.lower() in SUFFIXES] if images is None else list(images)
     candidates = [file for file in listed if file.suffix.lower() in MASK_SUFFIXES]
     if pattern:
-        _by_pattern(found, root, pictures, candidates, pattern)
+        _by_pattern(found, root, shown, candidates, pattern)
         return found
-    masks = _masks_among(root, candidates, pictures if images is None else None)
+    masks = candidates if images is not None else _masks_among(root, candidates)
     taken = set(masks)
-    pictures = [file for file in pictures if file not in taken]
+    shown = [file for file in shown if file not in taken]
     masks, found.classes = _one_kind(root, masks)
-    _match(found, root, pictures, masks)
+    _match(found, root, shown, masks)
     return found
 
 
@@ -108,10 +108,8 @@ def _role_folder(root: Path, file: Path) -> str:
     return ""
 
 
-def _masks_among(root: Path, files: list[Path], pictures: list[Path] | None) -> list[Path]:
-    """The masks: all of a source whose images stand elsewhere, else those whose folder or name says so."""
-    if pictures is None:
-        return files
+def _masks_among(root: Path, files: list[Path]) -> list[Path]:
+    """The files whose folder or name says that they are masks."""
     in_folders = [file for file in files if _role_folder(root, file)]
     outside = [file for file in files if not _role_folder(root, file)]
     if in_folders and any(file.suffix.lower() in SUFFIXES for file in outside):
@@ -121,7 +119,7 @@ def _masks_among(root: Path, files: list[Path], pictures: list[Path] | None) -> 
     stems = {(file.parent, file.stem) for file in outside}
     named = [file for file in outside if _is_named_mask(file, stems)]
     if named or in_folders:
-        return named
+        return named or in_folders
     return _second_folder(root, outside)
 
 
@@ -289,6 +287,12 @@ def _by_common_parts(found: MaskPairs, root: Path, images: list[Path], masks: li
         groups = {(): (images, masks)}
     left: list[Path] = []
     for some_images, some_masks in groups.values():
+        if len(some_images) == len(some_masks) == 1:
+            if _pieces(some_images[0]) & _pieces(some_masks[0]):
+                found.matched[some_images[0]] = list(some_masks)
+            else:
+                left += some_masks
+            continue
         keys = _middles(some_images), _middles(some_masks)
         if len(set(keys[0])) < len(some_images) or not set(keys[1]) <= set(keys[0]):
             left += some_masks
@@ -299,12 +303,17 @@ def _by_common_parts(found: MaskPairs, root: Path, images: list[Path], masks: li
     return left
 
 
+def _pieces(file: Path) -> set[str]:
+    """The words and numbers of a name, without zeros in front of them."""
+    words = re.findall(r"[a-z]{2,}", file.stem.lower())
+    return {*words, *(number.lstrip("0") or "0" for number in re.findall(r"[0-9]+", file.stem))}
+
+
 def _middles(files: list[Path]) -> list[str]:
     """The names without what all have in common; digits are not cut apart, zeros in front of them dropped."""
     stems = [file.stem for file in files]
     if len(stems) < 2:
-        numbers = [re.findall(r"\d+", stem) for stem in stems]
-        return [found[-1].lstrip("0") if found else stem for stem, found in zip(stems, numbers, strict=True)]
+        return stems
     front = len(re.sub(r"[0-9]+$", "", _shared_start(stems)))
     back = len(re.sub(r"^[0-9]+", "", _shared_start([stem[front:][::-1] for stem in stems])[::-1]))
     middles = [stem[front : len(stem) - back].strip(_SEPARATORS).lower() for stem in stems]

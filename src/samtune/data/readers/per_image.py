@@ -118,6 +118,8 @@ def read_json_images(
         for record in reader.records(file, sure=path.is_file()):
             found = True
             yield record
+    if not found and reader.broken is not None:
+        raise reader.broken
     if not found:
         raise DataError.of(expected=f"{json_format.title} files about images", found="none", where=str(path))
 
@@ -130,6 +132,7 @@ class _Reader:
         self._on_issue = on_issue
         self._whole = ImageFinder([images or root], images or root)
         self._ids: dict[Split, set[str]] = {split: set() for split in Split}
+        self.broken: DataError | None = None
 
     def records(self, file: Path, *, sure: bool) -> Iterator[ImageRecord]:
         """The images of one file; a file of another kind has none."""
@@ -139,6 +142,8 @@ class _Reader:
                 return  # another program's file in the folder
             described = list(self._format.parse(content, file, self._on_issue))
         except DataError as error:
+            where = error.where or str(file)
+            self.broken = DataError.of(expected=error.expected, found=error.found, where=where, do=error.do)
             text = f"The file cannot be read: {error.found}."
             self._report("file-broken", text, file, "", None, None, "The file is left out.", error)
             return

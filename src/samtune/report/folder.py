@@ -1,0 +1,90 @@
+"""The evaluations of a comparison on disk: what a report is made from, and can be made from again.
+
+OUT/base.json, OUT/tuned.json            both models on the split; further tuned models are tuned-2.json, tuned-3.json
+OUT/guards/NAME/base.json, tuned.json    the same on the images of a guard
+OUT/comparison.json                      paired differences, verdict, gallery, ranking
+Beside each evaluation lies a Parquet file of the same name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from samtune.errors import DataError
+from samtune.evaluation.comparison import Comparison, compare
+from samtune.evaluation.results import Evaluation
+from samtune.utils.files import write_json
+
+COMPARISON = "comparison.json"
+GUARDS = "guards"
+
+
+def save_comparisons(folder: Path, comparisons: Sequence[Comparison], gallery: list[dict[str, Any]]) -> None:
+    """Write the evaluations and `comparison.json`.
+
+    Args:
+        folder: exists.
+        comparisons: with one base, the best first.
+        gallery: rows of images.
+    """
+    best = comparisons[0]
+    best.base.save(folder / "base.json")
+    for name, (base, _) in best.sets.items():
+        (folder / GUARDS / name).mkdir(parents=True)
+        base.save(folder / GUARDS / name / "base.json")
+    for number, comparison in enumerate(comparisons):
+        comparison.tuned.save(folder / _tuned(number))
+        for name, (_, tuned) in comparison.sets.items():
+            tuned.save(folder / GUARDS / name / _tuned(number))
+    ranking = [
+        {
+            "model": one.tuned.model,
+            "outcome": one.verdict.outcome.value,
+            "verdict": str(one.verdict),
+            "box": one.box.change.mean,
+            "point": one.point.change.mean,
+        }
+        for one in comparisons
+    ]
+    write_json(folder / COMPARISON, best.to_json() | {"ranking": ranking, "gallery": gallery})
+
+
+def load_comparisons(folder: Path) -> tuple[list[Comparison], list[dict[str, Any]]]:
+    """Comparisons, the best first, and the gallery's rows, as `save_comparisons` wrote them.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    try:
+        content = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
+        models, gallery = len(content["ranking"]), list(content["gallery"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError.of(
+            expected="a folder that samtune compare wrote",
+            found=str(error),
+            where=str(folder / COMPARISON),
+            do="compare again",
+        ) from error
+    base = Evaluation.load(folder / "base.json")
+    names = sorted(path.name for path in (folder / GUARDS).glob("*")) if (folder / GUARDS).is_dir() else []
+    guards = {name: Evaluation.load(folder / GUARDS / name / "base.json") for name in names}
+    comparisons = [
+        compare(
+            base,
+            Evaluation.load(folder / _tuned(number)),
+            sets={
+                name: (first, Evaluation.load(folder / GUARDS / name / _tuned(number)))
+                for name, first in guards.items()
+            },
+            models=models,
+        )
+        for number in range(models)
+    ]
+    return comparisons, gallery
+
+
+def _tuned(number: int) -> str:
+    return f"tuned-{number + 1}.json" if number else "tuned.json"
