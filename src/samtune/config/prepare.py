@@ -7,10 +7,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from samtune.config.base import Config, Fraction
+from samtune.config.base import Fraction
+from samtune.config.reading import ReadingConfig
 
 
-class PrepareConfig(Config):
+class PrepareConfig(ReadingConfig):
     """How `samtune prepare` turns a source into a dataset."""
 
     source_format: Literal[
@@ -62,19 +63,9 @@ class PrepareConfig(Config):
     )
     seed: int = Field(default=0, ge=0, description="Seed of the split.")
     min_area: int = Field(default=1, ge=1, description="Smallest usable object, in mask pixels.")
-    tile: int = Field(
-        default=0, ge=0, description="Cut images with a longer side into overlapping tiles of this side; 0 cuts none."
-    )
-    halo: int = Field(default=128, ge=0, description="Margin of a tile that its neighbours see too, in pixels.")
-    bands: str = Field(
-        default="", description="Bands that become red, green and blue, such as 4,3,2, or one band; the first is 1."
-    )
-    channel: int = Field(default=0, ge=0, description="A single band to read as gray; the first is 1.")
-    page: int = Field(default=1, ge=1, description="Page of files with several pages; the first is 1.")
     stretch: Literal["image", "set"] = Field(
         default="image", description="Whose percentiles become black and white, for values of more than 8 bits."
     )
-    percentiles: str = Field(default="0.1,99.9", description="The percentiles that become black and white.")
     workers: int = Field(default=0, ge=0, description="Processes; 0 means one per core.")
 
     @property
@@ -82,26 +73,8 @@ class PrepareConfig(Config):
         """`split` as numbers, or None where the source's splits are kept."""
         return _shares(self.split) if self.split else None
 
-    @property
-    def band_numbers(self) -> tuple[int, ...]:
-        """`bands`, or `channel`, as numbers that count from 1; empty where the file's own colours are read."""
-        return (self.channel,) if self.channel else band_numbers(self.bands)
-
-    @property
-    def percentile_pair(self) -> tuple[float, float]:
-        """`percentiles` as numbers."""
-        return percentile_pair(self.percentiles)
-
     @model_validator(mode="after")
-    def _images_can_be_read_so(self) -> PrepareConfig:
-        if self.bands and self.channel:
-            raise ValueError("give bands or channel, not both")
-        band_numbers(self.bands)
-        percentile_pair(self.percentiles)
-        if self.tile and not self.tile >= 64:
-            raise ValueError(f"tile is at least 64 pixels, unlike {self.tile}")
-        if self.tile and 4 * self.halo > self.tile:
-            raise ValueError(f"halo is at most a quarter of tile, {self.tile // 4}, unlike {self.halo}")
+    def _merged_masks_are_of_whole_images(self) -> PrepareConfig:
         if self.tile and self.merge != "none":
             raise ValueError("merged masks are of whole images: leave out merge, or tile")
         return self
@@ -111,28 +84,6 @@ class PrepareConfig(Config):
         if self.split:
             _shares(self.split)
         return self
-
-
-def band_numbers(text: str) -> tuple[int, ...]:
-    """One or three bands, counted from 1, from text such as `4,3,2`; none from an empty one."""
-    try:
-        numbers = tuple(int(part) for part in text.split(",")) if text else ()
-    except ValueError:
-        numbers = (0,)
-    if len(numbers) not in (0, 1, 3) or any(number < 1 for number in numbers):
-        raise ValueError(f"bands are one or three numbers from 1, such as 4,3,2, unlike {text!r}")
-    return numbers
-
-
-def percentile_pair(text: str) -> tuple[float, float]:
-    """Two percentiles from text such as `0.1,99.9`."""
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low, high = 1.0, 0.0
-    if not 0 <= low < high <= 100:
-        raise ValueError(f"percentiles are two rising numbers from 0 to 100, such as 0.1,99.9, unlike {text!r}")
-    return low, high
 
 
 def _shares(text: str) -> tuple[float, float, float]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from samtune.data.intensity import Limits
+from samtune.errors import DataError
+
+ABOUT = "dataset.json"
+"""What a prepared dataset says about itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +75,23 @@ PLAIN = Reading()
 
 IN_TILES = Reading(in_tiles=True)
 """Images that may be too large to be read whole; whether they are is checked later."""
+
+
+def read_reading(dataset: Path) -> Reading:
+    """How a dataset's images are read; in the usual way, where it does not say.
+
+    Raises:
+        DataError: what it says cannot be understood.
+    """
+    path = dataset / ABOUT
+    try:
+        return Reading.of_json(json.loads(path.read_text(encoding="utf-8")).get("reading") or PLAIN.to_json())
+    except FileNotFoundError:
+        return PLAIN
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError.of(
+            expected="a dataset that samtune prepare wrote",
+            found=f"one that does not say how its images are read: {error}",
+            where=str(path),
+            do="run samtune prepare again",
+        ) from error

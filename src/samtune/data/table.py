@@ -6,7 +6,6 @@ what samtune reads; the CSV file holds the same rows for everything else.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -22,8 +21,8 @@ from polars.io.plugins import register_io_source
 
 from samtune.data.images import read_image
 from samtune.data.masks import read_mask_file
-from samtune.data.prepare.spool import ABOUT, TABLE, TABLE_CSV, Row
-from samtune.data.reading import PLAIN, Reading
+from samtune.data.prepare.spool import TABLE, TABLE_CSV, Row
+from samtune.data.reading import PLAIN, Reading, read_reading
 from samtune.errors import DataError
 from samtune.types import Split, Window
 from samtune.utils.files import new_file
@@ -162,7 +161,7 @@ class Dataset:
         missing = [pl.lit(None, SCHEMA[name]).alias(name) for name in _ADDED if name not in table.columns]
         table = table.with_columns(missing)
         _check(table, path)
-        return cls(root, table, _reading(root))
+        return cls(root, table, read_reading(root))
 
     def split(self, split: Split | str) -> Dataset:
         """The part of the dataset in one split; may be empty.
@@ -220,17 +219,6 @@ class Dataset:
             DataError: the file is missing or no mask.
         """
         return read_mask_file(self.root / entry.mask_path)
-
-
-def _reading(root: Path) -> Reading:
-    """How the dataset's images are read; those prepared before that was written down are read in the usual way."""
-    path = root / ABOUT
-    try:
-        return Reading.of_json(json.loads(path.read_text(encoding="utf-8")).get("reading") or PLAIN.to_json())
-    except FileNotFoundError:
-        return PLAIN
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _broken(path, f"no way to read its images: {error}") from error
 
 
 def empty_table() -> pl.DataFrame:

@@ -37,10 +37,10 @@ from samtune.data.intensity import limits_of_set
 from samtune.data.prepare.image import NamedImage, PreparedImage, Writing, prepare_image, safe_name
 from samtune.data.prepare.placement import new_shares, place_images, split_within_images
 from samtune.data.prepare.split import group_of
-from samtune.data.prepare.spool import ABOUT, TABLE, ImageSummary, IssueSpool, Row, RowSpool, read_issues, write_issues
+from samtune.data.prepare.spool import TABLE, ImageSummary, IssueSpool, Row, RowSpool, read_issues, write_issues
 from samtune.data.readers import ReadOptions, detect_format, read
 from samtune.data.readers.common import unique
-from samtune.data.reading import Reading
+from samtune.data.reading import ABOUT, Reading
 from samtune.errors import DataError, SamtuneError
 from samtune.types import ImageRecord, Issue, Severity, Split
 from samtune.utils.files import new_folder, storage_errors, write_json

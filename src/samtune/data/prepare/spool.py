@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 from samtune.types import ImageRecord, Issue, Severity
 from samtune.utils.files import new_file
 
-TABLE, TABLE_CSV, ABOUT = "table.parquet", "table.csv", "dataset.json"
+TABLE, TABLE_CSV = "table.parquet", "table.csv"
 
 _ISSUE_FIELDS = tuple(name.name for name in fields(Issue))
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
