@@ -6,13 +6,19 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: demo test test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare real-sets lock clean
+.PHONY: demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare real-sets lock clean
 
-demo: $(READY)  ## Make a dataset, tune the built-in model on it, judge it, write a report
+demo: $(READY)  ## Draw a dataset, tune the built-in model on it, compare both, write a report
 	$(BIN)/samtune demo --out demo
 
-test: $(READY)  ## The tests, under 8 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+test: $(READY)  ## The tests, under 10 minutes on 2 cores
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(TEST_OPTIONS)
+
+coverage: $(READY)  ## The same, and which lines no test runs
+	$(MAKE) test TEST_OPTIONS="--cov --cov-report=term-missing:skip-covered"
+
+wheel: $(READY)  ## Build the wheel, install it into a fresh environment, use it
+	.ci/wheel
 
 install: $(READY)
 

@@ -1,14 +1,17 @@
 """A model on real sets it was never tuned on, beside the trivial guesses: the rows of nano's card.
 
-    python benchmarks/untuned.py nano ../shared/data/lens_coco:valid,test ../shared/data/nuts_coco:train,valid,test
+    python benchmarks/untuned.py nano ../shared/data/lens_coco:valid,test ../shared/data/nuts_coco:all
 
-Each source is followed by the splits that are measured. Nothing is asserted.
+Each source is followed by the splits that are measured; `all` takes the whole source as one. `--json` also writes the
+figures of every object. The last row is the mean over sets. Nothing is asserted.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
@@ -26,12 +29,13 @@ def measure(
     model: str, source: Path, splits: Sequence[str], out: Path, most: int
 ) -> tuple[list[ObjectResult], list[BackgroundResult]]:
     """What the model says about at most `most` objects of each split."""
-    folder = out / source.name
+    whole = splits == ["all"]
+    folder = out / (f"{source.name}-all" if whole else source.name)
     if not folder.exists():
-        api.prepare(source, folder, PrepareConfig(), quiet=True)
+        api.prepare(source, folder, PrepareConfig(split="0,0,1" if whole else ""), quiet=True)
     objects: list[ObjectResult] = []
     background: list[BackgroundResult] = []
-    for split in splits:
+    for split in ["test"] if whole else splits:
         count = sum(len(image.objects) for image in Dataset.open(folder).split(split).images)
         config = EvalConfig.model_validate({"split": split, "max_objects": min(most, count), "clicks": CLICKS})
         found = api.evaluate(folder, model, config, quiet=True)
@@ -40,12 +44,12 @@ def measure(
     return objects, background
 
 
-def row(name: str, objects: Sequence[ObjectResult], background: Sequence[BackgroundResult]) -> str:
-    """A row of a Markdown table."""
+def figures(objects: Sequence[ObjectResult], background: Sequence[BackgroundResult]) -> list[float]:
+    """The numbers of a row; NaN where there is nothing to measure."""
     boxes, points = ([found.answers[kind] for found in objects] for kind in ("box", "point"))
     trust = calibration([answer.predicted_iou for answer in boxes], [answer.iou for answer in boxes])
     assert trust is not None, "there are objects"
-    columns = [
+    return [
         fmean(found.filled_box for found in objects),
         fmean(found.ellipse for found in objects),
         fmean(answer.iou for answer in boxes),
@@ -56,7 +60,11 @@ def row(name: str, objects: Sequence[ObjectResult], background: Sequence[Backgro
         trust.mean_error,
         float("nan") if trust.rank_correlation is None else trust.rank_correlation,
     ]
-    return f"| {name} | {len(objects)} | {' | '.join(f'{value:.3f}' for value in columns)} |"
+
+
+def row(name: str, count: int, columns: Sequence[float]) -> str:
+    """A row of a Markdown table."""
+    return f"| {name} | {count} | {' | '.join(f'{value:.3f}' for value in columns)} |"
 
 
 def main() -> None:
@@ -66,12 +74,21 @@ def main() -> None:
     parser.add_argument("sources", nargs="+", metavar="SOURCE:SPLIT,SPLIT")
     parser.add_argument("--out", type=Path, default=Path("build/untuned"), help="folder of the prepared sets")
     parser.add_argument("--most", type=int, default=160, help="objects per split, evenly spaced")
+    parser.add_argument("--json", type=Path, help="file for the figures of every object")
     options = parser.parse_args()
     print(f"| {HEADS.replace('|', ' | ')} |", "|---" * len(HEADS.split("|")) + "|", sep="\n")
+    rows: list[list[float]] = []
+    kept: dict[str, list[object]] = {}
     for given in options.sources:
         source, _, splits = given.rpartition(":")
-        found = measure(options.model, Path(source), splits.split(","), options.out, options.most)
-        print(row(f"{Path(source).name}, {splits.replace(',', ' and ')}", *found), flush=True)
+        objects, background = measure(options.model, Path(source), splits.split(","), options.out, options.most)
+        rows.append(figures(objects, background))
+        kept[given] = [asdict(found) for found in objects]
+        print(row(f"{Path(source).name}, {splits.replace(',', ' and ')}", len(objects), rows[-1]), flush=True)
+    means = [fmean(value for value in column if value == value) for column in zip(*rows, strict=True)]
+    print(row("mean over sets", sum(map(len, kept.values())), means))
+    if options.json:
+        options.json.write_text(json.dumps(kept) + "\n")
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def test_turns_are_real_steps_and_leave_no_checkpoint(work, model, tmp_path):
     assert turns.advance() > 0
     weights.append(_copies(started))
     assert not any(torch.equal(a, b) for a, b in pairwise(weights))
-    assert started.state.progress.step == 2 * STEPS == 20
+    assert started.state.progress.step == 3 * STEPS == 30
     assert not started.folder.last.exists()
     assert not started.folder.best.exists()
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from samtune.config import OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
-from samtune.training.batches import FILL, OBJECT
+from samtune.training.batches import OBJECT, PADDED
 from samtune.training.cuda_graphs import RecordedSteps, StaticInputs, grid_size, gridded, learner
 from samtune.training.loop import train
 from samtune.training.run import new, resumed
@@ -91,7 +91,7 @@ def test_a_grid_learns_it_in_bf16_too(start):
     assert torch.cosine_similarity(*whole, dim=0) > 0.95
 
 
-def test_a_grid_hands_the_encoder_the_same_gradient(start):
+def test_a_grid_gives_the_encoder_the_same_gradient(start):
     run = start(trainable=TrainableConfig(train="all", gradient_checkpointing=False), cache=False)
     batch = run.batches[0]
     expected = learn(run, batch), gradients(run)
@@ -104,25 +104,25 @@ def test_inputs_written_over_give_what_new_ones_give(start):
     run = start(prompts=POLICIES["everything"])
     grids = [run.batches[step].grid(8) for step in range(2)]
     inputs = StaticInputs(run.embed_step(grids[0]), grids[0], count_prompts(run, grids[0]))
-    inputs.fill(run.embed_step(grids[1]), grids[1], count_prompts(run, grids[1]))
+    inputs.copy_from(run.embed_step(grids[1]), grids[1], count_prompts(run, grids[1]))
     found = inputs.learn(run), gradients(run)
     assert_same(found, (learn_on_grid(run, grids[1]), gradients(run)), atol=0.0)
 
 
-def test_a_grid_is_the_batch_and_fill(start):
+def test_a_grid_is_the_batch_and_padding(start):
     run = start(prompts=POLICIES["everything"])
     batch = next(batch for step in range(12) if len(set((batch := run.batches[step]).counts)) > 1)
     grid = batch.grid(8)
     assert grid.counts == [8, 8, 8]
     for mine, other in zip(grid.tensors, batch.tensors, strict=True):
         assert torch.equal(mine[grid.counted], other)
-    assert (grid.kinds == FILL).sum() == 24 - len(batch)
+    assert (grid.kinds == PADDED).sum() == 24 - len(batch)
     parts = list(grid.columns(3))
     assert [part.counts for part in parts] == [[3, 3, 3], [3, 3, 3], [2, 2, 2]]
     assert sum(int((part.kinds == OBJECT).sum()) for part in parts) == int((batch.kinds == OBJECT).sum())
 
 
-def test_grid_sizes_are_few_and_hold_little_fill():
+def test_grid_sizes_are_few_and_hold_little_padding():
     sizes = [grid_size(count) for count in range(1, 65)]
     assert len(set(sizes)) == 12
     assert all(count <= size and (size - count) * 3 < size for count, size in enumerate(sizes, 1))

@@ -40,15 +40,15 @@ def free_port() -> str:
 
 
 def start_pair(jobs: list[dict], folder: Path) -> list[subprocess.Popen]:
-    """Two processes with what a launcher would tell them."""
+    """Two processes with the environment that a launcher would give them."""
     file = folder / "jobs.json"
     file.write_text(json.dumps(jobs))
-    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     command = [sys.executable, "-W", "error", "-m", "tests.train_worker", str(file)]
     return [
         subprocess.Popen(
             command,
-            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **told),
+            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **group),
             stderr=subprocess.PIPE,
             text=True,
             cwd=folder,
@@ -99,9 +99,11 @@ def pair(place, dataset, settings):
         "result": str(place / "result-cut"),
     }
     rest = {"resume": str(place / "cut"), "result": str(place / "result-rest")}
-    processes = start_pair([whole, cut, rest], place)
-    said = [process.communicate(timeout=600)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    no_set = {"dataset": "nowhere", "config": settings("never"), "error": str(place / "error-set")}
+    no_run = {"resume": str(place / "never"), "error": str(place / "error-run")}
+    processes = start_pair([no_set, no_run, whole, cut, rest], place)
+    errors = [process.communicate(timeout=600)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
     return {name: place / f"result-{name}" for name in ("whole", "cut", "rest")}
 
 
@@ -134,16 +136,25 @@ def test_a_resumed_pair_goes_on_with_the_same_numbers(place, pair):
         assert torch.equal(tensor, weights(pair["rest"])[name]), name
 
 
+@pytest.mark.parametrize(
+    ("what", "expected"), [("set", "DataError expected a prepared"), ("run", "ModelError expected a run")]
+)
+def test_the_main_process_alone_reports_what_all_have_found(place, pair, what, expected):
+    assert (place / f"error-{what}-0").read_text().startswith(expected)
+    assert (place / f"error-{what}-1").read_text() == "SystemExit 2"
+    assert not (place / "never").exists()
+
+
 def test_a_killed_process_ends_the_other_and_the_run_resumes_under_torchrun(place, dataset, settings, pair):
     job = {"dataset": str(dataset.root), "config": settings("killed"), "kill_at": 20, "pid": str(place / "pid")}
     first, second = start_pair([{**job, "result": str(place / "result-killed")}], place)
-    second.wait(timeout=600)
-    _, said = first.communicate(timeout=60)
+    second.communicate(timeout=600)
+    _, error = first.communicate(timeout=60)
     assert second.returncode == -9
     assert first.returncode == 1
-    assert said.count("expected") == 1
-    assert "2 processes that train together" in said
-    assert "--resume" in said
+    assert error.count("expected") == 1
+    assert "2 processes that train together" in error
+    assert "--resume" in error
 
     command = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port(), "-m", "samtune"]
     command = [sys.executable, "-m", *command, "train", "--resume", str(place / "killed")]
@@ -191,7 +202,7 @@ def test_an_error_of_the_main_process_is_raised_and_others_end_with_its_code():
     assert ended.code == 2
 
 
-def test_one_process_asks_nobody():
+def test_a_process_alone_needs_no_group():
     alone = Processes()
     assert alone.is_main
     assert alone.any(True)

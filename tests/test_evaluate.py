@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +29,7 @@ from samtune.model.io.save import save_model
 from samtune.model.preprocess import mask_prompt, upscale_masks
 from samtune.types import Prompt
 from tests.small import make_dataset
+from tests.test_distributed import environment, free_port
 from tests.tiny import tiny_sam2
 
 JITTERED = "box_jitter_0.2"
@@ -269,3 +272,20 @@ def test_the_parquet_file_has_a_row_for_each_object_and_prompt(found, tmp_path):
     summaries = found.by("size", "box")
     assert sum(one.count for one in summaries.values()) == len(found.objects)
     assert set(found.by("image_path", "box")) == {one.image_path for one in found.objects}
+
+
+def test_two_processes_find_what_one_finds(dataset, tiny_folder, tmp_path):
+    command = [sys.executable, "-m", "samtune", "evaluate", str(dataset.root), "--model", str(tiny_folder), "--quiet"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    options = ["--device", "cpu", "--clicks", "1"]
+    for name, start in (("one", command), ("two", [*torchrun, *command[1:]])):
+        done = subprocess.run(
+            [*start, *options, "--out", str(tmp_path / f"{name}.json")],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("exact box") == 1
+    assert Evaluation.load(tmp_path / "two.json") == Evaluation.load(tmp_path / "one.json")

@@ -104,7 +104,7 @@ def test_focal_and_dice_and_their_derivatives_are_those_of_the_plain_formulas(al
     target = torch.rand(5, 6, 7, generator=generator, dtype=torch.float64)
     target[0], target[1] = target[0].round(), 0
     weights = torch.randn(2, 5, 4, generator=generator, dtype=torch.float64)
-    weights[:, 2:, 1:] = 0  # masks that nobody wants a derivative of, and a prompt without any
+    weights[:, 2:, 1:] = 0  # masks without a derivative, and a prompt without any
     weights[:, 4] = 0
     found, expected = (
         torch.stack(function(logits, target, alpha, gamma)) for function in (focal_and_dice, plain_focal_and_dice)
@@ -153,7 +153,7 @@ def test_two_empty_masks_agree():
     assert hard_iou(empty, empty).item() == 1.0
 
 
-def test_area_cross_entropy_is_the_same_for_any_picture_around_an_object():
+def test_area_cross_entropy_is_the_same_for_any_image_around_an_object():
     """Background that is known to be background adds nothing; a mean over the pixels would shrink with it."""
     target = torch.zeros(1, 1, 8, 8)
     target[..., 2:6, 2:6] = 1

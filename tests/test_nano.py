@@ -18,7 +18,10 @@ from samtune.model.io.load import load_model
 from samtune.model.preprocess import to_model_input, upscale_masks
 from samtune.nano import pretraining as recipe
 from samtune.nano.architecture import NANO_SIZE, nano_config, untrained_nano
+from samtune.nano.augment import View, turned
+from samtune.nano.batches import tight_boxes
 from samtune.nano.pretraining import pretrain
+from samtune.nano.scenes import object_masks, random_part
 from samtune.prompts.batch import PromptBatch
 from samtune.prompts.simulate import CorrectionDraws, background_prompts, correction_clicks, deepest_points
 from samtune.synthetic.scenes import random_scene
@@ -65,7 +68,7 @@ def answers() -> dict[str, Tensor]:
 
 
 def _ask(model, embeddings: ImageEmbeddings, masks: Tensor, occupied: Tensor) -> dict[str, Tensor]:
-    boxes = recipe._tight_boxes(masks)
+    boxes = tight_boxes(masks)
     output = decode(model, embeddings, PromptBatch.from_boxes(boxes))
     logits, scores = select_masks(model, output, multimask_output=False)
     column, row = (torch.arange(NANO_SIZE) + 0.5 for _ in range(2))
@@ -182,7 +185,7 @@ def test_it_starts_from_given_weights(tiny, tmp_path):
     assert all(torch.allclose(one[name], two[name], atol=1e-3) for name in one)
 
 
-def test_prompts_can_be_learned_before_pictures():
+def test_prompts_can_be_learned_before_images():
     """Stage one, some steps of it: boxes on noise get their ellipses better and better."""
     model = untrained_nano(0)
     stage = PretrainStage(subject="prompts", size=64, steps=60, images=2, objects=16)
@@ -190,7 +193,7 @@ def test_prompts_can_be_learned_before_pictures():
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     losses = []
     for step in range(stage.steps):
-        loss, _ = recipe.prompt_step(model, None, stage, recipe._generator(0, step))
+        loss, _ = recipe.prompt_step(model, stage, recipe._generator(0, step))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
@@ -198,28 +201,31 @@ def test_prompts_can_be_learned_before_pictures():
     assert np.mean(losses[-10:]) < 0.85 * np.mean(losses[:10])
 
 
-def test_a_view_keeps_picture_and_labels_together():
-    """A picture whose colour is its label is still that after cropping, stretching, turning and mirroring."""
+def test_a_view_keeps_image_and_labels_together():
+    """An image whose colour is its label is still that after cropping, stretching, turning and mirroring."""
     labels = np.kron(np.arange(1, 17, dtype=np.uint16).reshape(4, 4), np.ones((48, 48), np.uint16))
     image = np.repeat((labels * 15).astype(np.uint8)[..., None], 3, axis=2)
     for seed in range(20):
-        seen, named = recipe._random_view(np.random.default_rng(seed), image, labels, 64)
-        assert seen.shape == (64, 64, 3) and named.shape == (64, 64)
-        agree = np.abs(seen[..., 0].astype(int) - named.astype(int) * 15) <= 8
+        rng = np.random.default_rng(seed)
+        seen, named = random_part(rng, image, labels, 64)
+        view = turned(rng, View(seen, named[None] == named[32, 32], named > 0))
+        assert view.image.shape == (64, 64, 3) and view.masks.shape == (1, 64, 64)
+        shown = np.abs(view.image[..., 0].astype(int) - int(named[32, 32]) * 15) <= 7
+        agree = shown == view.masks[0]
         assert agree.mean() > 0.85
 
 
 def test_targets_hold_the_parts_of_a_whole():
     labels = np.zeros((32, 32), np.uint16)
     labels[4:28, 4:28], labels[10:24, 10:24] = 1, 2
-    masks = recipe._object_masks(np.random.default_rng(0), labels, np.array([-1, 0], np.int16), 5)
+    masks = object_masks(np.random.default_rng(0), labels, np.array([-1, 0], np.int16), 5)
     assert sorted(int(mask.sum()) for mask in masks) == [14 * 14, 24 * 24]
 
 
 def test_tight_boxes_have_exclusive_ends():
     mask = torch.zeros(1, 10, 12, dtype=torch.bool)
     mask[0, 2:5, 7:12] = True
-    assert recipe._tight_boxes(mask).tolist() == [[7, 2, 12, 5]]
+    assert tight_boxes(mask).tolist() == [[7, 2, 12, 5]]
 
 
 def test_the_configuration_fits_every_input_size():

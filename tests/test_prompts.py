@@ -13,10 +13,10 @@ from samtune.prompts.batch import BOX_LOWER_RIGHT, BOX_UPPER_LEFT, PADDING, Prom
 from samtune.prompts.simulate import (
     CorrectionDraws,
     PromptDraws,
-    _deepest_by_minima,
     background_prompts,
     correction_clicks,
     deepest_points,
+    deepest_points_by_minima,
     jitter_boxes,
     pick_points,
     random_points,
@@ -72,7 +72,7 @@ def test_a_gpu_finds_a_point_as_deep_as_exact_distances_say(found):
     edge = np.pad(np.zeros((SIZE, SIZE), bool), 1, constant_values=True)
     rows, columns = np.mgrid[: SIZE + 2, : SIZE + 2].reshape(2, -1)
     squared = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
-    for region, (x, y) in zip(found.numpy(), _deepest_by_minima(found).long().tolist(), strict=True):
+    for region, (x, y) in zip(found.numpy(), deepest_points_by_minima(found).long().tolist(), strict=True):
         outside = edge | ~np.pad(region, 1)
         depth = squared[:, outside.ravel()].min(1).reshape(SIZE + 2, SIZE + 2)[1:-1, 1:-1]
         assert depth[y, x] == depth.max()

@@ -58,7 +58,6 @@ WORDS: set[str] = {
     "src/samtune/model/decoder/upscaling.py",
     "src/samtune/model/encoder/fast.py",
     "src/samtune/nano/pretraining.py",
-    "src/samtune/training/losses/masks.py",
 }
 NAMES: set[str] = {
     "src/samtune/api.py",
@@ -76,8 +75,6 @@ NAMES: set[str] = {
     "src/samtune/model/io/load.py",
     "src/samtune/nano/pretraining.py",
     "src/samtune/runtime/precision.py",
-    "src/samtune/training/run.py",
-    "src/samtune/training/step.py",
 }
 PRIVATE_IMPORTS: set[str] = {
     "tests/test_encoder.py",
@@ -86,7 +83,6 @@ PRIVATE_IMPORTS: set[str] = {
     "tests/test_matmul.py",
     "tests/test_nano.py",
     "tests/test_preprocess.py",
-    "tests/test_prompts.py",
     "tests/test_readers_all.py",
 }
 SLEEPS: set[str] = {

@@ -176,11 +176,11 @@ def test_images_are_read_as_the_model_saw_them(sheet, tmp_path):
     run.mkdir()
     (run / "config.yaml").write_text(f"dataset: {dataset}\n")
     expected = Reading(bands=(1,), percentiles=(2, 98))
-    assert reading_for(run, PredictConfig(box="1,1,9,9")) == expected
-    assert reading_for(None, PredictConfig(box="1,1,9,9", like=dataset)) == expected
-    assert reading_for(run, PredictConfig(box="1,1,9,9", bands="1")) == Reading(bands=(1,)), "an option counts first"
-    assert reading_for(None, PredictConfig(box="1,1,9,9")) == Reading()
+    assert reading_for(run, PredictConfig(box=("1,1,9,9",))) == expected
+    assert reading_for(None, PredictConfig(box=("1,1,9,9",), like=dataset)) == expected
+    assert reading_for(run, PredictConfig(box=("1,1,9,9",), bands="1")) == Reading(bands=(1,)), "an option counts first"
+    assert reading_for(None, PredictConfig(box=("1,1,9,9",))) == Reading()
     (run / "config.yaml").write_text("dataset: nowhere\n")
-    assert reading_for(run, PredictConfig(box="1,1,9,9")) == Reading()
+    assert reading_for(run, PredictConfig(box=("1,1,9,9",))) == Reading()
     with pytest.raises(DataError, match="a prepared dataset"):
-        reading_for(None, PredictConfig(box="1,1,9,9", like=run))
+        reading_for(None, PredictConfig(box=("1,1,9,9",), like=run))

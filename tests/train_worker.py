@@ -63,6 +63,11 @@ if __name__ == "__main__":
             Path(job["pid"]).write_text(str(os.getpid()))
         try:
             do(job)
-        except SamtuneError as error:
+        except (SamtuneError, SystemExit) as error:
+            if "error" in job:  # one is expected
+                Path(f"{job['error']}-{os.environ['RANK']}").write_text(f"{type(error).__name__} {error}")
+                continue
+            if isinstance(error, SystemExit):
+                raise
             sys.stderr.write(f"{error}\n")
             sys.exit(error.exit_code)

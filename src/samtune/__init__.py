@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         ModelTable,
         TrainResult,
         bench,
+        blend,
         cache_info,
         clear_cache,
         compare,
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
         download_roboflow,
         embed,
         evaluate,
+        evaluate_finder,
         export,
+        find,
         load_model,
         models,
         predict,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
         pretrain,
         resume,
         train,
+        train_finder,
         write_prompts,
     )
     from samtune.benchmark.figures import BenchReport
@@ -44,6 +48,9 @@ if TYPE_CHECKING:
         CacheConfig,
         EmbedConfig,
         EvalConfig,
+        FindConfig,
+        FinderConfig,
+        FindEvalConfig,
         LossConfig,
         OptimizerConfig,
         PredictConfig,
@@ -57,8 +64,8 @@ if TYPE_CHECKING:
     from samtune.data.checks.doctor import Audit
     from samtune.data.prepare.prepare import PrepareReport
     from samtune.data.table import Dataset
-    from samtune.embeddings.cache import CacheInfo
     from samtune.embeddings.dataset import EmbedReport
+    from samtune.embeddings.store import CacheInfo
     from samtune.errors import (
         ConfigError,
         DataError,
@@ -71,6 +78,9 @@ if TYPE_CHECKING:
     from samtune.evaluation.comparison import Comparison
     from samtune.evaluation.results import Evaluation
     from samtune.exports.export import ExportReport
+    from samtune.finder.evaluation import FindEvaluation
+    from samtune.finder.files import FindReport
+    from samtune.finder.run import FinderReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
     from samtune.model.io.loaded import LoadedModel
@@ -97,6 +107,12 @@ __all__ = [
     "Evaluation",
     "Event",
     "ExportReport",
+    "FindConfig",
+    "FindEvalConfig",
+    "FindEvaluation",
+    "FindReport",
+    "FinderConfig",
+    "FinderReport",
     "Issue",
     "Listener",
     "LoadedModel",
@@ -129,6 +145,7 @@ __all__ = [
     "Validated",
     "__version__",
     "bench",
+    "blend",
     "cache_info",
     "clear_cache",
     "compare",
@@ -136,7 +153,9 @@ __all__ = [
     "download_roboflow",
     "embed",
     "evaluate",
+    "evaluate_finder",
     "export",
+    "find",
     "load_model",
     "models",
     "predict",
@@ -144,20 +163,24 @@ __all__ = [
     "pretrain",
     "resume",
     "train",
+    "train_finder",
     "write_prompts",
 ]
 
 _HOMES = {
     "Audit": "data.checks.doctor",
     "BenchReport": "benchmark.figures",
-    "CacheInfo": "embeddings.cache",
+    "CacheInfo": "embeddings.store",
     "Comparison": "evaluation.comparison",
     "Dataset": "data.table",
     "EmbedReport": "embeddings.dataset",
     "EmbeddedImage": "inference.predictor",
     "Evaluation": "evaluation.results",
     "ExportReport": "exports.export",
-    "LoadedModel": "model.io.load",
+    "FindEvaluation": "finder.evaluation",
+    "FindReport": "finder.files",
+    "FinderReport": "finder.run",
+    "LoadedModel": "model.io.loaded",
     "PredictReport": "inference.files",
     "Predictor": "inference.predictor",
     "PrepareReport": "data.prepare.prepare",

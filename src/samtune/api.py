@@ -11,17 +11,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from samtune.config import (
     BenchConfig,
     EmbedConfig,
     EvalConfig,
+    FindConfig,
+    FinderConfig,
+    FindEvalConfig,
     PredictConfig,
     PrepareConfig,
     PretrainConfig,
     TrainConfig,
 )
+from samtune.errors import ConfigError
 from samtune.utils.progress import progress, stages, stderr_console
 from samtune.utils.results import Result
 from samtune.utils.text import html_table, text_table
@@ -32,10 +37,14 @@ if TYPE_CHECKING:
     from samtune.data.prepare.prepare import PrepareReport
     from samtune.embeddings.dataset import EmbedReport
     from samtune.embeddings.store import CacheInfo
+    from samtune.evaluation.blend import BlendPoint
     from samtune.evaluation.comparison import Comparison
     from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.results import Evaluation
     from samtune.exports.export import ExportReport
+    from samtune.finder.evaluation import FindEvaluation
+    from samtune.finder.files import FindReport
+    from samtune.finder.run import FinderReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import Predictor
     from samtune.model.catalogue import KnownModel
@@ -108,6 +117,12 @@ def prepare(
         return prepare_source(Path(source), Path(out), config or PrepareConfig(), progress=advance)
 
 
+FINDER_SHARE = 0.15
+"""Share of the training's time up to which a finder is made without being asked for."""
+_NO_FINDER_BELOW_SECONDS = 60.0
+"""Of a run as short as this nobody expects more than the run."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainResult(Result):
     """How a training run ended.
@@ -117,19 +132,24 @@ class TrainResult(Result):
         step: steps done.
         best_step: step of the weights in `checkpoints/best`; 0 means no step was better than the base model.
         signal: number of the signal that interrupted the run, or None.
+        finder: what came of the finder, where one was made.
+        note: why there is no finder, where it was left out by itself.
     """
 
     folder: Path
     step: int
     best_step: int
     signal: int | None
+    finder: FinderReport | None = None
+    note: str = ""
 
     def lines(self) -> list[str]:
         """What to tell the user."""
         if self.signal:
             return [f"interrupted after step {self.step}; continue with: samtune train --resume {self.folder}"]
         best = f"best at step {self.best_step}" if self.best_step else "no step was better than the base model"
-        return [f"done: {self.step} steps, {best}", f"run        {self.folder}"]
+        made = self.finder.lines() if self.finder else [f"finder     {self.note}"] if self.note else []
+        return [f"done: {self.step} steps, {best}", f"run        {self.folder}", *made]
 
 
 def train(
@@ -137,6 +157,7 @@ def train(
     config: TrainConfig | None = None,
     *,
     listeners: Sequence[Listener] = (),
+    finder: bool | None = None,
     quiet: bool = False,
 ) -> TrainResult:
     """Tune a model on a prepared dataset; the same numbers each time for the same settings and machine.
@@ -148,6 +169,8 @@ def train(
         config: model, length, what learns.
         listeners: called with every event of the run (`RunStarted`, `StepDone`, `Validated`, `RunFinished`), in the
             main process only, after the run's own files are written.
+        finder: whether to make a finder after training, see docs/finder.md; None makes one where that takes less than
+            `FINDER_SHARE` of the training's time.
         quiet: show no progress.
 
     Raises:
@@ -161,31 +184,55 @@ def train(
 
     run = new(Path(dataset), config or TrainConfig())
     with removed_if_not_started(run):
-        return _train(run, listeners, quiet)
+        return _train(run, listeners, finder, quiet)
 
 
-def resume(folder: Path | str, *, listeners: Sequence[Listener] = (), quiet: bool = False) -> TrainResult:
+def resume(
+    folder: Path | str, *, listeners: Sequence[Listener] = (), finder: bool | None = None, quiet: bool = False
+) -> TrainResult:
     """Continue an interrupted run at its last checkpoint, with the same numbers it would have had.
 
     Args, errors: those of `train`; `folder` is the run folder.
     """
     from samtune.training.run import resumed
 
-    return _train(resumed(Path(folder)), listeners, quiet)
+    return _train(resumed(Path(folder)), listeners, finder, quiet)
 
 
-def _train(run: Run, listeners: Sequence[Listener], quiet: bool) -> TrainResult:
+def _train(run: Run, listeners: Sequence[Listener], finder: bool | None, quiet: bool) -> TrainResult:
     from samtune.training.loop import train as train_run
     from samtune.training.tracking.console import progress_listener
     from samtune.training.tracking.files import file_listeners
 
+    started = monotonic()
     with ExitStack() as stack:
         if run.processes.is_main:
             own = stack.enter_context(file_listeners(run.folder, run.state.progress.step))
             console = stack.enter_context(progress_listener(stderr_console(quiet=quiet)))
             listeners = [*own, console, *listeners]
         finished = train_run(run, listeners)
-    return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal)
+    report, note = None, ""
+    if finished.signal is None and finder is not False and run.processes.is_main:
+        report, note = _finder_after(run, monotonic() - started, wanted=bool(finder), quiet=quiet)
+    return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal, report, note)
+
+
+def _finder_after(run: Run, seconds: float, *, wanted: bool, quiet: bool) -> tuple[FinderReport | None, str]:
+    """A finder for a run that has just ended, or why there is none."""
+    from samtune.finder.run import expected_seconds
+
+    path = run.folder.path
+    config = FinderConfig(seed=run.config.seed, device=run.config.device)
+    if not wanted:
+        if run.embeddings.cache is None or seconds < _NO_FINDER_BELOW_SECONDS:
+            return None, ""
+        expected = expected_seconds(run.embeddings, config)
+        if expected > FINDER_SHARE * seconds:
+            return (
+                None,
+                f"left out, it would take about {expected:.0f} s more; make one with: samtune find-train {path}",
+            )
+    return train_finder(path, config, quiet=quiet), ""
 
 
 def evaluate(
@@ -214,13 +261,16 @@ def evaluate(
     from samtune.data.table import Dataset
     from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.protocol import evaluate as measure
+    from samtune.runtime.distributed import join_processes
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
     asked = None if prompts is None else PromptSet.load(Path(prompts))
     with progress("measuring", quiet=quiet) as advance:
-        found = measure(_predictor(model, config.device), data, config, prompts=asked, progress=advance)
-    if out is not None:
+        predictor = _predictor(model, config.device)
+        processes = join_processes(predictor.device)
+        found = measure(predictor, data, config, prompts=asked, processes=processes, progress=advance)
+    if out is not None and processes.is_main:
         found.save(Path(out))
     return found
 
@@ -280,6 +330,99 @@ def compare(
             curves=[Path(one) / "metrics.jsonl" if isinstance(one, str | Path) else None for one in candidates],
             progress=advance,
         )[0]
+
+
+@dataclass(frozen=True, slots=True)
+class BlendResult(Result):
+    """What `blend` wrote.
+
+    Attributes:
+        out: the model folder, usable wherever a model is asked for.
+        alpha: 0 is the base model, 1 the tuned one.
+        points: the blends that were measured; empty where alpha was given.
+    """
+
+    out: Path
+    alpha: float
+    points: tuple[BlendPoint, ...]
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        rows = [
+            (f"{one.alpha:g}", *(f"{gain:+.3f}" for gain in one.gains.values()), ", ".join(one.damaged) or "-")
+            for one in self.points
+        ]
+        table = text_table(("alpha", "boxes", "clicks", "damaged"), rows) if rows else []
+        taken = f"alpha {self.alpha:g}"
+        if rows and not self.alpha:
+            taken += ", the base model: no blend gains without damage"
+        return [*table, f"blend      {taken}", f"model      {self.out}"]
+
+
+def blend(
+    base: Model,
+    tuned: Model,
+    out: Path | str,
+    alpha: float | Literal["auto"] = "auto",
+    *,
+    dataset: Path | str | None = None,
+    config: EvalConfig | None = None,
+    guards: Sequence[Path | str] = (),
+    guard_scenes: int = GUARD_SCENES,
+    quiet: bool = False,
+) -> BlendResult:
+    """Write a model between two: the tuned model's gain without what it damaged, as far as both can be had.
+
+    Args:
+        base: the model that `tuned` was tuned from: a name, a path, or a loaded model.
+        tuned: likewise; a loaded one has the weights of the blend afterwards.
+        out: model folder to write; an earlier blend there is replaced, anything else is refused.
+        alpha: 0 is the base model, 1 the tuned one; `auto` measures eleven of them on the validation split.
+        dataset: what `auto` measures on; the run's own dataset if left out.
+        config: split, prompts, device.
+        guards: further datasets, of images unlike these, on which the blend should be as good as the base.
+        guard_scenes: procedural scenes that are one more such guard; 0 leaves them out.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: `alpha` out of range, no dataset to measure on, or `out` holds something that is no blend.
+        ModelError: a model cannot be loaded, or they are of different architectures.
+        DataError: the split or a guard has no objects, or an image cannot be read.
+        StorageError: the disk refused.
+    """
+    from samtune.evaluation.blend import BLEND, best_of, write_blend
+    from samtune.report.blend import measure_blends
+    from samtune.utils.output_folders import check_output
+
+    if alpha != "auto" and not 0 <= alpha <= 1:
+        raise ConfigError.of(expected="auto, or a number from 0 to 1", found=str(alpha), where="--alpha")
+    check_output(Path(out), mark=BLEND, earlier="an earlier blend")
+    data = _dataset_for_blend(tuned, dataset) if alpha == "auto" else None
+    config = config or EvalConfig(split="valid")
+    first, second = (_predictor(model, config.device).loaded for model in (base, tuned))
+    points: list[BlendPoint] = []
+    if data is not None:
+        with stages(quiet=quiet) as advance:
+            others = [Path(guard) for guard in guards]
+            points = measure_blends(first, second, data, config, others, guard_scenes, progress=advance)
+    chosen = best_of(points).alpha if points else float(alpha)
+    write_blend(first, second, chosen, points, Path(out))
+    return BlendResult(Path(out), chosen, tuple(points))
+
+
+def _dataset_for_blend(tuned: Model, dataset: Path | str | None) -> Path:
+    """The dataset that was given, or that a run was tuned on."""
+    from samtune.training.checkpoint import RunFolder, read_settings
+
+    if dataset is not None:
+        return Path(dataset)
+    if isinstance(tuned, str | Path) and (Path(tuned) / "run.json").is_file():
+        return read_settings(RunFolder(Path(tuned)))[0]
+    raise ConfigError.of(
+        expected="a dataset to measure blends on, because the tuned model is no run that names one",
+        found="none",
+        do="give --dataset DATASET, or --alpha a number",
+    )
 
 
 def write_prompts(
@@ -359,6 +502,111 @@ def export(
     from samtune.inference.predictor import Predictor
 
     return write(model.loaded if isinstance(model, Predictor) else model, Path(out), format, comparison=comparison)
+
+
+def train_finder(run: Path | str, config: FinderConfig | None = None, *, quiet: bool = False) -> FinderReport:
+    """Teach a finished run to find its dataset's objects by itself, and to name them; see docs/finder.md.
+
+    Args:
+        run: folder of a run; the finder is written into it, in place of an earlier one.
+        config: how; nothing about the run is changed.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the run's dataset cannot be read, or its training split has no object.
+        ModelError: the folder is no run.
+        StorageError: the disk refused.
+    """
+    from samtune.finder.run import add_finder
+    from samtune.training.run import open_embeddings
+
+    config, folder = config or FinderConfig(), Path(run)
+    predictor = _predictor(folder, config.device)
+    with stages(quiet=quiet) as advance:
+        return add_finder(folder, predictor, open_embeddings(folder, predictor.loaded), config, progress=advance)
+
+
+def find(
+    images: Path | str,
+    model: Path | str,
+    out: Path | str,
+    config: FindConfig | None = None,
+    *,
+    device: str = "auto",
+    chunk: int = 32,
+    quiet: bool = False,
+) -> FindReport:
+    """Find and name everything in images without prompts: COCO results, counts, one PNG mask per object, overlays.
+
+    Args:
+        images: one image, or a folder whose images are taken in the order of their names.
+        model: a run with a finder.
+        out: folder to write, as a whole or not at all; an earlier result there is replaced.
+        config: which finds to keep.
+        device: where to compute.
+        chunk: prompts per decoder call.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: no threshold gives the wanted precision or recall, or `out` holds something else.
+        DataError: no images, or one that cannot be decoded.
+        ModelError: the run has no finder, or one of another encoder.
+        StorageError: the disk refused.
+    """
+    from samtune.finder.files import find_in_files
+    from samtune.finder.storage import load_finder
+
+    finder = load_finder(Path(model))
+    predictor = _predictor(model, device)
+    finder.head.to(predictor.device)
+    with progress("finding", quiet=quiet) as advance:
+        return find_in_files(
+            Path(images), predictor, finder, Path(out), config or FindConfig(), chunk=chunk, progress=advance
+        )
+
+
+def evaluate_finder(
+    dataset: Path | str,
+    model: Path | str,
+    config: FindEvalConfig | None = None,
+    *,
+    base: Model | None = None,
+    out: Path | str | None = None,
+    quiet: bool = False,
+) -> FindEvaluation:
+    """Measure a run's finder on a split: mask AP beside a grid of clicks, the base model and the true boxes.
+
+    Args:
+        dataset: folder that `prepare` wrote.
+        model: a run with a finder.
+        config: split, threshold, device.
+        base: the model before tuning; left out, the one the run was tuned from, where that can be found.
+        out: folder to write the figures, the objects as COCO and the finds as COCO results to.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: no threshold gives the wanted precision or recall, or `out` holds something else.
+        DataError: the split has no objects, or none of the finder's classes.
+        ModelError: the run has no finder, or one of another encoder.
+        StorageError: the disk refused.
+    """
+    from samtune.data.table import Dataset
+    from samtune.finder.evaluation import FIGURES, evaluate_finder
+    from samtune.finder.storage import load_finder
+    from samtune.utils.output_folders import check_output
+
+    config = config or FindEvalConfig()
+    finder = load_finder(Path(model))
+    if out is not None:
+        check_output(Path(out), mark=FIGURES, earlier="an earlier evaluation of a finder")
+    tuned = _predictor(model, config.device)
+    finder.head.to(tuned.device)
+    before = _base_of(tuned, config.device) if base is None else _predictor(base, config.device)
+    with progress("finding", quiet=quiet) as advance:
+        found = evaluate_finder(Dataset.open(Path(dataset)), tuned, before, finder, config, progress=advance)
+    if out is not None:
+        found.save(Path(out))
+    return found
 
 
 def embed(dataset: Path | str, config: EmbedConfig | None = None, *, quiet: bool = False) -> EmbedReport:
@@ -502,6 +750,16 @@ def _predictor(model: Model, device: str) -> Predictor:
     if isinstance(model, Predictor):
         return model
     return Predictor(model if isinstance(model, LoadedModel) else load_model(model, device=device))
+
+
+def _base_of(tuned: Predictor, device: str) -> Predictor | None:
+    """The model that another was tuned from, by its name; None where it is not to be had any more."""
+    from samtune.errors import ModelError
+
+    try:
+        return _predictor(tuned.loaded.base, device)
+    except ModelError:
+        return None
 
 
 def _name(model: Model, predictor: Predictor) -> str:

@@ -1,4 +1,4 @@
-"""Commands that measure models on held-out images: evaluate, compare, write-prompts."""
+"""Commands that measure models on held-out images: evaluate, compare, blend, write-prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from samtune import api
 from samtune.cli.common import Flat, Out, Quiet, say, show
-from samtune.config import EvalConfig
+from samtune.config import EvalConfig, FindConfig, FindEvalConfig
 
 NOT_AS_REQUIRED = 3
 """Exit code of `compare --require`: everything was done, and the verdict is not good enough."""
@@ -23,6 +23,10 @@ def evaluate(
     out: Path | None = None,
     prompts: Path | None = None,
     config: Annotated[EvalConfig, Flat] = EvalConfig(),
+    find: Annotated[bool, Parameter(negative="")] = False,
+    finds: Annotated[FindConfig, Flat] = FindConfig(),
+    grid: bool = True,
+    base: str | None = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model on a split: IoU and Dice for boxes, clicks and outlines, beside what trivial guesses score.
@@ -30,9 +34,19 @@ def evaluate(
     Args:
         dataset: Folder that `samtune prepare` wrote.
         model: nano, a hub name, a checkpoint file, a Hugging Face folder or a run.
-        out: JSON file to write the figures of every object to; a Parquet file is written beside it.
+        out: JSON file to write the figures of every object to; a Parquet file is written beside it. With --find,
+            a folder.
         prompts: File of prompts to ask with, from `samtune write-prompts`.
+        find: Measure what the run's finder finds without prompts: mask AP beside the grid of clicks and the true boxes.
+        grid: With --find, also find by a grid of clicks, which takes seconds an image.
+        base: With --find, the model before tuning; left out, the one the run was tuned from.
     """
+    if find:
+        wish = FindEvalConfig(
+            **finds.model_dump(), split=config.split, grid=grid, chunk=config.chunk, device=config.device
+        )
+        show(api.evaluate_finder(dataset, model, wish, base=base, out=out, quiet=quiet))
+        return
     show(api.evaluate(dataset, model, config, out=out, prompts=prompts, quiet=quiet))
 
 
@@ -65,6 +79,32 @@ def compare(
     show(found)
     say(f"{'report':<14} {Path(out) / 'report.html'}")
     return 0 if require == "nothing" or found.verdict.meets(require) else NOT_AS_REQUIRED
+
+
+def blend(
+    base: str,
+    tuned: str,
+    /,
+    *,
+    out: Out,
+    alpha: float | Literal["auto"] = "auto",
+    dataset: Path | None = None,
+    guard: Annotated[list[Path], Parameter(negative="", consume_multiple=True)] = [],  # noqa: B006
+    guard_scenes: int = api.GUARD_SCENES,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model between the base and the tuned one: the gain without the damage, as far as both can be had.
+
+    Args:
+        base: Model that the other was tuned from.
+        tuned: Run or model.
+        alpha: 0 is the base model, 1 the tuned one; auto measures eleven of them on the validation split.
+        dataset: Dataset to measure on; the run's own if left out.
+        guard: Further datasets, of images unlike these, on which the blend should be as good as the base.
+        guard_scenes: Procedural scenes that are one more such guard; 0 leaves them out.
+    """
+    found = api.blend(base, tuned, out, alpha, dataset=dataset, guards=guard, guard_scenes=guard_scenes, quiet=quiet)
+    show(found)
 
 
 def write_prompts(

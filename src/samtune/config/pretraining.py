@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from samtune.config.base import Config, Fraction
 from samtune.config.training import LossConfig
@@ -16,9 +16,13 @@ class PretrainStage(Config):
 
     subject: Literal["prompts", "scenes"] = Field(
         default="scenes",
-        description="prompts: decoder and prompt encoder alone, on noise; scenes: everything, on pictures.",
+        description="prompts: decoder and prompt encoder alone, on noise; scenes: everything, on images.",
     )
     size: int = Field(ge=64, multiple_of=64, description="Side of the input, in pixels.")
+    small_share: Fraction = Field(
+        default=0.0,
+        description="Share of the steps whose input has two thirds of the side, for less than half the work.",
+    )
     steps: int = Field(ge=1, description="Optimizer steps.")
     images: int = Field(default=2, ge=1, description="Images per step.")
     objects: int = Field(default=12, ge=1, description="Most objects per image and step.")
@@ -26,22 +30,45 @@ class PretrainStage(Config):
     final_lr: float = Field(default=1e-3, gt=0.0, description="Learning rate at its end; a straight line in between.")
     warmup: int = Field(default=50, ge=0, description="Steps of linear warm-up.")
     corrections: Fraction = Field(
-        default=0.5, description="Share of steps with a second round: a correction click and the first mask."
+        default=0.5,
+        description="Share of steps with a correction click on the first mask; the same share of those goes on, to 3.",
     )
+    paste: Fraction = Field(default=0.0, description="Share of views with objects of other real images laid over them.")
+    degrade: bool = Field(default=False, description="Sometimes blur, add noise, or compress once more.")
     loss: LossConfig = LossConfig(focal=0.0, bce=1.0)
+
+    @property
+    def small_size(self) -> int:
+        """Side of the input in the steps that `small_share` is about: two thirds, in whole units of 64 pixels."""
+        return max(64, self.size * 2 // 3 // 64 * 64)
 
 
 _SHARP = LossConfig(focal=20.0, focal_alpha=-1.0, area_bce=0.3)
 
 
 class PretrainConfig(Config):
-    """Pre-training of `nano` from random weights, or from given ones, on procedural scenes."""
+    """Pre-training of `nano` from random weights, or from given ones, on procedural scenes and real images."""
 
     out: Path = Field(
         default=Path("runs/nano"), description="Folder for scenes, checkpoints and the log; run again to continue."
     )
     start: str | None = Field(
         default=None, description="A model to start from, such as nano, instead of random weights."
+    )
+    images: tuple[Path, ...] = Field(
+        default=(),
+        description="Real images with masks: prepared datasets, annotations in any format, or folders of such sets.",
+    )
+    shares: tuple[Fraction, ...] = Field(
+        default=(), description="Share of the views for each of --images; empty divides --real-share by their sets."
+    )
+    real_share: Fraction = Field(default=0.75, description="Share of the views that show real images; the rest scenes.")
+    hold_out: tuple[str, ...] = Field(default=(), description="Names of sets that only measure.")
+    background: tuple[str, ...] = Field(
+        default=(), description="Names of sets with every object labelled: elsewhere in them is nothing."
+    )
+    incomplete: tuple[str, ...] = Field(
+        default=(), description="Names of sets known to lack labels; refused in --background."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute.")
     precision: Literal["auto", "bf16", "fp32"] = Field(
@@ -66,3 +93,11 @@ class PretrainConfig(Config):
         PretrainStage(size=256, steps=1400, images=3, objects=9, lr=3e-4, final_lr=1.8e-4, loss=_SHARP),
         PretrainStage(size=384, steps=1600, images=4, lr=1.5e-4, final_lr=2e-6, corrections=0.35, loss=_SHARP),
     )
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> PretrainConfig:
+        if self.shares and len(self.shares) != len(self.images):
+            raise ValueError(f"shares has {len(self.shares)} numbers for {len(self.images)} of images: one each")
+        if sum(self.shares) > 1 + 1e-9:
+            raise ValueError(f"the shares add up to {sum(self.shares):g}: at most 1, the rest are scenes")
+        return self

@@ -133,12 +133,13 @@ class Dataset:
     reading: Reading = PLAIN
 
     @classmethod
-    def open(cls, root: Path) -> Dataset:
+    def open(cls, root: Path | str) -> Dataset:
         """Read the dataset in a folder.
 
         Raises:
             DataError: no dataset there, a table of other columns or types, a path that leaves the folder, a broken row.
         """
+        root = Path(root)
         path = root / TABLE
         if not path.is_file():
             raise DataError.of(

@@ -24,7 +24,6 @@ from samtune.config import CacheConfig, EmbedConfig
 from samtune.data.table import Dataset, ImageEntry
 from samtune.embeddings.cache import CachedView, EmbeddingCache, resident_budget
 from samtune.embeddings.prefetch import Prefetcher
-from samtune.embeddings.store import parse_size
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.model.encoder.fast import encode
 from samtune.model.io.load import load_model
@@ -81,7 +80,7 @@ class DatasetEmbeddings:
             config.cache_dir or dataset.root / "embeddings",
             loaded.model,
             stored="bf16" if config.cache_dtype == "auto" else config.cache_dtype,
-            limit=parse_size(config.cache_limit),
+            limit=config.cache_bytes,
             arithmetic=precision,
             name=loaded.name,
             resident=resident_budget(device),
@@ -143,8 +142,9 @@ class DatasetEmbeddings:
 
     @cached_property
     def _pixels(self) -> Prefetcher[View]:
-        """On a CPU one thread reads, since the encoder needs the others; for a GPU half of the processors do."""
-        threads = 1 if self.device.type == "cpu" else max(1, cpu_count() // 2)
+        """On a CPU one thread reads, since the encoder needs the others; for GPUs half of the processors do, shared."""
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun says
+        threads = 1 if self.device.type == "cpu" else max(1, cpu_count() // 2 // processes)
         return Prefetcher(self._read, threads=threads, most=2 * self.at_once)
 
     def _read(self, view: View) -> Tensor:

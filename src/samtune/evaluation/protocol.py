@@ -12,8 +12,10 @@ The prompts are made beforehand (`fixed_prompts.py`): base and tuned model get t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from samtune.config import EvalConfig, PromptPolicy
@@ -41,6 +43,7 @@ from samtune.model.decoder.reference import ALL_TOKENS, NO_TOKENS, asked_tokens,
 from samtune.model.preprocess import clamp_low_res
 from samtune.prompts.batch import PromptBatch
 from samtune.prompts.simulate import CorrectionDraws, correction_clicks
+from samtune.runtime.distributed import Processes
 
 __all__ = ["KINDS", "Evaluation", "evaluate", "evaluate_all", "measure", "read_truth", "spread"]
 
@@ -57,6 +60,7 @@ def evaluate(
     *,
     name: str | None = None,
     prompts: PromptSet | None = None,
+    processes: Processes | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Measure a model on a split.
@@ -67,13 +71,16 @@ def evaluate(
         config: what to measure.
         name: what to call the model in the result.
         prompts: what to ask; made from the dataset and `config` if left out.
+        processes: those that share the images; all must call this, and all get the whole result.
         progress: called with images done and their total.
 
     Raises:
         DataError: the split has no objects, an image or mask cannot be read, or the prompts are about other objects.
     """
     names = [name or predictor.loaded.name]
-    return evaluate_all([predictor], dataset, config, names=names, prompts=prompts, progress=progress)[0]
+    return evaluate_all(
+        [predictor], dataset, config, names=names, prompts=prompts, processes=processes, progress=progress
+    )[0]
 
 
 def evaluate_all(
@@ -83,6 +90,7 @@ def evaluate_all(
     *,
     names: Sequence[str],
     prompts: PromptSet | None = None,
+    processes: Processes | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Evaluation]:
     """Measure several models on the same prompts; each image is read once, and encoded once where encoders are equal.
@@ -92,37 +100,118 @@ def evaluate_all(
     Returns:
         One evaluation per model, in order.
     """
+    subjects = [
+        Subject(name, predictor, predictor.loaded.fingerprint(), encoder_of(predictor))
+        for name, predictor in zip(names, predictors, strict=True)
+    ]
+    return evaluate_subjects(subjects, dataset, config, prompts=prompts, processes=processes, progress=progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model to measure.
+
+    Attributes:
+        name: what to call it in the result.
+        predictor: the model; several subjects may share one whose weights `activate` sets.
+        weights: what identifies its weights.
+        encoder: what identifies its image embeddings; subjects with the same share them.
+        activate: called before the predictor is used.
+    """
+
+    name: str
+    predictor: Predictor
+    weights: str
+    encoder: tuple[str, int, str]
+    activate: Callable[[], object] = lambda: None
+
+
+def evaluate_subjects(
+    subjects: Sequence[Subject],
+    dataset: Dataset,
+    config: EvalConfig,
+    *,
+    prompts: PromptSet | None = None,
+    processes: Processes | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Evaluation]:
+    """Measure subjects on the same prompts; the arguments and errors are those of `evaluate_all`."""
+    processes = processes or Processes()
     prompts = prompts or make_prompts(dataset, config)
     entries = matching_entries(dataset, prompts, config)
-    encoders = [_encoder_of(predictor) for predictor in predictors]
-    objects: list[list[ObjectResult]] = [[] for _ in predictors]
-    background: list[list[BackgroundResult]] = [[] for _ in predictors]
-    for done, (asked, (image, found)) in enumerate(zip(prompts.images, entries, strict=True), start=1):
-        pixels = dataset.read_image(image)
-        truth = [read_truth(dataset, one) for one in found]
-        embedded: dict[tuple[str, int, str], EmbeddedImage] = {}
-        for number, (predictor, encoder) in enumerate(zip(predictors, encoders, strict=True)):
-            if encoder not in embedded:
-                embedded[encoder] = predictor.embed(pixels)
-            objects[number] += _results(predictor, embedded[encoder], image, asked, found, truth, config)
-            background[number] += _background(predictor, embedded[encoder], image, asked)
-        progress(done, len(prompts.images))
-    images = dataset.split(config.split).images
-    crowd = sum(len(image.objects) - len(image.single_objects) for image in images)
+    images = list(zip(prompts.images, entries, strict=True))
+    share = images[processes.rank :: processes.count]
+
+    def measure_share() -> list[list[_ImageResults]]:
+        found: list[list[_ImageResults]] = []
+        for done, (asked, (image, objects)) in enumerate(share, start=1):
+            found.append(_measure_image(subjects, dataset, image, asked, objects, config))
+            progress(min(done * processes.count, len(images)), len(images))
+        return found
+
+    results = _gathered(processes.all_or_none(measure_share), processes)
+    split = dataset.split(config.split).images
+    crowd = sum(len(image.objects) - len(image.single_objects) for image in split)
     return [
         Evaluation(
-            model=name,
-            weights=predictor.loaded.fingerprint(),
+            model=subject.name,
+            weights=subject.weights,
             dataset=dataset.root.resolve().name,
             config=config,
-            images=len(prompts.images),
+            images=len(images),
             crowd=crowd,
-            left_out=sum(len(image.objects) for image in images) - crowd - len(of_objects),
-            objects=tuple(of_objects),
-            background=tuple(of_background),
+            left_out=sum(len(image.objects) for image in split)
+            - crowd
+            - sum(len(one[number].objects) for one in results),
+            objects=tuple(found for of_image in results for found in of_image[number].objects),
+            background=tuple(found for of_image in results for found in of_image[number].background),
         )
-        for predictor, name, of_objects, of_background in zip(predictors, names, objects, background, strict=True)
+        for number, subject in enumerate(subjects)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _ImageResults:
+    """What one subject answered about one image."""
+
+    objects: tuple[ObjectResult, ...]
+    background: tuple[BackgroundResult, ...]
+
+
+_SHARE = TypeAdapter(list[list[_ImageResults]])
+
+
+def _measure_image(
+    subjects: Sequence[Subject],
+    dataset: Dataset,
+    image: ImageEntry,
+    asked: ImagePrompts,
+    objects: Sequence[ObjectEntry],
+    config: EvalConfig,
+) -> list[_ImageResults]:
+    """All subjects on one image, which is read once and encoded once for each encoder."""
+    pixels = dataset.read_image(image)
+    truth = [read_truth(dataset, one) for one in objects]
+    embedded: dict[tuple[str, int, str], EmbeddedImage] = {}
+    found: list[_ImageResults] = []
+    for subject in subjects:
+        subject.activate()
+        if subject.encoder not in embedded:
+            embedded[subject.encoder] = subject.predictor.embed(pixels)
+        of_image = embedded[subject.encoder]
+        results = tuple(_results(subject.predictor, of_image, image, asked, objects, truth, config))
+        found.append(_ImageResults(results, tuple(_background(subject.predictor, of_image, image, asked))))
+    return found
+
+
+def _gathered(share: list[list[_ImageResults]], processes: Processes) -> list[list[_ImageResults]]:
+    """The results of all processes, image by image in the order of the prompts."""
+    if processes.is_alone:
+        return share
+    text = _SHARE.dump_json(share).decode()
+    shares = [_SHARE.validate_json(processes.broadcast(text, source=rank)) for rank in range(processes.count)]
+    longest = max(len(one) for one in shares)
+    return [one[place] for place in range(longest) for one in shares if place < len(one)]
 
 
 def matching_entries(
@@ -156,7 +245,7 @@ def _other_prompts(
     return DataError.of(expected="prompts about objects of this dataset as it is now", found=found, do=do)
 
 
-def _encoder_of(predictor: Predictor) -> tuple[str, int, str]:
+def encoder_of(predictor: Predictor) -> tuple[str, int, str]:
     """What decides how an image is embedded; tuning the decoder alone does not change it."""
     return encoder_fingerprint(predictor.loaded.model), predictor.loaded.image_size, str(predictor.device)
 

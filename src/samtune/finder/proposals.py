@@ -67,6 +67,14 @@ def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[
     return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
 
 
+def paired_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """IoU of boxes `[N, 4]`, xyxy, pair by pair: `[N]`."""
+    low, high = np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])
+    shared = (high - low).clip(min=0).prod(1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (first, second)]
+    return shared / np.maximum(areas[0] + areas[1] - shared, 1e-9)
+
+
 def similar_boxes(boxes: NDArray[np.float32], most: float) -> NDArray[np.int64]:
     """Pairs (a, b), a < b, of boxes `[N, 4]` whose IoU is above `most`: `[P, 2]`."""
     return np.argwhere(np.triu(box_iou(boxes, boxes) > most, 1))

@@ -72,13 +72,25 @@ class _NamedPrompt:
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class MaskResult:
+    """One mask and what belongs to it in the results file; both ids are the user's where the user gave some.
+
+    `region` is None for a mask without pixels; `size` is the image's, (H, W).
+    """
+
     region: Region | None
     size: tuple[int, int]
     score: float
     object_score: float
     image_id: int | str
     category_id: int
+
+    @classmethod
+    def of_mask(
+        cls, mask: NDArray[np.bool_], score: float, object_score: float, image_id: int | str, category_id: int
+    ) -> MaskResult:
+        """From a mask of the whole image, bool `[H, W]`."""
+        return cls(region_of(mask), (mask.shape[0], mask.shape[1]), score, object_score, image_id, category_id)
 
 
 def predict_files(
@@ -106,7 +118,7 @@ def predict_files(
         StorageError: the disk refused.
     """
     config.require_prompts()
-    files = _image_files(images)
+    files = image_files(images)
     prompts = _prompts(files, config)
     check_output(out, mark=RESULTS, earlier="earlier predictions", inputs=[images])
     results: list[dict[str, Any]] = []
@@ -125,7 +137,7 @@ def predict_files(
                 overlay = draw_overlay(image, [_whole(result) for result in predicted])
             for number, result in enumerate(predicted):
                 _write_mask(folder / MASKS, f"{file.name}-{number:03}", result)
-                results.append(_coco_result(result, file))
+                results.append(coco_result(result, file))
                 refused += result.object_score < 0
             Image.fromarray(overlay).save(folder / OVERLAYS / f"{file.name}.png")
             progress(done, len(asked))
@@ -138,7 +150,12 @@ def predict_files(
     return PredictReport(out, len(asked), len(results), refused, note if config.everything and not results else "")
 
 
-def _image_files(images: Path) -> list[Path]:
+def image_files(images: Path) -> list[Path]:
+    """The image itself, or the images of a folder in the order of their names.
+
+    Raises:
+        DataError: there is none.
+    """
     if images.is_file():
         return [images]
     inside = images.iterdir() if images.is_dir() else ()
@@ -233,15 +250,14 @@ def _box(bbox: Any, where: str) -> Box:
 
 def _predict_one(
     predictor: Predictor, image: NDArray[np.uint8], file: Path, prompts: Sequence[_NamedPrompt], config: PredictConfig
-) -> list[_Result]:
+) -> list[MaskResult]:
     embedded = predictor.embed(image)
     for named in prompts:
         _check_inside(named.prompt, embedded.size, file)
     predictions = predictor.predict(embedded, [named.prompt for named in prompts], chunk=config.chunk)
     results = [
-        _Result(
-            region_of(prediction.best),
-            embedded.size,
+        MaskResult.of_mask(
+            prediction.best,
             float(prediction.iou_scores.max()),
             prediction.object_score,
             asked.image_id,
@@ -251,9 +267,7 @@ def _predict_one(
     ]
     if config.everything:
         found = automatic_masks(predictor, embedded, config.automatic)
-        results += [
-            _Result(region_of(one.mask), embedded.size, one.iou_score, one.object_score, file.name, 1) for one in found
-        ]
+        results += [MaskResult.of_mask(one.mask, one.iou_score, one.object_score, file.name, 1) for one in found]
     return results
 
 
@@ -264,7 +278,7 @@ def _predict_large(
     prompts: Sequence[_NamedPrompt],
     config: PredictConfig,
     reading: Reading,
-) -> tuple[list[_Result], NDArray[np.uint8]]:
+) -> tuple[list[MaskResult], NDArray[np.uint8]]:
     """What is found in an image that is looked at in tiles, and an overview of it, drawn on it small."""
     if info.orientation != 1:
         raise DataError.of(
@@ -279,21 +293,21 @@ def _predict_large(
         _check_inside(named.prompt, size, file)
     answers = ask_in_tiles(predictor, image, [named.prompt for named in prompts], chunk=config.chunk)
     results = [
-        _Result(one.region, size, one.score, one.object_score, named.image_id, named.category_id)
+        MaskResult(one.region, size, one.score, one.object_score, named.image_id, named.category_id)
         for one, named in zip(answers, prompts, strict=True)
     ]
     if config.everything:
         found = everything_in_tiles(predictor, image, config.automatic)
-        results += [_Result(one.region, size, one.score, one.object_score, file.name, 1) for one in found]
+        results += [MaskResult(one.region, size, one.score, one.object_score, file.name, 1) for one in found]
     return results, draw_overview(image, [result.region for result in results if result.region])
 
 
-def _whole(result: _Result) -> NDArray[np.bool_]:
+def _whole(result: MaskResult) -> NDArray[np.bool_]:
     """The mask at the image's size, bool `[H, W]`."""
     return np.zeros(result.size, bool) if result.region is None else result.region.paste(*result.size)
 
 
-def _write_mask(folder: Path, name: str, result: _Result) -> None:
+def _write_mask(folder: Path, name: str, result: MaskResult) -> None:
     """The mask at the image's size; of images too large for that its part, whose place is in the file's name."""
     if math.prod(result.size) <= MAX_PIXELS:
         write_region_file(folder / f"{name}.png", result.region, *result.size)
@@ -318,7 +332,8 @@ def _check_inside(prompt: Prompt, size: tuple[int, int], file: Path) -> None:
         )
 
 
-def _coco_result(result: _Result, file: Path) -> dict[str, Any]:
+def coco_result(result: MaskResult, file: Path) -> dict[str, Any]:
+    """One row of the results file: COCO's results format with `file_name`, `area` and `object_score` added."""
     height, width = result.size
     x0, y0, x1, y1 = result.region.box if result.region else (0, 0, 0, 0)
     return {

@@ -1,93 +1,69 @@
-"""Pre-training of `nano`: from random weights to a small SAM 2, on scenes drawn by chance. See docs/nano.md.
+"""Pre-training of `nano`: from random weights, or from given ones, to a small SAM 2. See docs/nano.md.
 
 The recipe, in stages of growing input size:
 
-1. Prompts before pictures. Prompt encoder and mask decoder alone learn what a box and a click mean: the image embedding
+1. Prompts before images. Prompt encoder and mask decoder alone learn what a box and a click mean: the image embedding
    is noise, the answer an ellipse inside the box or a disc around the click. Without this, joint training stalls.
-2. Pictures. Everything learns together on crops of procedural scenes: boxes, tight and jittered, and clicks; clicks on
-   the background, whose answer is "no object"; and, in a share of the steps, a second round with a correction click and
-   the first round's mask. The loss is the one used for tuning, so all four mask tokens and all heads learn.
+2. Images. Everything learns together on crops of procedural scenes and of real images: boxes, tight and jittered, and
+   clicks; clicks on the background, whose answer is "no object"; and, in a share of the steps, further rounds with a
+   correction click and the mask before it. The loss is the one used for tuning, so all four mask tokens and all heads
+   learn.
 
 What a step does is a function of the seed and the step's number: an interrupted run goes on with the same numbers.
+Batches are made ahead in a thread (`batches.py`).
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import Sam2Model
 
-from samtune.config import LossConfig, PretrainConfig, PretrainStage, PromptPolicy
+from samtune.config import PretrainConfig, PretrainStage
 from samtune.model.architecture import input_size
 from samtune.model.decoder.fast import decode
 from samtune.model.decoder.reference import DecoderOutput, select_masks
 from samtune.model.encoder.embeddings import ImageEmbeddings, encode
 from samtune.model.io.load import load_model
-from samtune.model.preprocess import MEAN, STD, upscale_masks
+from samtune.model.preprocess import upscale_masks
 from samtune.nano.architecture import untrained_nano
+from samtune.nano.augment import SMALLEST, Window, crop_image, crop_mask
+from samtune.nano.batches import LOOSE, TIGHT, Batch, made_ahead, make_batch, normalised, tight_boxes
+from samtune.nano.real_images import RealImages, open_images
+from samtune.nano.scenes import SceneBank, draw_scenes, object_masks, resized
 from samtune.prompts.batch import LOW_RES_STRIDE, PromptBatch, low_res_to_input
-from samtune.prompts.simulate import (
-    CorrectionDraws,
-    PromptDraws,
-    background_prompts,
-    correction_clicks,
-    simulate_prompts,
-)
+from samtune.prompts.simulate import CorrectionDraws, PromptDraws, correction_clicks, simulate_prompts
 from samtune.runtime.device import choose_device, configure_process
 from samtune.runtime.precision import arithmetic, autocast
-from samtune.synthetic.scenes import random_scene
-from samtune.training.checkpoint import RunFolder, load_last, save_last
+from samtune.training.checkpoint import RunFolder, cut_logs, load_last, save_last
 from samtune.training.losses.tuning import Loss, binary, hard_iou, tuning_loss
 from samtune.training.optimizer import MovingAverage, make_optimizer
 from samtune.training.state import Progress, TrainingState
-from samtune.utils.files import new_file, new_folder
-from samtune.utils.workers import cpu_count
+from samtune.utils.files import new_folder, storage_errors
 
-BACKGROUND_CLICKS = 4
-"""Clicks per image whose answer is "no object"."""
-
-_TIGHT = PromptPolicy.model_validate({"box": 0.6, "point": 0.4, "box_jitter": 0.0})
-_LOOSE = PromptPolicy.model_validate({"box": 0.6, "point": 0.4, "box_jitter": 0.1})
-_LOOSE_SHARE = 0.2
-"""Views with jittered boxes. More would teach that a box's edges cannot be trusted."""
-_HELD_OUT_SEED = 1_000_003
-_SMALLEST = 100
-"""Smallest target, in visible input pixels."""
+_MOST_CORRECTIONS = 3
+"""Rounds with a correction click, at most."""
+_HELD_OUT_IMAGES, _HELD_OUT_OBJECTS = 8, 6
+"""Images per held-out set, and objects per image, that are measured while training goes on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """One step's work: B images, N prompts.
+class Step:
+    """One step of the recipe: its number, its stage, its number within the stage, and the side of its input."""
 
-    Attributes:
-        pixels: float32 `[B, 3, S, S]`, normalised.
-        prompts: N prompts in input pixels.
-        image_index: int64 `[N]`.
-        targets: float32 `[N, S/4, S/4]`, the share of each low-res pixel the object covers; all zero for "no object".
-    """
-
-    pixels: Tensor
-    prompts: PromptBatch
-    image_index: Tensor
-    targets: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """The same work on `device`."""
-        pixels, image_index, targets = (tensor.to(device) for tensor in (self.pixels, self.image_index, self.targets))
-        return Batch(pixels, self.prompts.to(device), image_index, targets)
+    number: int
+    stage: PretrainStage
+    progress: int
+    size: int
 
 
 def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], None] | None = None) -> Path:
@@ -102,9 +78,10 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
 
     Raises:
         ModelError: `start` is no model, or the checkpoint belongs to another architecture.
+        ConfigError, DataError: see `open_images`; an image that cannot be read.
         StorageError: the disk refused.
     """
-    bank = draw_scenes(config)
+    real = open_images(config)
     device = choose_device(config.device)
     precision = arithmetic(config.precision, device)
     configure_process(device)
@@ -117,36 +94,48 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
     folder = RunFolder(config.out)
     if folder.last.exists():
         load_last(folder, state)
+    done = state.progress.step
+    bank = draw_scenes(config)
+    cut_logs(folder, done)
     log = _Log(folder.metrics, report)
 
-    for step, stage, progress in _schedule(config, state.progress.step):
-        set_input_size(model, stage.size)
-        batch_loss = prompt_step if stage.subject == "prompts" else scene_step
+    def prepare(step: Step) -> tuple[Batch | None, torch.Generator]:
+        generator = _generator(config.seed, step.number)
+        if step.stage.subject == "prompts":
+            return None, generator
+        return make_batch(bank, real, step.stage.model_copy(update={"size": step.size}), generator), generator
+
+    for step, (batch, generator) in made_ahead(_schedule(config, done), prepare):
+        set_input_size(model, step.size)
         with autocast(device, precision):
-            loss, measured = batch_loss(model, bank, stage, _generator(config.seed, step))
+            if batch is None:
+                loss, measured = prompt_step(model, step.stage, generator)
+            else:
+                loss, measured = image_step(model, batch.to(device), step.stage, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(stage, progress)
+            group["lr"] = _learning_rate(step.stage, step.progress)
         optimizer.step()
-        average.update(step)
-        log.add(step, {"loss": loss.total.item(), "norm": norm.item()} | measured)
-        if (step + 1) % config.save_every == 0:
-            state.progress = Progress(step + 1)
+        average.update(step.number)
+        log.add(step.number, {"loss": loss.total.item(), "norm": norm.item()} | measured)
+        if (step.number + 1) % config.save_every == 0:
+            state.progress = Progress(step.number + 1)
             save_last(folder, state)
-        if (step + 1) % config.measure_every == 0:
-            average.swap()
-            log.write(step, measure(model, bank, config.held_out))
-            average.swap()
+        if (step.number + 1) % config.measure_every == 0:
+            set_input_size(model, step.stage.size)
+            with state.averaged_weights():
+                log.write(step.number, measure(model, bank, real, config.held_out))
             save_weights(model, average, config.out / "weights")
+    set_input_size(model, config.stages[-1].size)
     state.progress = Progress(sum(stage.steps for stage in config.stages))
     save_last(folder, state)
     return save_weights(model, average, config.out / "weights")
 
 
 def set_input_size(model: Sam2Model, size: int) -> None:
-    """Let the model take pictures of another size, a multiple of 64 px, and say so in its config. No weight changes."""
+    """Let the model take images of another size, a multiple of 64 px, and say so in its config. No weight changes."""
     config: Any = model.config
     config.vision_config.backbone_config.image_size = [size, size]
     config.vision_config.backbone_feature_sizes = [[size // stride] * 2 for stride in (4, 8, 16)]
@@ -169,9 +158,7 @@ def save_weights(model: Sam2Model, average: MovingAverage, folder: Path) -> Path
 # Steps.
 
 
-def prompt_step(
-    model: Sam2Model, bank: SceneBank, stage: PretrainStage, generator: torch.Generator
-) -> tuple[Loss, dict[str, float]]:
+def prompt_step(model: Sam2Model, stage: PretrainStage, generator: torch.Generator) -> tuple[Loss, dict[str, float]]:
     """Boxes and clicks on noise: the answer to a box is the ellipse in it, to a click a disc around it."""
     count, side = stage.images * stage.objects, stage.size / LOW_RES_STRIDE
     width, device = model.no_memory_embedding.shape[-1], model.no_memory_embedding.device
@@ -200,42 +187,35 @@ def prompt_step(
     return tuning_loss(output, targets, stage.loss), _ious(output, targets, prompts)
 
 
-def scene_step(
-    model: Sam2Model, bank: SceneBank, stage: PretrainStage, generator: torch.Generator
+def image_step(
+    model: Sam2Model, batch: Batch, stage: PretrainStage, generator: torch.Generator
 ) -> tuple[Loss, dict[str, float]]:
-    """Prompts on crops of scenes; in a share of the steps with a second round."""
-    batch = bank.batch(stage, generator).to(model.device)
+    """Prompts on views of images; in a share of the steps with one to three rounds of corrections."""
     embeddings = encode(model, batch.pixels)
     output = decode(model, embeddings, batch.prompts, batch.image_index)
     loss, measured = tuning_loss(output, batch.targets, stage.loss), _ious(output, batch.targets, batch.prompts)
-    if torch.rand(1, generator=generator) < stage.corrections:
-        again, ious = _second_round(model, embeddings, batch, output, stage.loss, generator)
-        loss = Loss(loss.total + again.total, loss.parts)
-        measured["corrected"] = ious
+    rounds = 0
+    while rounds < _MOST_CORRECTIONS and torch.rand(1, generator=generator) < stage.corrections:
+        rounds += 1
+        batch = _corrected(batch, output, generator)
+        output = decode(model, embeddings, batch.prompts, batch.image_index)
+        loss = Loss(loss.total + tuning_loss(output, batch.targets, stage.loss).total, loss.parts)
+        reached = hard_iou(output.masks[:, :1] > 0, binary(batch.targets)[:, None])
+        measured[f"corrected_{rounds}"] = float(reached.mean())
     return loss, measured
 
 
-def _second_round(
-    model: Sam2Model,
-    embeddings: ImageEmbeddings,
-    batch: Batch,
-    output: DecoderOutput,
-    config: LossConfig,
-    generator: torch.Generator,
-) -> tuple[Loss, float]:
-    """Correct each mask the model would have chosen by a click where it is wrong; the mask is a prompt too."""
+def _corrected(batch: Batch, output: DecoderOutput, generator: torch.Generator) -> Batch:
+    """The prompts about objects, each with the mask that ranks first and a click where it is wrong."""
     rows = torch.nonzero(batch.targets.flatten(1).amax(1) > 0).squeeze(1)
     targets = batch.targets[rows]
     chosen = output.iou_scores[rows].argmax(1)
     masks = output.masks[rows, chosen].detach().float()
     draws = CorrectionDraws.draw(len(rows), generator)
-    points, labels = correction_clicks((masks > 0).cpu(), binary(targets).cpu(), _LOOSE, draws)
+    points, labels = correction_clicks((masks > 0).cpu(), binary(targets).cpu(), LOOSE, draws)
     points = low_res_to_input(points).to(masks.device)
     prompts = batch.prompts.select(rows).with_clicks(points, labels.to(masks.device))
-    prompts = prompts.with_masks(masks[:, None].clamp(-32, 32))
-    again = decode(model, embeddings, prompts, batch.image_index[rows])
-    reached = hard_iou(again.masks[:, :1] > 0, binary(targets)[:, None]).mean()
-    return tuning_loss(again, targets, config), float(reached)
+    return Batch(batch.pixels, prompts.with_masks(masks[:, None].clamp(-32, 32)), batch.image_index[rows], targets)
 
 
 def _ious(output: DecoderOutput, targets: Tensor, prompts: PromptBatch) -> dict[str, float]:
@@ -250,172 +230,6 @@ def _ious(output: DecoderOutput, targets: Tensor, prompts: PromptBatch) -> dict[
         return {name: float(value.mean()) for name, value in values.items() if len(value)}
 
 
-# Scenes.
-
-
-@dataclass(frozen=True, slots=True)
-class SceneBank:
-    """Scenes on disk: `count` to learn from, `NNNNNN.npz`, and some to measure with, `held-out-NNNNNN.npz`."""
-
-    folder: Path
-    count: int
-
-    def scene(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint16], NDArray[np.int16]]:
-        """Image `[S, S, 3]`, labels `[S, S]` and parents `[N]` (-1: none) of a scene."""
-        with np.load(self.folder / f"{name}.npz") as stored:
-            return stored["image"], stored["labels"], stored["parents"]
-
-    def batch(self, stage: PretrainStage, generator: torch.Generator) -> Batch:
-        """Views of random scenes with prompts."""
-        rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
-        views: list[tuple[Tensor, Tensor, Tensor]] = []
-        while len(views) < stage.images:
-            image, labels, parents = self.scene(f"{rng.integers(self.count):06d}")
-            image, labels = _random_view(rng, image, labels, stage.size)
-            masks = _object_masks(rng, labels, parents, stage.objects)
-            if len(masks):
-                views.append((_random_colors(rng, image), torch.from_numpy(masks), torch.from_numpy(labels > 0)))
-        return _with_prompts(views, generator)
-
-
-def draw_scenes(config: PretrainConfig) -> SceneBank:
-    """Draw what is missing of the scenes under `out/scenes`."""
-    bank = SceneBank(config.out / "scenes", config.scenes)
-    wanted = [(f"{i:06d}", (config.seed, i)) for i in range(config.scenes)]
-    wanted += [(f"held-out-{i:06d}", (config.seed, _HELD_OUT_SEED, i)) for i in range(config.held_out)]
-    missing = [
-        (bank.folder / f"{name}.npz", seed) for name, seed in wanted if not (bank.folder / f"{name}.npz").exists()
-    ]
-    if missing:
-        workers = config.workers or cpu_count()
-        context = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            for _ in pool.map(
-                _draw_scene, *zip(*missing, strict=True), [config.scene_size] * len(missing), chunksize=8
-            ):
-                pass
-    return bank
-
-
-def _draw_scene(path: Path, seed: tuple[int, ...], size: int) -> None:
-    cv2.setNumThreads(1)
-    scene = random_scene(np.random.default_rng(seed), size)
-    parents = np.array([-1 if parent is None else parent for parent in scene.parents], np.int16)
-    with new_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, image=scene.image, labels=scene.labels.astype(np.uint16), parents=parents)
-
-
-def _random_view(
-    rng: np.random.Generator, image: NDArray[np.uint8], labels: NDArray[np.uint16], size: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """A random part of the scene, turned, mirrored, a little stretched, at the size of the input."""
-    whole = image.shape[0]
-    side = whole * np.exp(rng.uniform(np.log(0.3), 0.15))
-    stretch = np.exp(rng.uniform(-0.25, 0.25))
-    width, height = (int(min(side * s, whole)) for s in (stretch, 1 / stretch))
-    x, y = int(rng.integers(whole - width + 1)), int(rng.integers(whole - height + 1))
-    window = np.s_[y : y + height, x : x + width]
-    image, labels = _resized(image[window], labels[window], size)
-    turns, mirror = int(rng.integers(4)), rng.random() < 0.5
-    image, labels = np.rot90(image, turns), np.rot90(labels, turns)
-    return (image[:, ::-1], labels[:, ::-1]) if mirror else (image, labels)
-
-
-def _resized(
-    image: NDArray[np.uint8], labels: NDArray[np.uint16], size: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Both squashed to `size` by `size`."""
-    how = cv2.INTER_AREA if min(labels.shape) > size else cv2.INTER_LINEAR
-    small = cv2.resize(image, (size, size), interpolation=how)
-    return np.asarray(small, np.uint8), np.asarray(
-        cv2.resize(labels, (size, size), interpolation=cv2.INTER_NEAREST_EXACT), np.uint16
-    )
-
-
-def _random_colors(rng: np.random.Generator, image: NDArray[np.uint8]) -> Tensor:
-    """Exchange, scale and sometimes invert or drop the colours; normalised `[3, S, S]`."""
-    pixels = image.astype(np.float32)
-    if rng.random() < 0.3:
-        pixels = pixels[..., rng.permutation(3)]
-    if rng.random() < 0.1:
-        pixels = 255 - pixels
-    if rng.random() < 0.1:
-        pixels = np.repeat(pixels.mean(2, keepdims=True), 3, 2)
-    if rng.random() < 0.5:
-        pixels = np.clip(pixels * rng.uniform(0.7, 1.3) + rng.uniform(-30, 30, 3), 0, 255)
-    return _normalised(pixels)
-
-
-def _normalised(pixels: NDArray[np.floating]) -> Tensor:
-    """Values 0 to 255, `[S, S, 3]`, as the encoder takes them, `[3, S, S]`."""
-    scaled = (pixels / 255 - np.array(MEAN)) / np.array(STD)
-    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32))
-
-
-def _object_masks(
-    rng: np.random.Generator, labels: NDArray[np.uint16], parents: NDArray[np.int16], most: int
-) -> NDArray[np.bool_]:
-    """Masks of at most `most` objects, large ones more often: bool `[K, S, S]`."""
-    area = np.bincount(labels.ravel(), minlength=len(parents) + 1)[1:]
-    for part in range(len(parents) - 1, -1, -1):
-        if parents[part] >= 0:
-            area[parents[part]] += area[part]
-    candidates = np.flatnonzero((area >= _SMALLEST) & (area <= 0.9 * labels.size))
-    if not len(candidates):
-        return np.zeros((0, *labels.shape), bool)
-    weight = np.sqrt(area[candidates])
-    chosen = rng.choice(candidates, min(most, len(candidates)), replace=False, p=weight / weight.sum())
-    families = [_family(int(index), parents) for index in chosen]
-    member = np.zeros((len(families), len(parents) + 1), bool)
-    for row, family in zip(member, families, strict=True):
-        row[np.array(family) + 1] = True
-    return member[:, labels]
-
-
-def _family(index: int, parents: NDArray[np.int16]) -> list[int]:
-    """An object and all its parts."""
-    family = [index]
-    for part in range(index + 1, len(parents)):
-        if parents[part] in family:
-            family.append(part)
-    return family
-
-
-def _with_prompts(views: list[tuple[Tensor, Tensor, Tensor]], generator: torch.Generator) -> Batch:
-    """First prompts for the objects of each view, and clicks where there is none.
-
-    A view is its pixels `[3, S, S]`, masks of the chosen objects `[K, S, S]` and the pixels any object covers `[S, S]`.
-    """
-    prompts: list[PromptBatch] = []
-    targets: list[Tensor] = []
-    index: list[Tensor] = []
-    for number, (_, masks, occupied) in enumerate(views):
-        policy = _LOOSE if torch.rand(1, generator=generator) < _LOOSE_SHARE else _TIGHT
-        found = [simulate_prompts(masks, _tight_boxes(masks), policy, PromptDraws.draw(len(masks), generator))]
-        beside = background_prompts(occupied, BACKGROUND_CLICKS, generator)
-        found += [beside] if beside is not None else []
-        low_res = functional.avg_pool2d(masks.float(), LOW_RES_STRIDE)
-        count = sum(len(part) for part in found)
-        prompts += found
-        targets.append(functional.pad(low_res, (0, 0, 0, 0, 0, count - len(low_res))))
-        index.append(torch.full((count,), number))
-    pixels = torch.stack([pixels for pixels, *_ in views])
-    return Batch(pixels, PromptBatch.cat(prompts), torch.cat(index), torch.cat(targets))
-
-
-def _tight_boxes(masks: Tensor) -> Tensor:
-    """Boxes `[N, 4]`, xyxy with exclusive right and lower edges, of masks `[N, H, W]`, none empty."""
-    columns, rows = masks.any(1), masks.any(2)
-
-    def first(line: Tensor) -> Tensor:
-        return line.int().argmax(1)
-
-    def end(line: Tensor) -> Tensor:
-        return line.shape[1] - line.flip(1).int().argmax(1)
-
-    return torch.stack([first(columns), first(rows), end(columns), end(rows)], dim=1).float()
-
-
 # Measuring, logging, schedule.
 
 
@@ -426,28 +240,66 @@ def _generator(seed: int, step: int) -> torch.Generator:
 
 
 @torch.no_grad()
-def measure(model: Sam2Model, bank: SceneBank, held_out: int) -> dict[str, float]:
-    """Mean IoU on whole held-out scenes at the stage's input size, for tight boxes and clicks at the deepest pixel.
+def measure(model: Sam2Model, bank: SceneBank, real: RealImages, held_out: int) -> dict[str, float]:
+    """Mean IoU on held-out scenes and sets at the model's input size, for tight boxes and clicks at the deepest pixel.
 
-    The masks are those a user gets: one for a box, the best by predicted IoU of three for a click.
+    The masks are those a user gets: one for a box, the best by predicted IoU of three for a click. Images are whole.
+
+    Returns:
+        `NAME_box` and `NAME_click`, where NAME is `held_out` for scenes, else the set's name; with sets also their
+        means, `sets_box` and `sets_click`.
     """
-    size, device = input_size(model), model.device
-    policy = _TIGHT.model_copy(update={"point_at": "center"})
-    ious: dict[str, list[Tensor]] = {"held_out_box": [], "held_out_click": []}
-    for number in range(held_out):
+    size = input_size(model)
+    sources = {"held_out": _held_out_scenes(bank, held_out, size)}
+    sources |= {chosen.name: _held_out_views(real, number, size) for number, chosen in enumerate(real.held_out)}
+    figures: dict[str, float] = {}
+    for name, views in sources.items():
+        reached = [_reached(model, image, masks, seed) for seed, (image, masks) in enumerate(views)]
+        if reached:
+            box, click = (torch.cat(values).mean() for values in zip(*reached, strict=True))
+            figures |= {f"{name}_box": float(box), f"{name}_click": float(click)}
+    for kind in ("box", "click") if real.held_out else ():
+        values = [figures[f"{chosen.name}_{kind}"] for chosen in real.held_out if f"{chosen.name}_{kind}" in figures]
+        figures[f"sets_{kind}"] = sum(values) / max(len(values), 1)
+    return figures
+
+
+def _held_out_scenes(bank: SceneBank, count: int, size: int) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
+    """Whole scenes `[S, S, 3]` and the masks `[K, S, S]` of some of their objects."""
+    for number in range(count):
         image, labels, parents = bank.scene(f"held-out-{number:06d}")
-        image, labels = _resized(image, labels, size)
-        masks = torch.from_numpy(_object_masks(np.random.default_rng(number), labels, parents, 12))
-        if not len(masks):
-            continue
-        embeddings = encode(model, _normalised(image.astype(np.float32))[None].to(device))
-        for kind, box in (("held_out_box", 1.0), ("held_out_click", 0.0)):
-            only = policy.model_copy(update={"box": box, "point": 1 - box})
-            draws = PromptDraws.draw(len(masks), torch.Generator().manual_seed(number))
-            prompts = simulate_prompts(masks, _tight_boxes(masks), only, draws)
-            chosen = _chosen_masks(model, decode(model, embeddings, prompts.to(device)), multimask_output=not box)
-            ious[kind].append(hard_iou(upscale_masks(chosen, (size, size)).cpu() > 0, masks[:, None])[:, 0])
-    return {kind: float(torch.cat(values).mean()) for kind, values in ious.items()}
+        image, labels = resized(image, labels, size)
+        masks = object_masks(np.random.default_rng(number), labels, parents, 12)
+        if len(masks):
+            yield image, torch.from_numpy(masks)
+
+
+def _held_out_views(real: RealImages, number: int, size: int) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
+    """Images of a held-out set and masks of some of their objects, both evenly spaced."""
+    images = real.held_out[number].images
+    for place in np.unique(np.linspace(0, len(images) - 1, _HELD_OUT_IMAGES).round().astype(int)):
+        image, regions = real.decoded(images[place])
+        height, width = image.shape[:2]
+        whole = Window(0, 0, width, height)
+        chosen = np.unique(np.linspace(0, len(regions) - 1, _HELD_OUT_OBJECTS).round().astype(int)) if regions else []
+        masks = [crop_mask(regions[index], whole, size) for index in chosen]
+        masks = [mask for mask in masks if np.count_nonzero(mask) >= SMALLEST // LOW_RES_STRIDE]
+        if masks:
+            yield crop_image(image, whole, size, (0, 0, 0)), torch.from_numpy(np.stack(masks))
+
+
+def _reached(model: Sam2Model, image: NDArray[np.uint8], masks: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """IoU `[K]` of boxes and of clicks."""
+    size, device = image.shape[0], model.device
+    embeddings = encode(model, normalised(image.astype(np.float32))[None].to(device))
+    ious: list[Tensor] = []
+    for box in (1.0, 0.0):
+        policy = TIGHT.model_copy(update={"point_at": "center", "box": box, "point": 1 - box})
+        draws = PromptDraws.draw(len(masks), torch.Generator().manual_seed(seed))
+        prompts = simulate_prompts(masks, tight_boxes(masks), policy, draws)
+        chosen = _chosen_masks(model, decode(model, embeddings, prompts.to(device)), multimask_output=not box)
+        ious.append(hard_iou(upscale_masks(chosen, (size, size)).cpu() > 0, masks[:, None])[:, 0])
+    return ious[0], ious[1]
 
 
 def _chosen_masks(model: Sam2Model, output: DecoderOutput, *, multimask_output: bool) -> Tensor:
@@ -456,12 +308,13 @@ def _chosen_masks(model: Sam2Model, output: DecoderOutput, *, multimask_output: 
     return masks[torch.arange(len(masks)), scores.argmax(1)][:, None]
 
 
-def _schedule(config: PretrainConfig, done: int) -> Iterator[tuple[int, PretrainStage, int]]:
-    """Every step that is not done yet: its number, its stage, and its number within the stage."""
+def _schedule(config: PretrainConfig, done: int) -> Iterator[Step]:
+    """Every step that is not done yet."""
     first = 0
     for stage in config.stages:
-        for step in range(max(done, first), first + stage.steps):
-            yield step, stage, step - first
+        for number in range(max(done, first), first + stage.steps):
+            small = np.random.default_rng((config.seed, number, 1)).random() < stage.small_share
+            yield Step(number, stage, number - first, stage.small_size if small else stage.size)
         first += stage.steps
 
 
@@ -507,7 +360,9 @@ class _Log:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write a line."""
         line = {"step": step + 1} | {name: round(value, 4) for name, value in values.items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with storage_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
         if self.report:
             self.report(line)

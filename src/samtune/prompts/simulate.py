@@ -206,10 +206,10 @@ def deepest_points(regions: Tensor) -> Tensor:
     Returns:
         float32 `[N, 2]`, xy.
     """
-    return _deepest_on_cpu(regions) if regions.device.type == "cpu" else _deepest_by_minima(regions)
+    return _deepest_on_cpu(regions) if regions.device.type == "cpu" else deepest_points_by_minima(regions)
 
 
-def _deepest_by_minima(regions: Tensor) -> Tensor:
+def deepest_points_by_minima(regions: Tensor) -> Tensor:
     """The same for a GPU, by exact squared distances instead of OpenCV's approximate ones.
 
     A pixel's squared distance is the least, over the pixels of its row, of their squared distance to it plus that of

@@ -30,7 +30,7 @@ from samtune.utils.output_folders import check_output
 
 SCENES = "procedural scenes"
 """Name of the guard that every comparison has unless it is turned off."""
-_ON_GUARDS = {"jitter": (), "mask_prompt": False, "clicks": 0, "boundaries": False, "background_clicks": 0}
+ON_GUARDS = {"jitter": (), "mask_prompt": False, "clicks": 0, "boundaries": False, "background_clicks": 0}
 """Settings of an evaluation on a guard's images: exact boxes and single clicks only."""
 
 
@@ -70,7 +70,7 @@ def build_report(
         StorageError: the disk refused.
     """
     check_output(out, mark=COMPARISON, earlier="an earlier comparison", inputs=[dataset.root])
-    sets = _by_name(guards)
+    sets = guards_by_name(guards)
     models = (base, *tuned)
     prompts = make_prompts(dataset, config, progress=_named(progress, "making prompts"))
     with new_folder(out) as folder:
@@ -87,7 +87,7 @@ def build_report(
     return comparisons
 
 
-def _by_name(guards: Sequence[Dataset]) -> dict[str, Dataset]:
+def guards_by_name(guards: Sequence[Dataset]) -> dict[str, Dataset]:
     """Guards by the names of their folders."""
     sets = {guard.root.resolve().name: guard for guard in guards}
     if len(sets) < len(guards) or SCENES in sets:
@@ -113,7 +113,7 @@ def _on_guards(
     def measured(guard: Dataset) -> list[Evaluation]:
         splits = {str(image.split) for image in guard.images if image.single_objects}
         split = next((name for name in ("test", "valid", "train") if name in splits), "test")
-        settings = config.model_copy(update=_ON_GUARDS | {"split": split})
+        settings = config.model_copy(update=ON_GUARDS | {"split": split})
         return evaluate_all(models, guard, settings, names=names, progress=progress)
 
     found = {name: measured(guard) for name, guard in sets.items()}

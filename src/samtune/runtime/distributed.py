@@ -122,11 +122,8 @@ class Processes:
             ) from error
 
 
-def join_processes(device: torch.device) -> Processes:
+def join_processes() -> Processes:
     """Join the processes that a launcher has started, or stay alone where none has.
-
-    Args:
-        device: where this process computes.
 
     Raises:
         ConfigError: the environment describes a group that cannot be joined.
@@ -134,10 +131,8 @@ def join_processes(device: torch.device) -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes()
     if not group.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
         try:
-            group.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+            group.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
         except (ValueError, RuntimeError) as error:
             raise ConfigError.of(
                 expected="a group of processes to join, since WORLD_SIZE is set",

@@ -31,8 +31,8 @@ from samtune.prompts.batch import PADDING, PromptBatch
 from samtune.prompts.simulate import PromptDraws, background_prompts, simulate_prompts
 from samtune.training.losses.tuning import binary
 
-FILL, BACKGROUND, OBJECT = -1, 0, 1
-"""What a prompt is about; fill is there to make an image's prompts as many as another's, and counts nowhere."""
+PADDED, BACKGROUND, OBJECT = -1, 0, 1
+"""What a prompt is about; padded ones make an image's prompts as many as another's, and have no influence."""
 BATCHES_AHEAD = 2
 """Batches that are loaded while a step is computed."""
 _PURPOSES = ("prompts", "flip")
@@ -49,7 +49,7 @@ class Batch:
         covered: uint8 `[N, h, w]`, share of each low-res pixel the object covers, 255 for all of it; all zero for
             background prompts.
         boxes: float32 `[N, 4]`, xyxy in low-res pixels; for a background prompt the pixel to click at, twice.
-        kinds: int8 `[N]`, `OBJECT`, `BACKGROUND` or `FILL`.
+        kinds: int8 `[N]`, `OBJECT`, `BACKGROUND` or `PADDED`.
         draws: float32 `[N, K]`, the random numbers that prompts and correction clicks are made with, see `PromptDraws`.
     """
 
@@ -76,8 +76,8 @@ class Batch:
 
     @property
     def counted(self) -> Tensor:
-        """Bool `[N]`, which prompts are more than fill."""
-        return self.kinds != FILL
+        """Bool `[N]`, which prompts are not padding."""
+        return self.kinds != PADDED
 
     def with_tensors(self, tensors: Sequence[Tensor], image_index: Tensor | None = None) -> Batch:
         """The same with other `tensors`."""
@@ -103,15 +103,15 @@ class Batch:
         return self.image_index.bincount(minlength=len(self.views)).tolist()
 
     def grid(self, each: int) -> Batch:
-        """The same work with `each` prompts for each image, as many as the fullest has or more, filled up."""
+        """The same work with `each` prompts for each image, as many as any of them has or more, padded."""
         counts = self.counts
 
-        def filled(tensor: Tensor, value: int) -> Tensor:
+        def padded(tensor: Tensor, value: int) -> Tensor:
             beside = (0, 0) * (tensor.dim() - 1)
             parts = zip(tensor.split(counts), counts, strict=True)
             return torch.cat([F.pad(part, (*beside, 0, each - count), value=value) for part, count in parts])
 
-        rows = [filled(self.covered, 0), filled(self.boxes, 0), filled(self.kinds, FILL), filled(self.draws, 0)]
+        rows = [padded(self.covered, 0), padded(self.boxes, 0), padded(self.kinds, PADDED), padded(self.draws, 0)]
         return self.with_tensors(rows, torch.arange(len(self.views)).repeat_interleave(each))
 
     def columns(self, width: int) -> Iterator[Batch]:
@@ -184,7 +184,7 @@ class TrainingBatches(TorchDataset[Batch]):
         )
 
     def views(self, step: int) -> tuple[View, ...]:
-        """The images of a step in this process, and which way round; takes no look at any file."""
+        """The images of a step in this process, and which way round; reads no file."""
         return tuple(self._view(number) for number in self._numbers(step))
 
     def upcoming(self, step: int, end: int) -> Iterator[View]:

@@ -51,7 +51,7 @@ def gridded(run: Run, batch: Batch) -> Batch:
 
 
 def grid_size(count: int) -> int:
-    """`count` rounded up to 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: at most a third of the grid is fill."""
+    """`count` rounded up to 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: at most a third of the grid is padding."""
     count = max(count, 1)
     power = 1 << (count - 1).bit_length()
     between = power * 3 // 4
@@ -109,7 +109,7 @@ class StaticInputs:
         self.grid = grid.with_tensors([tensor.clone() for tensor in grid.tensors])
         self.counts = Counts(counts.prompts.clone(), counts.objects.clone())
 
-    def fill(self, embeddings: ImageEmbeddings, grid: Batch, counts: Counts) -> None:
+    def copy_from(self, embeddings: ImageEmbeddings, grid: Batch, counts: Counts) -> None:
         """Take in another step's inputs, of the same shapes."""
         given = (*embeddings.tensors, *grid.tensors, counts.prompts, counts.objects)
         kept = (*self.embeddings.tensors, *self.grid.tensors, self.counts.prompts, self.counts.objects)
@@ -148,7 +148,7 @@ class _Recording:
 
     def replay(self, embeddings: ImageEmbeddings, grid: Batch, counts: Counts) -> Figures:
         """Set the gradients of another step, and return its figures."""
-        self._inputs.fill(embeddings, grid, counts)
+        self._inputs.copy_from(embeddings, grid, counts)
         self._graph.replay()
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient

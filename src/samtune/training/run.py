@@ -145,10 +145,9 @@ def new(dataset: Path, config: TrainConfig) -> Run:
         ConfigError: the run folder is taken.
         SystemExit: one of these, in a process that is not the main one.
     """
-    device = choose_device(config.device)
-    processes = join_processes(device)
+    processes = join_processes()
     folder = RunFolder(Path(processes.on_main(lambda: str(choose_folder(config)))))
-    run = processes.all_or_none(lambda: _set_up(dataset, config, folder, device, processes))
+    run = processes.all_or_none(lambda: _set_up(dataset, config, folder, processes))
 
     with removed_if_not_started(run):
         processes.on_main(lambda: make_folder(folder, dataset, config, _about(run)))
@@ -164,15 +163,13 @@ def resumed(path: Path) -> Run:
         DataError: its dataset is no longer there.
         SystemExit: one of these, in a process that is not the main one.
     """
-    folder = RunFolder(path)
-    dataset, config = read_settings(folder)
-    device = choose_device(config.device)
-    processes = join_processes(device)
+    folder, processes = RunFolder(path), join_processes()
 
     def set_up() -> Run:
+        dataset, config = read_settings(folder)
         _require_same_processes(folder, processes)
         _require_dataset(folder, dataset)
-        run = _set_up(dataset, config, folder, device, processes)
+        run = _set_up(dataset, config, folder, processes)
         load_last(folder, run.state)
         return run
 
@@ -195,8 +192,11 @@ def removed_if_not_started(run: Run) -> Iterator[None]:
         raise
 
 
-def _set_up(path: Path, config: TrainConfig, folder: RunFolder, device: torch.device, processes: Processes) -> Run:
+def _set_up(path: Path, config: TrainConfig, folder: RunFolder, processes: Processes) -> Run:
     dataset = Dataset.open(path)
+    device = choose_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     configure_process(device)
     loaded = load_model(config.model, device=device)
     precision = arithmetic(config.precision, device, loaded.image_size)
@@ -244,6 +244,19 @@ def _embeddings(
     return DatasetEmbeddings.open(dataset, loaded, config, device, precision)
 
 
+def open_embeddings(path: Path, loaded: LoadedModel) -> DatasetEmbeddings:
+    """The embeddings of a run's dataset, as far as its training has kept them, for its model or one of its encoder.
+
+    Raises:
+        ModelError: the folder is no run.
+        DataError: its dataset cannot be read.
+    """
+    dataset, config = read_settings(RunFolder(path))
+    device = loaded.model.device
+    precision = arithmetic(config.precision, device, loaded.image_size)
+    return DatasetEmbeddings.open(Dataset.open(dataset), loaded, config, device, precision)
+
+
 def _cache_note(config: TrainConfig, trainable: Trainable) -> list[str]:
     if config.cache and not trainable.upstream_frozen:
         return ["the embedding cache is off: what it would keep is learning"]
@@ -253,8 +266,10 @@ def _cache_note(config: TrainConfig, trainable: Trainable) -> list[str]:
 def _processes_note(config: TrainConfig, processes: Processes) -> list[str]:
     if processes.is_alone:
         return []
-    images = processes.count * config.images_per_step
-    return [f"{processes.count} processes with {config.images_per_step} images each, {images} images per step"]
+    each = config.images_per_step
+    return [
+        f"{processes.count} processes, {each} image{'s'[: each > 1]} each, {processes.count * each} images per step"
+    ]
 
 
 def _require_dataset(folder: RunFolder, dataset: Path) -> None:

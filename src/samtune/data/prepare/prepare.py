@@ -46,6 +46,7 @@ from samtune.types import ImageRecord, Issue, Severity, Split
 from samtune.utils.files import new_folder, storage_errors, write_json
 from samtune.utils.output_folders import check_output
 from samtune.utils.results import Result
+from samtune.utils.text import html_lines, html_table
 from samtune.utils.workers import mapped
 
 if TYPE_CHECKING:
@@ -90,6 +91,13 @@ class PrepareReport(Result):
     def issues(self) -> tuple[Issue, ...]:
         """Everything found wrong."""
         return tuple(read_issues(self.root / ISSUES))
+
+    def _repr_html_(self) -> str:
+        splits = [(split, str(count), str(self.objects.get(split, 0))) for split, count in self.images.items()]
+        found = [(code, severity, str(count)) for (severity, code), count in sorted(self.found.items())]
+        tables = html_table(("split", "images", "objects"), splits)
+        tables += html_table(("finding", "severity", "count"), found) if found else ""
+        return tables + html_lines([f"table: {self.root / TABLE}"])
 
     def to_json(self) -> dict[str, Any]:
         """Where it stands, what it holds, what was found; `issues.json` has the single findings."""

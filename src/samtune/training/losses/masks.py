@@ -3,7 +3,7 @@
 Focal and dice loss are what every tuning step minimises, on all masks of all its prompts. Composed of tensor operations
 they write and read some thirty arrays as large as all these masks, which takes longer than the arithmetic in them. So
 they are one autograd function, `_FocalAndDice`, with its derivative written out. On a CPU it works on one prompt at a
-time, whose masks stay in the cache, and leaves out masks that nobody wants a derivative of.
+time, whose masks stay in the cache, and leaves out masks whose derivative is zero.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def balanced_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def area_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy summed over the picture and divided by an area: `[N, M]` from `[N, M, h, w]`.
+    """Cross-entropy summed over the image and divided by an area: `[N, M]` from `[N, M, h, w]`.
 
     A pixel on either side of the edge weighs the same, so that masks come out neither too small nor too large, and a
     small object weighs as much as a large one. The area is the object's or the predicted mask's, whichever is larger:
-    divided by the object's alone, a few masks that are far too large would outshout all others.
+    divided by the object's alone, a few masks that are far too large would dominate the loss.
     """
     loss = F.binary_cross_entropy_with_logits(logits, targets.expand_as(logits), reduction="none")
     predicted = logits.detach().sigmoid().flatten(2).sum(2)
@@ -100,12 +100,12 @@ class _FocalAndDice(torch.autograd.Function):
             of_pixel, of_probability, of_object = (
                 each[prompts][:, masks, None, None] for each in (by_pixel, by_probability, by_object)
             )
-            p, doubt = z.sigmoid(), 1 - 2 * t
-            slope, missed = torch.addcmul(p, p, p, value=-1), torch.addcmul(t, p, doubt)
+            p, sign = z.sigmoid(), 1 - 2 * t
+            slope, missed = torch.addcmul(p, p, p, value=-1), torch.addcmul(t, p, sign)
             by_logit = p.sub_(t)
             if ctx.gamma > 0:
                 by_missed = _entropy(z, t).mul_(slope)
-                by_logit.mul_(missed).addcmul_(by_missed, doubt, value=ctx.gamma)
+                by_logit.mul_(missed).addcmul_(by_missed, sign, value=ctx.gamma)
                 if ctx.gamma < 1:  # an infinite slope where nothing is missed, times nothing
                     missed.clamp_(min=torch.finfo(missed.dtype).tiny)
                 by_logit.mul_(missed.pow_(ctx.gamma - 1))
@@ -125,7 +125,7 @@ def _blocks(logits: Tensor) -> Iterator[slice]:
 
 
 def _wanted(*gradients: Tensor) -> Tensor | slice:
-    """Which masks of some prompts get any gradient at all; on a GPU, which would have to be waited for, all of them."""
+    """Which masks of some prompts get any gradient; all of them on a GPU, which would otherwise be waited for."""
     if gradients[0].device.type != "cpu":
         return slice(None)
     return torch.stack(gradients).ne(0).flatten(0, 1).any(0).nonzero().squeeze(1)

@@ -74,7 +74,7 @@ def tuning_loss(
         targets: `[N, h, w]`, the share of each low-res pixel the object covers, 0 to 1; all zero means "no object".
         config: the weights.
         counts: of the whole step, when these prompts are a part of it; the losses of the parts add up to the step's.
-        counted: bool `[N]`, false for prompts that are there to fill up a grid; their targets are all zero.
+        counted: bool `[N]`, false for padding of a grid; their targets are all zero.
 
     Returns:
         The loss: an average over prompts for the object score, over objects for the rest.

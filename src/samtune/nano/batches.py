@@ -1,0 +1,135 @@
+"""One pre-training step's work: views of scenes and real images, with prompts; made ahead in a thread of its own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from samtune.config import PretrainStage, PromptPolicy
+from samtune.model.preprocess import MEAN, STD
+from samtune.nano.augment import View, degraded, recoloured, turned
+from samtune.nano.real_images import RealImages
+from samtune.nano.scenes import SceneBank
+from samtune.prompts.batch import LOW_RES_STRIDE, PromptBatch
+from samtune.prompts.simulate import PromptDraws, background_prompts, simulate_prompts
+
+BACKGROUND_CLICKS = 4
+"""Clicks per image whose answer is "no object"."""
+TIGHT = PromptPolicy.model_validate({"box": 0.6, "point": 0.4, "box_jitter": 0.0})
+"""Exact boxes, and clicks anywhere on the object."""
+LOOSE = PromptPolicy.model_validate({"box": 0.6, "point": 0.4, "box_jitter": 0.1})
+"""Jittered boxes."""
+_LOOSE_SHARE = 0.2
+"""Views with jittered boxes. More would teach that a box's edges cannot be trusted."""
+_CENTER_SHARE = 0.5
+"""Views of real images in which clicks are at the object's deepest pixel, where people click."""
+_AHEAD = 2
+"""Batches made ahead."""
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's work: B images, N prompts.
+
+    Attributes:
+        pixels: float32 `[B, 3, S, S]`, normalised.
+        prompts: N prompts in input pixels.
+        image_index: int64 `[N]`.
+        targets: float32 `[N, S/4, S/4]`, the share of each low-res pixel the object covers; all zero for "no object".
+    """
+
+    pixels: Tensor
+    prompts: PromptBatch
+    image_index: Tensor
+    targets: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same work on `device`."""
+        pixels, image_index, targets = (tensor.to(device) for tensor in (self.pixels, self.image_index, self.targets))
+        return Batch(pixels, self.prompts.to(device), image_index, targets)
+
+
+def make_batch(bank: SceneBank, real: RealImages, stage: PretrainStage, generator: torch.Generator) -> Batch:
+    """Views of random scenes and real images with prompts, all of it from `generator`."""
+    rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+    views: list[View] = []
+    centered: list[bool] = []
+    while len(views) < stage.images:
+        source = real.draw(rng)
+        if source is None:
+            view = real.with_pasted(rng, bank.view(rng, stage.size, stage.objects), stage.paste)
+        else:
+            view = real.view(rng, source, stage.size, stage.objects, stage.paste)
+        centered.append(source is not None and rng.random() < _CENTER_SHARE)
+        views.append(turned(rng, view))
+    pixels = [normalised(recoloured(rng, degraded(rng, view.image) if stage.degrade else view.image)) for view in views]
+    return _with_prompts(views, pixels, centered, generator)
+
+
+def _with_prompts(views: list[View], pixels: list[Tensor], centered: list[bool], generator: torch.Generator) -> Batch:
+    """First prompts for the objects of each view, and clicks where there is none."""
+    prompts: list[PromptBatch] = []
+    targets: list[Tensor] = []
+    index: list[Tensor] = []
+    for number, (view, at_center) in enumerate(zip(views, centered, strict=True)):
+        policy = LOOSE if torch.rand(1, generator=generator) < _LOOSE_SHARE else TIGHT
+        policy = policy.model_copy(update={"point_at": "center" if at_center else "random"})
+        masks = torch.from_numpy(view.masks)
+        found = [simulate_prompts(masks, tight_boxes(masks), policy, PromptDraws.draw(len(masks), generator))]
+        if view.occupied is not None:
+            beside = background_prompts(torch.from_numpy(view.occupied), BACKGROUND_CLICKS, generator)
+            found += [beside] if beside is not None else []
+        low_res = functional.avg_pool2d(masks.float(), LOW_RES_STRIDE)
+        count = sum(len(part) for part in found)
+        prompts += found
+        targets.append(functional.pad(low_res, (0, 0, 0, 0, 0, count - len(low_res))))
+        index.append(torch.full((count,), number))
+    return Batch(torch.stack(pixels), PromptBatch.cat(prompts), torch.cat(index), torch.cat(targets))
+
+
+def normalised(pixels: NDArray[np.floating]) -> Tensor:
+    """Values 0 to 255, `[S, S, 3]`, as the encoder takes them, `[3, S, S]`."""
+    scaled = (pixels / 255 - np.array(MEAN)) / np.array(STD)
+    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32))
+
+
+def tight_boxes(masks: Tensor) -> Tensor:
+    """Boxes `[N, 4]`, xyxy with exclusive right and lower edges, of masks `[N, H, W]`, none empty."""
+    columns, rows = masks.any(1), masks.any(2)
+
+    def first(line: Tensor) -> Tensor:
+        return line.int().argmax(1)
+
+    def end(line: Tensor) -> Tensor:
+        return line.shape[1] - line.flip(1).int().argmax(1)
+
+    return torch.stack([first(columns), first(rows), end(columns), end(rows)], dim=1).float()
+
+
+def made_ahead(items: Iterable[_In], make: Callable[[_In], _Out]) -> Iterator[tuple[_In, _Out]]:
+    """Each item with what `make` makes of it; a thread is up to two items ahead. Errors are raised at their item."""
+    waiting: deque[tuple[_In, Future[_Out]]] = deque()
+    pool = ThreadPoolExecutor(1, initializer=cv2.setNumThreads, initargs=(1,))
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(make, item)))
+            if len(waiting) > _AHEAD:
+                oldest, made = waiting.popleft()
+                yield oldest, made.result()
+        for item, made in waiting:
+            yield item, made.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
