@@ -3,12 +3,12 @@
     python benchmarks/peers.py --out build/bench/peers.json [--quick] [--rounds 5] [--pictures 12] [--threads 0]
                                [--device cpu]
 
-SAM 2.1 tiny with random weights, drawn JPEG pictures of 1024 x 1024 pixels, on the CPU or a GPU. The contestants:
+SAM 2.1 tiny with random weights, drawn JPEG images of 1024 x 1024 pixels, on the CPU or a GPU. The contestants:
 
     script    the widely used short training script, on the official `sam2` package (side_sam2.py)
     recipe    transformers, the encoder run in each step (side_transformers.py)
     cached    the same with `image_embeddings=` passed in, kept in memory
-    samtune   real runs: `training.loop` with its defaults, the cache on disk, once filled from the pictures;
+    samtune   real runs: `training.loop` with its defaults, the cache on disk, once filled from the images;
               where it chooses bf16 by itself, steps in fp32 beside it (`samtune, fp32`)
 
 In each round every contestant makes a few steps; medians over the rounds count, so that other work on the machine
@@ -55,9 +55,9 @@ class Plan:
 
     Attributes:
         rounds: turns of each contestant in each setting.
-        pictures: to draw for training; samtune encodes all of them, and the one for validation.
+        images: to draw for training; samtune encodes all of them, and the one for validation.
         turns: turns of ten steps samtune makes in a round with one object a step.
-        evaluated: pictures whose objects are asked for.
+        evaluated: images whose objects are asked for.
         threads: of each contestant; 0 leaves the choice to PyTorch.
         device: `cpu` or `cuda`.
     """
@@ -118,7 +118,7 @@ class Contest:
         return self.found
 
     def _draw(self) -> None:
-        """Pictures, weights, and the embeddings the plain decoder is fed from."""
+        """Images, weights, and the embeddings the plain decoder is fed from."""
         say("drawing pictures and weights")
         with self._contestant("side_samtune.py", "draw", self.plan.pictures) as artist:
             artist.wait()
@@ -169,7 +169,7 @@ class Contest:
         self.found.steps[setting] = times
 
     def _evaluate(self) -> None:
-        """All objects of some pictures by box: the official predictor, ours as it is, ours from the cache."""
+        """All objects of some images by box: the official predictor, ours as it is, ours from the cache."""
         with self._contestant("side_sam2.py", 1) as official, self._samtune(1, 1) as ours:
             _wait_for(official, ours)
             ask: dict[str, Callable[[int], dict[str, float]]] = {
@@ -288,7 +288,7 @@ def verdicts(found: Measured) -> list[Verdict]:
 
 
 def evaluation_time(answers: Sequence[dict[str, float]]) -> float:
-    """Seconds for 10,000 objects, from a few pictures: as many of them as hold so many objects."""
+    """Seconds for 10,000 objects, from a few images: as many of them as hold so many objects."""
     objects = sum(answer["objects"] for answer in answers) / len(answers)
     return EVALUATED / objects * (median(answer["embed"] for answer in answers) + median(a["ask"] for a in answers))
 

@@ -68,7 +68,7 @@ class ShortScript:
         self.scaler.update()
 
     def evaluate(self, picture: int) -> dict[str, float]:
-        """Ask the predictor for all objects of a picture by box: seconds to embed it, and to ask and compare."""
+        """Ask the predictor for all objects of an image by box: seconds to embed it, and to ask and compare."""
         entry = self.pictures[picture]
         image = _image(entry["image"])
         (embed,) = timed(lambda: self.predictor.set_image(image), 1)

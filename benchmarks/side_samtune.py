@@ -3,7 +3,7 @@
     python side_samtune.py WORK draw PICTURES
     python side_samtune.py WORK tune IMAGES OBJECTS PRECISION
 
-`draw` makes what all contestants work on: pictures, masks, random weights of SAM 2.1 tiny in both layouts.
+`draw` makes what all contestants work on: images, masks, random weights of SAM 2.1 tiny in both layouts.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Tuning:
         return memory_peak(lambda: self.steps(turns))
 
     def evaluate(self, picture: int, cached: bool) -> dict[str, float]:
-        """Measure all objects of a picture by box: seconds to embed it, and to ask and compare."""
+        """Measure all objects of an image by box: seconds to embed it, and to ask and compare."""
         image = self.run.dataset.split("train").images[picture]
         predictor = Predictor(self.run.loaded)
         started = time.perf_counter()

@@ -160,6 +160,19 @@ def test_evaluation_writes_what_pycocotools_reads(run, dataset, tmp_path, tiny_f
     assert any("true boxes" in line for line in found.lines())
 
 
+def test_an_export_brings_its_finder_along(run, dataset, tmp_path):
+    api.export(run, tmp_path / "hf", "hf")
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "finder.safetensors" in card and "large, small" in card and str(tmp_path) not in card
+    image = next((dataset.root / "images").glob("test*"))
+    wish = FindConfig(threshold=0.0)
+    outs = tmp_path / "of run", tmp_path / "of hf"
+    for model, out in zip((run, tmp_path / "hf"), outs, strict=True):
+        assert api.find(image, model, out, wish, quiet=True).objects
+    first, second = ((out / "predictions.json").read_text() for out in outs)
+    assert first == second
+
+
 def test_commands(run, dataset, tmp_path, capsys):
     image = next((dataset.root / "images").glob("test*"))
     run = shutil.copytree(run, tmp_path / "run")

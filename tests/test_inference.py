@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from samtune.config import AutomaticConfig, PredictConfig
-from samtune.data.images import read_image
+from samtune.data.images import SUFFIXES, read_image
 from samtune.drawing import draw_overlay
 from samtune.errors import ConfigError, DataError
 from samtune.inference.automatic import _without_duplicates, automatic_masks
@@ -140,16 +141,26 @@ def test_finding_nothing_is_said_with_the_settings_that_decide(predictor, pictur
     config = PredictConfig(everything=True, automatic=AutomaticConfig(points_per_side=2))
     report = predict_files(pictures, predictor, tmp_path / "out", config)
     assert report.lines()[:2] == [
-        "0 masks in 2 pictures",
-        "no guess has --automatic.min-iou-score 0.7 and --automatic.min-stability 0.85; lower values show more",
+        "0 masks in 2 images",
+        "no candidate mask has --automatic.min-iou-score 0.7 and --automatic.min-stability 0.85; "
+        "lower values show more",
     ]
+
+
+def test_every_suffix_that_prepare_reads_is_predicted(predictor, pictures, tmp_path):
+    for number, suffix in enumerate(sorted(SUFFIXES)):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        shutil.copy(next(iter(sorted(pictures.iterdir()))), tmp_path / "in" / f"{number}{suffix}")
+    shutil.copy(tmp_path / "in" / f"0{min(SUFFIXES)}", tmp_path / "in" / f"._hidden{min(SUFFIXES)}")
+    report = predict_files(tmp_path / "in", predictor, tmp_path / "out", PredictConfig(point=("30,30",)))
+    assert report.images == len(SUFFIXES)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 def test_files_hold_the_same_masks(predictor, pictures, tmp_path):
     config = PredictConfig(box=("10,5,60,40",), point=("30,30",))
     report = predict_files(pictures, predictor, tmp_path / "out", config)
-    assert (report.pictures, report.objects) == (2, 4)
+    assert (report.images, report.objects) == (2, 4)
     results = json.loads((tmp_path / "out/predictions.json").read_text())
     masks = sorted((tmp_path / "out/masks").iterdir())
     assert [path.name for path in masks] == ["a.png-000.png", "a.png-001.png", "b.png-000.png", "b.png-001.png"]

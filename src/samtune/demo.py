@@ -42,7 +42,7 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
     Args:
         out: folder for everything; an earlier demo there is replaced, anything else is refused.
         steps: optimizer steps.
-        seed: of the pictures and of the training.
+        seed: of the images and of the training.
         quiet: show no progress.
 
     Raises:

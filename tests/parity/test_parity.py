@@ -72,7 +72,7 @@ def picture(height: int, width: int, seed: int) -> Tensor:
 
 
 def cases(mask_size: int) -> dict[str, Tensor]:
-    """Every kind of prompt on one wide and, more briefly, one tall picture."""
+    """Every kind of prompt on one wide and, more briefly, one tall image."""
     generator = torch.Generator().manual_seed(3)
     wide, tall = picture(180, 320, 1), picture(411, 250, 2)
     corners = torch.rand(8, 2, 2, generator=generator) * torch.tensor([320.0, 180.0])

@@ -56,7 +56,7 @@ def find(predictor: Predictor, embedded: EmbeddedImage, finder: Finder, *, chunk
     height, width = embedded.size
     found = Finds(
         logits=answers.logits.cpu().numpy()[kept],
-        boxes=boxes[kept] * np.array([width, height] * 2, np.float32) * STRIDE / finder.image_size,
+        boxes=(boxes[kept] * np.array([width, height] * 2) * (STRIDE / finder.image_size)).astype(np.float32),
         classes=classes[kept],
         evidence=evidence[kept],
         scores=scores,

@@ -226,9 +226,9 @@ def matched(truth: Sequence[TrueImage], found: Sequence[FoundImage], classes: in
         hits, finds = hits + int(right.sum()), finds + int(counted.sum())
         owner = match(mask_iou(these.masks, one.masks).astype(np.float32), these.scores.astype(np.float32), RIGHT)
         np.add.at(confusion, (one.classes[owner[owner >= 0]], these.classes[owner >= 0]), 1)
-        np.add.at(confusion, (classes, these.classes[(owner < 0) & counted]), 1)
+        confusion[classes] += np.bincount(these.classes[(owner < 0) & counted], minlength=classes + 1)
         missed = np.setdiff1d(np.arange(len(one.masks)), owner)
-        np.add.at(confusion, (one.classes[missed], classes), 1)
+        confusion[:, classes] += np.bincount(one.classes[missed], minlength=classes + 1)
         counts[:, 0] += np.bincount(one.classes, minlength=classes)[:classes]
         counts[:, 1] += np.bincount(these.classes[counted], minlength=classes)
         errors.append(abs(int(counted.sum()) - len(one.masks)))

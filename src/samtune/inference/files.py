@@ -20,6 +20,7 @@ from samtune.data.reading import PLAIN, Reading
 from samtune.drawing import draw_overlay
 from samtune.errors import DataError
 from samtune.inference.automatic import automatic_masks
+from samtune.inference.names import ImageNames
 from samtune.inference.predictor import Predictor
 from samtune.inference.tiles import LargeImage, ask_in_tiles, draw_overview, everything_in_tiles
 from samtune.types import Box, Prompt
@@ -185,7 +186,7 @@ def _prompts(files: Sequence[Path], config: PredictConfig) -> dict[str, list[_Na
 def _from_coco(file: Path, files: dict[str, Path]) -> list[tuple[str, _NamedPrompt]]:
     """Box prompts of a COCO file, or of a list of detections whose `image_id` or `file_name` names an image."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError.of(expected="a JSON file with COCO boxes", found=str(error), where=str(file)) from error
     names: dict[Any, str] = {}
@@ -194,19 +195,23 @@ def _from_coco(file: Path, files: dict[str, Path]) -> list[tuple[str, _NamedProm
         entries = content.get("annotations")
         for number, image in enumerate(_dicts(content.get("images"), file)):
             image_id = _image_id(image.get("id"), f"{file}, image {number}")
-            names[image_id] = str(image.get("file_name")).replace("\\", "/").rpartition("/")[2]
+            names[image_id] = str(image.get("file_name"))
     asked: list[tuple[str, _NamedPrompt]] = []
+    known = ImageNames(files)
     for number, entry in enumerate(_dicts(entries, file)):
         where = f"{file}, entry {number}"
         image_id = _image_id(entry.get("image_id"), where)
-        name = names.get(image_id) or str(entry.get("file_name", image_id))
-        name = next((known for known in (name, f"{name}.jpg", f"{name}.png") if known in files), None)
+        written = names.get(image_id) or entry.get("file_name", image_id)
+        name = known.find(written)
         if name is None:
+            is_number = isinstance(written, int) and not isinstance(content, dict)
             raise DataError.of(
                 expected="boxes about the given images",
-                found=f"image {names.get(image_id, image_id)!r}, which is not among them",
+                found=f"image {written!r}, which is not among them",
                 where=where,
-                do="give the folder with all its images",
+                do="give the COCO file with its images list, or file_name in every entry: a results list has only ids"
+                if is_number
+                else "give the folder with all its images",
             )
         box = _box(entry.get("bbox"), where)
         category = _category(entry.get("category_id", 1), where)

@@ -22,6 +22,8 @@ STD = (0.229, 0.224, 0.225)
 """ImageNet standard deviation, RGB, of values 0 to 1."""
 MASK_THRESHOLD = 0.0
 """Logits above this are the object."""
+LOW_RES_CLAMP = 32.0
+"""Low-res logits as the official predictor returns them are clamped to this, below and above 0."""
 _WHOLE_IMAGE_PIXELS = 2**24
 """Larger images are resized one channel at a time, which bounds memory and changes no number."""
 
@@ -129,8 +131,8 @@ def mask_prompt(mask: NDArray[np.bool_] | Tensor, mask_size: int) -> Tensor:
 
 
 def clamp_low_res(low_res: Tensor) -> Tensor:
-    """Low-res logits as the official predictor hands them out: clamped to -32..32."""
-    return low_res.clamp(-32.0, 32.0)
+    """Low-res logits as the official predictor returns them: clamped to -32..32."""
+    return low_res.clamp(-LOW_RES_CLAMP, LOW_RES_CLAMP)
 
 
 def processor_config(size: int) -> dict[str, Any]:

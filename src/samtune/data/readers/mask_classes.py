@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from samtune.data.images import probe_image, read_image
 from samtune.data.readers.text import read_text
@@ -23,6 +25,9 @@ VOID = 255
 VOID_COLOR = (224, 224, 192)
 """What Pascal VOC draws around objects: value 255, and its colour in VOC's palette."""
 _MOST_COLORS = 1024
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError, IndexError, struct.error, MemoryError,
+               Image.DecompressionBombError)  # fmt: skip
+"""What Pillow raises on damaged files."""
 _MOST_BYTES = 1 << 20
 
 
@@ -147,6 +152,26 @@ def has_palette(file: Path) -> bool:
         DataError: the file cannot be read.
     """
     return file.suffix.lower() != ".npy" and probe_image(file).mode == "P"
+
+
+def count_pages(file: Path) -> int:
+    """How many images a mask file holds; 1 for what cannot be read, which is reported when it is."""
+    if file.suffix.lower() not in (".tif", ".tiff", ".gif"):
+        return 1
+    try:
+        with Image.open(file, formats=("TIFF", "GIF")) as image:
+            return int(getattr(image, "n_frames", 1))
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        KeyError,
+        TypeError,
+        struct.error,
+        Image.DecompressionBombError,
+    ):
+        return 1
 
 
 def palette_colors(file: Path, labels: NDArray[Any]) -> dict[Value, Value]:

@@ -37,6 +37,7 @@ from samtune.data.readers.mask_classes import (
     VOID_COLOR,
     Classes,
     Value,
+    count_pages,
     find_classes,
     has_palette,
     palette_colors,
@@ -67,7 +68,7 @@ def read_mask_folder(
         options: `mask_pattern` says how masks are named.
 
     Yields:
-        The images by folder and name.
+        The images by split, folder and name.
 
     Raises:
         DataError: no such folder, no mask that belongs to an image, a class file that cannot be read.
@@ -81,8 +82,12 @@ def read_mask_folder(
     _refuse_unmatched(path, pairs)
     reader = _Reader(path, pairs, on_issue)
     splits = _voc_splits(files)
-    for image, masks in pairs.matched.items():
-        yield reader.record(image, masks, splits.get(image.stem) or _split_of(image, images or path))
+    by_split: dict[Split, list[Path]] = {split: [] for split in Split}
+    for image in pairs.matched:
+        by_split[splits.get(image.stem) or _split_of(image, images or path)].append(image)
+    for split, those in by_split.items():
+        for image in those:
+            yield reader.record(image, pairs.matched[image], split)
     reader.report_rest()
 
 
@@ -145,6 +150,7 @@ class _Reader:
         for file in masks:
             self._classes_for(file)  # what is wrong with a class file is wrong with the source
             try:
+                self._check_pages(file, image)
                 labels = _labels(file)
                 objects = list(self._objects(file, labels, image, single=len(masks) > 1))
             except DataError as error:
@@ -168,6 +174,24 @@ class _Reader:
             group=group_of(image.name),
             source=masks[0],
         )
+
+    def _check_pages(self, file: Path, image: Path) -> None:
+        """Report a mask of as many pages as its image, of which one is read.
+
+        Raises:
+            DataError: the mask has pages, and its image not as many.
+        """
+        pages = count_pages(file)
+        if pages > 1 and pages != count_pages(image):
+            raise DataError.of(
+                expected="a mask of one page, or of as many as its image",
+                found=f"{pages} pages",
+                where=str(file),
+                do="save one label image: a page per object, or per depth, are two readings of a stack",
+            )
+        if pages > 1:
+            text = f"The mask has {pages} pages, as its image has, of which the first is read."
+            self._on_issue(self._issue("mask-pages", text, file, image.name, "Page 1 is prepared.", Severity.WARNING))
 
     def report_rest(self) -> None:
         """Report images without masks, and masks without images."""
