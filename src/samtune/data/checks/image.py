@@ -173,7 +173,7 @@ def suspicions(
     for annotation, region in objects:
         for code, severity, text in _oddities(annotation, region, frame):
             issues.append(_about_object(record, annotation, code, text, _PREPARED, severity))
-    for first, second, overlap in _twins(objects):
+    for first, second, overlap in _duplicates(objects):
         one, other = objects[first][0], objects[second][0]
         same = "" if one.category == other.category else f", which is called {one.category!r}"
         text = f"The object covers {overlap:.0%} of the same pixels as annotation {one.annotation_id}{same}."
@@ -335,7 +335,7 @@ def _overlapping(low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[N
     return order[one], order[one + 1 + steps]
 
 
-def _twins(objects: Sequence[tuple[Annotation, Region]]) -> Iterator[tuple[int, int, float]]:
+def _duplicates(objects: Sequence[tuple[Annotation, Region]]) -> Iterator[tuple[int, int, float]]:
     """Objects, crowds aside, that cover nearly the same pixels: positions with first < second, and their IoU."""
     if len(objects) < 2:
         return

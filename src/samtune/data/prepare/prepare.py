@@ -109,6 +109,8 @@ class PrepareReport(Result):
         counts = [
             f"{split:<10} {count} images, {self.objects.get(split, 0)} objects" for split, count in self.images.items()
         ]
+        if crowds := self.found.get((Severity.INFO.value, "crowd"), 0):
+            counts.append(f"{'crowds':<10} {crowds} of these objects are crowd regions, which are not trained")
         found: list[str] = []
         for (severity, code), count in sorted(self.found.items()):
             found.append(f"{severity:<10} {count} x {code}")
@@ -301,12 +303,12 @@ def _check_share(gathered: _Gathered, images: int, config: PrepareConfig) -> Non
     allowed = {"fail": 0.0, "skip": 1.0, "auto": config.max_broken}[config.on_error]
     first = next(iter(gathered.first_errors().values()), None)
     if first is not None and share > allowed:
-        expected = f" Expected: {first.expected}." if first.expected else ""
         raise DataError.of(
             expected=f"at most {allowed:.0%} unusable objects",
-            found=f"{broken} of {broken + objects} ({share:.0%}); the first: {first.message}{expected}",
+            found=f"{broken} of {broken + objects} ({share:.0%}); the first: {first.message}"
+            + (f" Expected was {first.expected}." if first.expected else ""),
             where=first.place,
-            do="repair the source, or accept the loss with --on-error skip, which lists all of them",
+            do=f"{first.do or 'repair the source'}, or accept the loss with --on-error skip, which lists all of them",
         )
     if objects == 0:
         raise DataError.of(

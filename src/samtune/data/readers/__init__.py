@@ -58,10 +58,11 @@ def read(
     if name not in FORMATS:
         raise DataError.of(expected=f"one of {', '.join(FORMATS)}", found=name, where="--source-format")
     unread: Counter[str] = Counter()
-    errors = 0
+    errors, explained = 0, False
 
     def noting(issue: Issue) -> None:
-        nonlocal errors
+        nonlocal errors, explained
+        explained = explained or (issue.code == "labels-missing" and issue.severity is Severity.WARNING)
         if issue.severity is Severity.ERROR:
             errors += 1
             if issue.annotation is not None and issue.image:
@@ -83,7 +84,7 @@ def read(
         whole.add(record)
         yield replace(record, unread=lost) if lost else record
         unread.clear()  # readers report on an image before they yield it
-    for issue in whole.issues(errors):
+    for issue in whole.issues(errors, splits_explained=explained):
         on_issue(issue)
 
 

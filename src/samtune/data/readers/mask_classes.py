@@ -53,7 +53,7 @@ def find_classes(folders: Iterable[Path]) -> Classes:
         DataError: a class file that cannot be read, or that gives two classes one colour.
     """
     for folder in folders:
-        for name, read in (("_classes.csv", _from_csv), ("labelmap.txt", _from_labelmap), ("class_names.txt", _listed)):
+        for name, read in _FILES.items():
             file = folder / name
             if file.is_file():
                 if file.stat().st_size > _MOST_BYTES:
@@ -63,13 +63,15 @@ def find_classes(folders: Iterable[Path]) -> Classes:
 
 
 def _from_csv(file: Path) -> Classes:
-    """Roboflow's `Pixel Value, Class`; three colour columns before the name are read too."""
+    """Roboflow's `Pixel Value, Class`; three columns of a colour before the name, or behind it in `class_dict.csv`."""
     names: dict[Value, str] = {}
     by_color = False
     for line, row in enumerate(csv.reader(read_text(file, _MOST_BYTES).splitlines()), start=1):
         cells = [cell.strip() for cell in row]
-        if not any(cells) or (line == 1 and not cells[0].isdigit()):
+        if not any(cells) or (line == 1 and not any(cell.isdigit() for cell in cells)):
             continue
+        if file.name == "class_dict.csv":
+            cells = [*cells[1:4], cells[0]]
         plain, name = (cells[:1], cells[1:2]) if len(cells) == 2 else (cells[:3], cells[3:4])
         if not name or not all(cell.isdigit() for cell in plain):
             raise DataError.of(
@@ -99,6 +101,10 @@ def _listed(file: Path) -> Classes:
     lines = [line.strip() for line in read_text(file, _MOST_BYTES).splitlines() if line.strip()]
     lines = lines[1:] if lines and lines[0] == "__ignore__" else lines
     return Classes(file, dict[Value, str](enumerate(lines)))
+
+
+_FILES = {"_classes.csv": _from_csv, "labelmap.txt": _from_labelmap, "class_names.txt": _listed,
+          "class_dict.csv": _from_csv}  # fmt: skip
 
 
 def _add(names: dict[Value, str], value: Value, name: str, file: Path, line: int) -> None:

@@ -236,6 +236,7 @@ class _Reader:
                     yield from ((_value_name(color), shape) for shape in _components(file, color))
         elif len(values) <= 1 + (0 in values):
             category = self._categories.get(file, "")
+            self._check_border(file, labels)
             if single and not category and any(values):
                 yield DEFAULT_CATEGORY, MaskFile(file, None)
             else:
@@ -244,6 +245,7 @@ class _Reader:
             yield from ((DEFAULT_CATEGORY, shape) for shape in _soft_components(labels))
         else:
             sure = has_palette(file) or "object" in folder or "instance" in folder
+            self._check_background(file, values)
             for value in self._without_void(file, values, sure=sure):
                 yield DEFAULT_CATEGORY, MaskFile(file, value)
 
@@ -314,6 +316,24 @@ class _Reader:
             self._report_void(file, Severity.INFO if sure else Severity.WARNING)
             objects.remove(VOID)
         return [value for value in objects if value != VOID_COLOR]
+
+    def _check_border(self, file: Path, labels: NDArray[Any]) -> None:
+        """Report once a mask whose object is all around what is not object."""
+        border = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
+        if all(map(np.all, border)) and not labels.all() and "inverted" not in self._reported:
+            self._reported.add("inverted")
+            text = "The object goes around the whole border of the image; objects may be drawn as 0."
+            self._on_issue(self._issue("mask-inverted", text, file, None, "The mask is read as it is: 0 is background.",
+                                       Severity.WARNING))  # fmt: skip
+
+    def _check_background(self, file: Path, values: list[Value]) -> None:
+        """Report once a mask of several values, none of which is the background's 0."""
+        if 0 not in values and "background" not in self._reported:
+            self._reported.add("background")
+            text = f"No pixel is 0, the background; each of {len(values)} values is an object, one may be background."
+            self._on_issue(self._issue("mask-without-background", text, file, None,
+                                       "A file _classes.csv beside the masks says what values mean.",
+                                       Severity.WARNING))  # fmt: skip
 
     def _report_void(self, file: Path, severity: Severity) -> None:
         """Report once that a value means no object."""
