@@ -114,6 +114,22 @@ def test_texts_use_the_words_of_the_field():
     holds(old, WORDS, "private vocabulary")
 
 
+def test_the_architecture_page_names_what_is_there():
+    """Every path and room that the page names exists; every room has a line."""
+    page = (REPO / "docs/architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", page)) - {"docs/decisions/"}
+    roots = (
+        REPO,
+        REPO / "src",
+        REPO / "src/samtune",
+        *(path for path in (REPO / "src/samtune").iterdir() if path.is_dir()),
+    )
+    missing = [name for name in named if "NAME" not in name and not any((root / name).exists() for root in roots)]
+    assert missing == []
+    rooms = {f"{path.parent.name}/" for path in (REPO / "src/samtune").glob("*/__init__.py")}
+    assert rooms <= named, f"the page has no line for {sorted(rooms - named)}"
+
+
 def test_names_are_the_fields_words():
     old = (name_of(path) for path in SOURCES if any(map(OLD_NAMES.fullmatch, names_in(parsed(path)))))
     holds(old, NAMES, "private vocabulary")
