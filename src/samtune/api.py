@@ -282,7 +282,7 @@ def compare(
             names=[_name(model, predictor) for model, predictor in zip(models, loaded, strict=True)],
             guards=others,
             guard_scenes=guard_scenes,
-            curves=[Path(one) / "metrics.jsonl" if isinstance(one, str | Path) else None for one in candidates],
+            runs=[Path(one) if isinstance(one, str | Path) else Path() for one in candidates],
             progress=advance,
         )[0]
 
