@@ -6,13 +6,19 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: demo test test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare real-sets lock clean
+.PHONY: demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare real-sets finder-sets lock clean
 
-demo: $(READY)  ## Make a dataset, tune the built-in model on it, judge it, write a report
+demo: $(READY)  ## Draw a dataset, tune the built-in model on it, compare both, write a report
 	$(BIN)/samtune demo --out demo
 
-test: $(READY)  ## The tests, under 8 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+test: $(READY)  ## The tests, under 10 minutes on 2 cores
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(TEST_OPTIONS)
+
+coverage: $(READY)  ## The same, and which lines no test runs
+	$(MAKE) test TEST_OPTIONS="--cov --cov-report=term-missing:skip-covered"
+
+wheel: $(READY)  ## Build the wheel, install it into a fresh environment, use it
+	.ci/wheel
 
 install: $(READY)
 
@@ -43,8 +49,9 @@ notebooks: $(READY)  ## Run both notebooks from start to end, in place
 proofs: $(READY)  ## The longer proofs
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-fuzz: $(READY)  ## 10,000 damaged COCO files, new ones each time
+fuzz: $(READY)  ## 10,000 damaged COCO files, 2,000 of YOLO, LabelMe, VIA and mask folders each, new ones each time
 	SAMTUNE_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz_coco.py
+	SAMTUNE_FUZZ_FORMAT_CASES=2000 $(BIN)/python -m pytest tests/test_fuzz_formats.py
 
 # The official package wants a torchvision that torch's CPU build does not have: hence --no-deps, and stand-ins.
 BENCH := build/bench/.ready
@@ -61,6 +68,10 @@ $(BENCH): requirements.lock pyproject.toml tests/parity/requirements.txt
 
 real-sets: $(READY)  ## The main job on the real sets under SAMTUNE_REAL_DATA; a quarter of half an hour
 	$(BIN)/python benchmarks/real_sets.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco)
+
+finder-sets: $(READY)  ## The finder on the real sets under SAMTUNE_REAL_DATA, three seeds; hours on two cores
+	$(BIN)/python benchmarks/finder_sets.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco nuts_coco kudzu_via) \
+	  --out build/finder-sets --seeds 3
 
 parity: build/parity/.ready  ## Every size of SAM 2.0 and 2.1 against the official package; half an hour
 	$(BIN)/python -m pytest -m slow -s tests/parity

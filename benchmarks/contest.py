@@ -112,7 +112,7 @@ def timed(work: Callable[[], object], count: int) -> list[float]:
 
 
 def wait() -> None:
-    """Until a GPU has done what it was told."""
+    """Wait until a GPU has finished its work."""
     if DEVICE == "cuda":
         import torch
 

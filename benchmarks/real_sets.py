@@ -63,7 +63,7 @@ def splits_of(dataset: Path) -> list[str]:
 
 
 def compare(dataset: Path, tuned: Path, out: Path, split: str) -> dict[str, Any]:
-    """Base and tuned model on a split, with what the trivial guesses reach."""
+    """Base and tuned model on a split, with what the trivial predictions reach."""
     samtune("compare", dataset, "--tuned", tuned, "--split", split, "--out", out, "--quiet")
     comparison = json.loads((out / "comparison.json").read_text())
     objects = json.loads((out / "base.json").read_text())["objects"]

@@ -1,4 +1,4 @@
-"""A model on real sets it was never tuned on, beside the trivial guesses: the rows of nano's card.
+"""A model on real sets it was never tuned on, beside the trivial predictions: the rows of nano's card.
 
     python benchmarks/untuned.py nano ../shared/data/lens_coco:valid,test ../shared/data/nuts_coco:all
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from tests.tiny import TINY_SIZE, tiny_sam2
 
 
 def pixels_of(view: CachedView) -> Tensor:
-    """Some picture that depends on the file's bytes and the view."""
+    """Some image that depends on the file's bytes and the view."""
     seed = int.from_bytes(view.path.read_bytes()[:4], "little") + 7919 * len(view.view)
     return torch.randn(3, TINY_SIZE, TINY_SIZE, generator=torch.Generator().manual_seed(seed))
 
@@ -25,8 +24,9 @@ def fill(folder: Path, views: list[CachedView]) -> tuple[int, float]:
     model = tiny_sam2(seed=0)
 
     def slow_encode(pixels: Tensor) -> ImageEmbeddings:
-        time.sleep(0.02)
-        return encode(model, pixels)
+        for _ in range(4):  # long enough for the others to want the same image meanwhile
+            embeddings = encode(model, pixels)
+        return embeddings
 
     cache = EmbeddingCache(folder, model)
     total = 0.0

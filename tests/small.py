@@ -1,7 +1,8 @@
-"""A prepared dataset of a few drawn pictures, written directly as the table says, for tests of what stands on it."""
+"""Small data for tests: a prepared dataset written directly as the table says, and an export to prepare."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ SIZE = 72
 def make_dataset(
     root: Path, *, train: int = 6, valid: int = 3, test: int = 3, empty: int = 1, seed: int = 0
 ) -> Dataset:
-    """Bright discs on dark ground, two to four a picture; the last `empty` pictures of each split show none."""
+    """Bright discs on dark ground, two to four an image; the last `empty` images of each split show none."""
     rng = np.random.default_rng(seed)
     rows = []
     (root / "images").mkdir(parents=True)
@@ -26,10 +27,10 @@ def make_dataset(
         for index in range(count):
             name = f"{split}-{index}"
             discs = [] if index >= count - empty else [_disc(rng) for _ in range(rng.integers(2, 5))]
-            picture = rng.normal(60, 12, (SIZE, SIZE + 8, 3))
+            pixels = rng.normal(60, 12, (SIZE, SIZE + 8, 3))
             for disc in discs:
-                picture[disc] += 110
-            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / f"images/{name}.png")
+                pixels[disc] += 110
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / f"images/{name}.png")
             image = {
                 "image_path": f"images/{name}.png",
                 "split": split,
@@ -65,3 +66,26 @@ def _disc(rng: np.random.Generator) -> np.ndarray:
     radius = rng.uniform(5, 14)
     center = rng.uniform(14, SIZE - 14, 2)
     return (x - center[0]) ** 2 + (y - center[1]) ** 2 < radius**2
+
+
+def write_export(folder: Path, side: int = 64) -> None:
+    """A Roboflow-like COCO export: 4, 2 and 3 square images of two bright rectangles, a class named as HTML."""
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 4, "valid": 2, "test": 3}.items():
+        (folder / split).mkdir(parents=True)
+        images, annotations = [], []
+        for index in range(count):
+            pixels = rng.integers(30, 70, (side, side, 3))
+            name = f"{split}-{index}_jpg.rf.{index:032}.jpg"
+            for x, y in ((6, 8), (34, 30)):
+                pixels[y : y + 20, x : x + 24] += 120
+                ring = [x, y, x + 24, y, x + 24, y + 20, x, y + 20]
+                annotations.append(
+                    {"id": len(annotations), "image_id": index, "category_id": 1, "segmentation": [ring], "iscrowd": 0}
+                    | {"bbox": [x, y, 24, 20], "area": 480}
+                )
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / split / name)
+            images.append({"id": index, "file_name": name, "width": side, "height": side})
+        categories = [{"id": 0, "name": "things"}, {"id": 1, "name": "<b>thing</b>"}]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / split / "_annotations.coco.json").write_text(json.dumps(content))

@@ -6,16 +6,16 @@ import json
 import multiprocessing
 import os
 import random
-import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
+from samtune.config import CacheConfig
 from samtune.embeddings.cache import CachedView, EmbeddingCache
-from samtune.embeddings.store import cache_info, clear_cache, parse_size
-from samtune.errors import ConfigError, DataError
+from samtune.embeddings.store import cache_info, clear_cache
+from samtune.errors import DataError
 from samtune.model.encoder.embeddings import ImageEmbeddings, encode
 from tests.cache_worker import fill, pixels_of
 
@@ -227,9 +227,12 @@ def test_the_limit_holds_and_the_least_recently_used_go_first(folder, images, ti
     size = entry_files(folder / "probe")[0].stat().st_size
     limit = int(size * 4.5)
     cache = EmbeddingCache(folder / "real", tiny_model, limit=limit)
-    for view in images[:4]:
+    known: set[Path] = set()
+    for second, view in enumerate(images[:4]):
         ask(cache, [view], tiny_model)
-        time.sleep(0.01)
+        for path in set(entry_files(folder / "real")) - known:  # used one second after the other, long ago
+            os.utime(path, (second, path.stat().st_mtime))
+            known.add(path)
     ask(cache, images[:1], tiny_model)  # now the second is the least recently used
     ask(cache, images[4:5], tiny_model)
     assert sum(path.stat().st_size for path in entry_files(folder / "real")) <= limit
@@ -296,13 +299,13 @@ def test_about_says_what_made_the_numbers(folder, tiny_model):
     ("text", "size"), [("40GB", 40 * 10**9), ("1.5 tb", 15 * 10**11), ("500M", 5 * 10**8), ("123", 123), ("9B", 9)]
 )
 def test_sizes(text, size):
-    assert parse_size(text) == size
+    assert CacheConfig(cache_limit=text).cache_bytes == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "0GB", "-1GB", "ten", "1 GB left", "nan", "1e9"])
 def test_sizes_that_are_none(text):
-    with pytest.raises(ConfigError, match="40GB"):
-        parse_size(text)
+    with pytest.raises(ValueError, match="40GB"):
+        CacheConfig(cache_limit=text)
 
 
 def test_a_missing_image_is_named(folder, tiny_model, tmp_path):

@@ -7,42 +7,21 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from samtune.cli import main
 from samtune.data.table import Dataset
-
-SIZE = 64
+from tests.small import write_export
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a small Roboflow-like export."""
     folder = tmp_path_factory.mktemp("place")
-    rng = np.random.default_rng(0)
-    for split, count in {"train": 4, "valid": 2, "test": 3}.items():
-        (folder / "export" / split).mkdir(parents=True)
-        images, annotations = [], []
-        for index in range(count):
-            picture = rng.integers(30, 70, (SIZE, SIZE, 3))
-            name = f"{split}-{index}_jpg.rf.{index:032}.jpg"
-            for x, y in ((6, 8), (34, 30)):
-                picture[y : y + 20, x : x + 24] += 120
-                ring = [x, y, x + 24, y, x + 24, y + 20, x, y + 20]
-                annotations.append(
-                    {"id": len(annotations), "image_id": index, "category_id": 1, "segmentation": [ring], "iscrowd": 0}
-                )
-            Image.fromarray(picture.astype(np.uint8)).save(folder / "export" / split / name)
-            images.append({"id": index, "file_name": name, "width": SIZE, "height": SIZE})
-        categories = [{"id": 0, "name": "things"}, {"id": 1, "name": "<b>thing</b>"}]
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        (folder / "export" / split / "_annotations.coco.json").write_text(json.dumps(content))
+    write_export(folder / "export")
     return folder
 
 
@@ -88,8 +67,8 @@ def test_the_main_job_from_export_to_export(place, tiny_folder, capsys):
     assert addresses.found
     assert all(address.startswith("data:") for address in addresses.found)
 
-    pictures = place / "export/test"
-    assert run("predict", pictures, "--model", tuned, "--out", place / "masks", "--box", "6,8,30,28", "--quiet") == 0
+    images = place / "export/test"
+    assert run("predict", images, "--model", tuned, "--out", place / "masks", "--box", "6,8,30,28", "--quiet") == 0
     assert len(json.loads((place / "masks/predictions.json").read_text())) == 3
     assert run("export", tuned, "--out", place / "hf", "--format", "hf") == 0
     assert "checked" in capsys.readouterr().out
@@ -131,7 +110,7 @@ MISTAKES = {
     "no prompts": (["predict", "x", "--model", "nowhere", "--out", "x"], "--everything"),
     "a size that is none": (["embed", "DATASET", "--model", "nowhere", "--cache-limit", "lots"], "--cache-limit"),
     "a raw export": (["train", "EXPORT"], "samtune prepare"),
-    "no picture": (["predict", "nowhere", "--model", "MODEL", "--out", "x", "--point", "1,1"], "nowhere"),
+    "no image": (["predict", "nowhere", "--model", "MODEL", "--out", "x", "--point", "1,1"], "nowhere"),
 }
 
 
@@ -176,20 +155,20 @@ def test_an_interrupted_training_saves_and_resumes(place, tiny_folder, tmp_path,
         tiny_folder,
         "--steps",
         "100000",
+        "--eval-every",
+        "2",
         "--out",
         out,
-        "--quiet",
     ]
     command = [sys.executable, "-m", "samtune", *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    deadline = time.monotonic() + 120
-    while not (out / "results.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(1.0)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **streams, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert process.stderr is not None
+    assert any(line.startswith("step 2") for line in process.stderr)  # measured twice: training is under way
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=120)
     assert process.returncode == code
-    assert b"--resume" in said
+    assert "--resume" in printed
     assert (out / "checkpoints/last/state.safetensors").exists()
 
 

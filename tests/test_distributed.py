@@ -148,7 +148,7 @@ def test_the_main_process_alone_reports_what_all_have_found(place, pair, what, e
 def test_a_killed_process_ends_the_other_and_the_run_resumes_under_torchrun(place, dataset, settings, pair):
     job = {"dataset": str(dataset.root), "config": settings("killed"), "kill_at": 20, "pid": str(place / "pid")}
     first, second = start_pair([{**job, "result": str(place / "result-killed")}], place)
-    second.wait(timeout=600)
+    second.communicate(timeout=600)
     _, error = first.communicate(timeout=60)
     assert second.returncode == -9
     assert first.returncode == 1

@@ -484,3 +484,11 @@ def test_nano_comes_with_the_package() -> None:
     assert row.cost.parameters == sum(parameter.numel() for parameter in loaded.model.parameters())
     assert {tensor.dtype for tensor in loaded.model.state_dict().values()} == {torch.float32}
     assert (NANO_FOLDER / "model.safetensors").stat().st_size <= 12e6
+
+
+def test_a_loaded_model_is_taken_where_a_name_is(folder: Path) -> None:
+    loaded = load_model(folder)
+    assert load_model(loaded) is loaded
+    half = load_model(loaded, dtype=torch.float16)
+    assert half.model.dtype == torch.float16
+    assert loaded.model.dtype == torch.float32

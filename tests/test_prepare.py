@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def export(tmp_path_factory):
 
 
 def write_source(folder: Path, annotations=None, images=None, **more) -> Path:
-    """One picture of 60 x 40 pixels and a COCO file; what is not given is right."""
+    """One image of 60 x 40 pixels and a COCO file; what is not given is right."""
     folder.mkdir(parents=True)
     Image.new("RGB", (60, 40), (90, 120, 60)).save(folder / "a.jpg")
     annotations = [annotation()] if annotations is None else annotations
@@ -257,16 +256,15 @@ def test_an_interrupted_run_leaves_no_half_dataset(export, tmp_path, number):
     code = (
         "import signal, sys; from pathlib import Path; from samtune.config import PrepareConfig; "
         "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background jobs ignore it
-        "from samtune.data.prepare.prepare import prepare; print('go', flush=True); "
-        "[prepare(Path(sys.argv[1]), Path(sys.argv[2]), PrepareConfig(workers=1)) for _ in range(1000)]"
+        "from samtune.data.prepare.prepare import prepare; "
+        "[prepare(Path(sys.argv[1]), Path(sys.argv[2]), PrepareConfig(workers=1), "
+        "progress=lambda done, total: print(done, flush=True)) for _ in range(1000)]"
     )
     arguments = [sys.executable, "-c", code, str(export), str(tmp_path / "out")]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(1.0)
+    assert [process.stdout.readline() for _ in range(3)]  # some images are written
     process.send_signal(number)
-    process.wait(timeout=30)
-    process.stdout.close()
+    process.communicate(timeout=60)
     if (tmp_path / "out").exists():
         assert sum(len(image.objects) for image in Dataset.open(tmp_path / "out").images) > 1000

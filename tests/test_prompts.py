@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from samtune.config import PromptPolicy
 from samtune.data.low_res import low_res_targets
+from samtune.errors import UsageError
 from samtune.prompts.batch import BOX_LOWER_RIGHT, BOX_UPPER_LEFT, PADDING, PromptBatch, low_res_to_input
 from samtune.prompts.simulate import (
     CorrectionDraws,
@@ -213,3 +215,27 @@ def test_users_prompts_are_collected_and_padded():
     assert batch.points.tolist() == [[[1, 2], [3, 4]], [[5, 6], [0, 0]]]
     assert batch.labels.tolist() == [[2, 3], [0, PADDING]]
     assert batch.scaled(2.0, 10.0).points[0].tolist() == [[2, 20], [6, 40]]
+
+
+def test_clicks_without_labels_are_positive():
+    prompt = Prompt(input_points=np.array([[3, 4], [5, 6]], np.float32))
+    batch = PromptBatch.from_prompts([prompt])
+    assert batch.points.tolist() == [[[3, 4], [5, 6]]]
+    assert batch.labels.tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("parts", "found"),
+    [
+        ({}, "none"),
+        ({"input_labels": np.array([1])}, r"\[1\]"),
+        ({"input_points": np.zeros((2, 2)), "input_labels": np.array([1])}, r"\[1\]"),
+        ({"input_points": np.zeros((2, 3))}, r"\[2, 3\]"),
+        ({"input_points": np.zeros((1, 2)), "input_labels": np.array([2])}, r"\[2\]"),
+        ({"input_box": np.zeros((1, 4))}, r"\[1, 4\]"),
+        ({"input_mask": np.zeros((8, 8))}, r"\[8, 8\]"),
+    ],
+)
+def test_prompts_of_another_shape_are_refused(parts, found):
+    with pytest.raises(UsageError, match=found):
+        Prompt(**parts)

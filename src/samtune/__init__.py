@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samtune.api import (
+        BlendResult,
         ModelTable,
         TrainResult,
         bench,
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
         download_roboflow,
         embed,
         evaluate,
+        evaluate_finder,
         export,
+        find,
         load_model,
         models,
         predict,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
         pretrain,
         resume,
         train,
+        train_finder,
         write_prompts,
     )
     from samtune.benchmark.figures import BenchReport
@@ -45,6 +49,9 @@ if TYPE_CHECKING:
         CacheConfig,
         EmbedConfig,
         EvalConfig,
+        FindConfig,
+        FinderConfig,
+        FindEvalConfig,
         LossConfig,
         OptimizerConfig,
         PredictConfig,
@@ -58,8 +65,8 @@ if TYPE_CHECKING:
     from samtune.data.checks.doctor import Audit
     from samtune.data.prepare.prepare import PrepareReport
     from samtune.data.table import Dataset
-    from samtune.embeddings.cache import CacheInfo
     from samtune.embeddings.dataset import EmbedReport
+    from samtune.embeddings.store import CacheInfo
     from samtune.errors import (
         ConfigError,
         DataError,
@@ -70,8 +77,12 @@ if TYPE_CHECKING:
         UsageError,
     )
     from samtune.evaluation.comparison import Comparison
+    from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.results import Evaluation
     from samtune.exports.export import ExportReport
+    from samtune.finder.evaluation import FindEvaluation
+    from samtune.finder.files import FindReport
+    from samtune.finder.run import FinderReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
     from samtune.model.io.loaded import LoadedModel
@@ -85,6 +96,7 @@ __all__ = [
     "AutomaticConfig",
     "BenchConfig",
     "BenchReport",
+    "BlendResult",
     "CacheConfig",
     "CacheInfo",
     "Comparison",
@@ -98,6 +110,12 @@ __all__ = [
     "Evaluation",
     "Event",
     "ExportReport",
+    "FindConfig",
+    "FindEvalConfig",
+    "FindEvaluation",
+    "FindReport",
+    "FinderConfig",
+    "FinderReport",
     "Issue",
     "Listener",
     "LoadedModel",
@@ -115,6 +133,7 @@ __all__ = [
     "PretrainStage",
     "Prompt",
     "PromptPolicy",
+    "PromptSet",
     "RemoteError",
     "RunFinished",
     "RunStarted",
@@ -138,7 +157,9 @@ __all__ = [
     "download_roboflow",
     "embed",
     "evaluate",
+    "evaluate_finder",
     "export",
+    "find",
     "load_model",
     "models",
     "predict",
@@ -146,22 +167,27 @@ __all__ = [
     "pretrain",
     "resume",
     "train",
+    "train_finder",
     "write_prompts",
 ]
 
 _HOMES = {
     "Audit": "data.checks.doctor",
     "BenchReport": "benchmark.figures",
-    "CacheInfo": "embeddings.cache",
+    "CacheInfo": "embeddings.store",
     "Comparison": "evaluation.comparison",
     "Dataset": "data.table",
     "EmbedReport": "embeddings.dataset",
     "EmbeddedImage": "inference.predictor",
     "Evaluation": "evaluation.results",
     "ExportReport": "exports.export",
-    "LoadedModel": "model.io.load",
+    "FindEvaluation": "finder.evaluation",
+    "FindReport": "finder.files",
+    "FinderReport": "finder.run",
+    "LoadedModel": "model.io.loaded",
     "PredictReport": "inference.files",
     "Predictor": "inference.predictor",
+    "PromptSet": "evaluation.fixed_prompts",
     "PrepareReport": "data.prepare.prepare",
 }
 """Modules of the names that are not in one of `_SHARED`."""

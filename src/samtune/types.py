@@ -14,10 +14,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.errors import SamtuneError
+from samtune.errors import SamtuneError, UsageError
 
 Box: TypeAlias = tuple[float, float, float, float]
 """xyxy in pixels of the original image."""
+
+Window: TypeAlias = tuple[int, int, int, int]
+"""A part of an image: x0, y0, x1, y1 in whole pixels, right and lower exclusive."""
 
 
 class Split(StrEnum):
@@ -172,15 +175,45 @@ class Prompt:
 
     Attributes:
         input_points: float32 `[P, 2]`, xy.
-        input_labels: int64 `[P]`, 1 positive click, 0 negative click.
+        input_labels: int64 `[P]`, 1 positive click, 0 negative click; all positive where left out.
         input_box: float32 `[4]`, xyxy.
         input_mask: float32 `[1, h, w]`, low-res logits of an earlier prediction, a quarter of the model's input.
+
+    Raises:
+        UsageError: nothing given, labels without points or not one for each, another label, another shape.
     """
 
     input_points: NDArray[np.float32] | None = None
     input_labels: NDArray[np.int64] | None = None
     input_box: NDArray[np.float32] | None = None
     input_mask: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        """Hold the parts to their shapes; clicks without labels are positive."""
+        points, labels = self.input_points, self.input_labels
+        if points is not None and labels is None:
+            labels = np.ones(np.shape(points)[:1], np.int64)
+            object.__setattr__(self, "input_labels", labels)
+        shapes = {
+            "input_points": (points, (None, 2)),
+            "input_labels": (labels, (0 if points is None else len(points),)),
+            "input_box": (self.input_box, (4,)),
+            "input_mask": (self.input_mask, (1, None, None)),
+        }
+        given = {name: (np.asarray(value), shape) for name, (value, shape) in shapes.items() if value is not None}
+        if not given:
+            raise UsageError.of(expected="a box, clicks or a mask", found="none of them", where="Prompt")
+        for name, (value, shape) in given.items():
+            fits = value.ndim == len(shape) and all(b in (None, a) for a, b in zip(value.shape, shape, strict=True))
+            if not fits:
+                wanted = ", ".join("any" if size is None else str(size) for size in shape)
+                raise UsageError.of(
+                    expected=f"{name} of shape [{wanted}]", found=str(list(value.shape)), where="Prompt"
+                )
+        if labels is not None and not np.isin(labels, (0, 1)).all():
+            raise UsageError.of(
+                expected="1 (positive) or 0 (negative) for each click", found=str(labels), where="Prompt.input_labels"
+            )
 
     @classmethod
     def box(cls, x0: float, y0: float, x1: float, y1: float) -> Prompt:
@@ -196,7 +229,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model answers to one prompt.
+    """The model's output for one prompt.
 
     Attributes:
         masks: bool `[M, H, W]`, M = 1, or 3 with `multimask_output`, at the image's own size.

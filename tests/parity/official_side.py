@@ -134,7 +134,7 @@ def fixture(out):
 
 
 def fixture_cases():
-    """One small picture that is not square, and every kind of prompt."""
+    """One small image that is not square, and every kind of prompt."""
     generator = torch.Generator().manual_seed(1)
     coarse = torch.rand(1, 3, 6, 8, generator=generator)
     image = torch.nn.functional.interpolate(coarse, (60, 92), mode="bicubic").clamp(0, 1)[0]
@@ -157,7 +157,7 @@ def fixture_cases():
 
 
 def inputs(out):
-    """Small pictures of unusual shapes, and what the official preprocessing makes of them for an input of 32 pixels."""
+    """Small images of unusual shapes, and what the official preprocessing makes of them for an input of 32 pixels."""
     generator = torch.Generator().manual_seed(2)
     shapes = [(8, 8), (1, 700), (8000, 2), (60, 92), (20, 300)]
     images = {

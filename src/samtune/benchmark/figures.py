@@ -130,7 +130,7 @@ class BenchReport(Result):
         }
 
     def lines(self) -> list[str]:
-        """What to tell the user."""
+        """The report as lines of text."""
         rate = self.machine.rate(self.precision)
         fast = [step for step in self.steps if step.decoder == "fast"]
         return [

@@ -69,7 +69,7 @@ class Machine:
     versions: dict[str, str]
 
     def rate(self, dtype: str, threads: int | None = None) -> MatmulRate:
-        """The measured rate of `dtype`, with all threads unless told otherwise."""
+        """The measured rate of `dtype`, with all threads by default."""
         wanted = (self.threads if self.device == "cpu" else 0) if threads is None else threads
         return next(rate for rate in self.rates if (rate.dtype, rate.threads) == (dtype, wanted))
 
@@ -143,7 +143,7 @@ def bandwidth(device: str = "cpu") -> float:
 
 
 def wait_for(device: str) -> None:
-    """Until a device has done what it was told; a CPU has, always."""
+    """Wait until a device has finished its work; a CPU always has."""
     if device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":

@@ -1,4 +1,4 @@
-"""`samtune bench`: the parts of a training run, measured on drawn pictures, so that nobody has to wait to know."""
+"""`samtune bench`: the parts of a training run, measured on drawn images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from samtune.training.run import Run, new
 SETTINGS = ((1, 1), (1, 8), (4, 4))
 """Images of a step, and objects of each."""
 IMAGES = 6
-"""Pictures for training that are really encoded."""
+"""Images for training that are really encoded."""
 STEPS_OF_A_RUN = 1_000_000
 """More than any benchmark makes: runs end when they are no longer needed."""
 
@@ -37,11 +37,11 @@ def bench(
 
     Args:
         config: what to measure.
-        progress: told what is being done, how much of it is, and the total.
+        progress: called with the stage, the amount done and the total.
 
     Raises:
         ModelError: the model cannot be loaded.
-        StorageError: no room for the pictures and their embeddings, some 200 MB.
+        StorageError: no room for the images and their embeddings, some 200 MB.
     """
     image_size = load_model(config.model).image_size
     with TemporaryDirectory(prefix="samtune-bench-") as place:

@@ -76,7 +76,7 @@ class Turns:
     def count(self) -> StepWork:
         """Make ten steps, which take longer than usual; returns the work of one.
 
-        They are not recorded as CUDA graphs: nobody can see into a replay.
+        They are not recorded as CUDA graphs: operations of a replay cannot be counted.
         """
         run = self._run
         self._run = replace(run, config=run.config.model_copy(update={"cuda_graphs": False}))

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from samtune import api
 from samtune.cli.common import Flat, Out, Quiet, say, show
-from samtune.config import EvalConfig
+from samtune.config import EvalConfig, FindConfig, FindEvalConfig
 
 NOT_AS_REQUIRED = 3
 """Exit code of `compare --require`: everything was done, and the verdict is not good enough."""
@@ -23,6 +23,10 @@ def evaluate(
     out: Path | None = None,
     prompts: Path | None = None,
     config: Annotated[EvalConfig, Flat] = EvalConfig(),
+    find: Annotated[bool, Parameter(negative="")] = False,
+    finds: Annotated[FindConfig, Flat] = FindConfig(),
+    grid: bool = True,
+    base: str | None = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model on a split: IoU and Dice for boxes, clicks and outlines, beside what trivial guesses score.
@@ -30,9 +34,19 @@ def evaluate(
     Args:
         dataset: Folder that `samtune prepare` wrote.
         model: nano, a hub name, a checkpoint file, a Hugging Face folder or a run.
-        out: JSON file to write the figures of every object to; a Parquet file is written beside it.
+        out: JSON file to write the figures of every object to; a Parquet file is written beside it. With --find,
+            a folder.
         prompts: File of prompts to ask with, from `samtune write-prompts`.
+        find: Measure what the run's finder finds without prompts: mask AP beside the grid of clicks and the true boxes.
+        grid: With --find, also find by a grid of clicks, which takes seconds an image.
+        base: With --find, the model before tuning; left out, the one the run was tuned from.
     """
+    if find:
+        wish = FindEvalConfig(
+            **finds.model_dump(), split=config.split, grid=grid, chunk=config.chunk, device=config.device
+        )
+        show(api.evaluate_finder(dataset, model, wish, base=base, out=out, quiet=quiet))
+        return
     show(api.evaluate(dataset, model, config, out=out, prompts=prompts, quiet=quiet))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from cyclopts import Parameter
+
 from samtune import api
 from samtune.cli.common import Flat, Out, Quiet, show
-from samtune.config import PredictConfig
+from samtune.config import FindConfig, PredictConfig
 
 
 def predict(
@@ -17,14 +19,20 @@ def predict(
     model: str,
     out: Out,
     config: Annotated[PredictConfig, Flat] = PredictConfig(),
+    find: Annotated[bool, Parameter(negative="")] = False,
+    finds: Annotated[FindConfig, Flat] = FindConfig(),
     quiet: Quiet = False,
 ) -> None:
-    """Segment images with boxes or clicks: COCO results, PNG masks, overlays.
+    """Segment images with boxes or clicks, or find everything without: COCO results, PNG masks, overlays.
 
     Args:
         images: One image or a folder.
         model: nano, a hub name, a checkpoint file, a Hugging Face folder or a run.
+        find: Find and name everything with the run's finder; needs no prompts.
     """
+    if find:
+        show(api.find(images, model, out, finds, device=config.device, chunk=config.chunk, quiet=quiet))
+        return
     show(api.predict(images, model, out, config, quiet=quiet))
 
 

@@ -1,16 +1,16 @@
-"""Commands that train, and those about the embeddings that training keeps: train, pretrain, embed, cache."""
+"""Commands that train, and those about the embeddings training keeps: train, find-train, pretrain, embed, cache."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 from pydantic import Field
 
 from samtune import api
 from samtune.cli.common import Flat, Quiet, say, show
-from samtune.config import EmbedConfig, PretrainConfig, TrainableConfig, TrainConfig
+from samtune.config import EmbedConfig, FinderConfig, PretrainConfig, TrainableConfig, TrainConfig
 from samtune.errors import UsageError
 
 cache = App(name="cache", help="The image embeddings kept on disk.")
@@ -34,12 +34,25 @@ class TrainOptions(TrainConfig):
         return TrainConfig.model_validate(self.model_dump())
 
 
+class FinderOptions(FinderConfig):
+    """The settings of a finder as options."""
+
+    classes: Annotated[Literal["all", "none"], Parameter(name=("--find-classes", "--classes"))] = Field(
+        default=FinderConfig().classes, description=FinderConfig.model_fields["classes"].description
+    )
+
+    def config(self) -> FinderConfig:
+        """The same settings without their options."""
+        return FinderConfig.model_validate(self.model_dump())
+
+
 def train(
     dataset: Path | None = None,
     *,
     settings: Annotated[TrainOptions, Flat] = TrainOptions(),
     config: Path | None = None,
     resume: Path | None = None,
+    finder: bool | None = None,
     quiet: Quiet = False,
 ) -> int:
     """Tune a model on a dataset. The image and prompt encoders stay frozen unless --train says otherwise.
@@ -48,12 +61,13 @@ def train(
         dataset: Folder that `samtune prepare` wrote.
         config: YAML file with settings; options given here win over it. A run's config.yaml is such a file.
         resume: Run folder of an interrupted run: continue it, with its own dataset and settings.
+        finder: Make a finder after training, for `predict --find`; left out, where that takes under 15 % more time.
     """
     if resume is not None:
         _refuse_beside_resume(resume, dataset, config, settings)
-        result = api.resume(resume, quiet=quiet)
+        result = api.resume(resume, finder=finder, quiet=quiet)
     elif dataset is not None:
-        result = api.train(dataset, settings.config(), quiet=quiet)
+        result = api.train(dataset, settings.config(), finder=finder, quiet=quiet)
     else:
         raise UsageError.of(
             expected="a dataset to train on",
@@ -74,6 +88,15 @@ def _refuse_beside_resume(run: Path, dataset: Path | None, config: Path | None, 
             found=f"{', '.join(found)} beside it",
             do=f"leave that out; for other settings start a new run from its weights: --model {run}",
         )
+
+
+def find_train(run: Path, /, *, config: Annotated[FinderOptions, Flat] = FinderOptions(), quiet: Quiet = False) -> None:
+    """Teach a finished run to find and name its dataset's objects without prompts, for `predict --find`.
+
+    Args:
+        run: Folder that `samtune train` made; the finder is written into it.
+    """
+    show(api.train_finder(run, config.config(), quiet=quiet))
 
 
 def pretrain(*, settings: Annotated[PretrainConfig, Flat] = PretrainConfig(), config: Path | None = None) -> None:

@@ -8,7 +8,7 @@ from samtune.config.base import Config
 from samtune.config.bench import BenchConfig
 from samtune.config.embeddings import CacheConfig, EmbedConfig
 from samtune.config.evaluation import EvalConfig
-from samtune.config.finder import FindConfig, FinderConfig
+from samtune.config.finder import FindConfig, FinderConfig, FindEvalConfig
 from samtune.config.inference import AutomaticConfig, PredictConfig
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
@@ -23,6 +23,7 @@ __all__ = [
     "EmbedConfig",
     "EvalConfig",
     "FindConfig",
+    "FindEvalConfig",
     "FinderConfig",
     "LossConfig",
     "OptimizerConfig",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import Parameter
 from pydantic import Field, model_validator
 
 from samtune.config.base import Config, Device, Fraction
@@ -13,7 +12,7 @@ from samtune.config.base import Config, Device, Fraction
 class FinderConfig(Config):
     """How a finder is trained on a dataset's own masks, from the image embeddings that training keeps."""
 
-    classes: Annotated[Literal["all", "none"], Parameter(name=("--find-classes", "--classes"))] = Field(
+    classes: Literal["all", "none"] = Field(
         default="all", description="all learns the dataset's class names; none finds objects without naming them."
     )
     steps: int = Field(default=1000, ge=1, description="Optimizer steps.")
@@ -52,3 +51,12 @@ class FindConfig(Config):
         if len(wishes) > 1:
             raise ValueError(f"{' and '.join(wishes)} are given: they choose the same thing, so give one")
         return self
+
+
+class FindEvalConfig(FindConfig):
+    """What is measured of a finder."""
+
+    split: Literal["train", "valid", "test"] = Field(default="test", description="Split to evaluate.")
+    grid: bool = Field(default=True, description="Also find by a grid of clicks, which takes seconds an image.")
+    chunk: int = Field(default=32, ge=1, description="Prompts per decoder call.")
+    device: Device = "auto"

@@ -24,7 +24,6 @@ from samtune.config import CacheConfig, EmbedConfig
 from samtune.data.table import Dataset, ImageEntry
 from samtune.embeddings.cache import CachedView, EmbeddingCache, resident_budget
 from samtune.embeddings.prefetch import Prefetcher
-from samtune.embeddings.store import parse_size
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.model.encoder.fast import encode
 from samtune.model.io.load import load_model
@@ -49,7 +48,7 @@ class View:
 
     def __hash__(self) -> int:
         """Without the image's objects, of which there may be hundreds."""
-        return hash((self.image.image_path, self.flipped))
+        return hash((self.image.image_path, self.image.window, self.image.page, self.flipped))
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class DatasetEmbeddings:
             config.cache_dir or dataset.root / "embeddings",
             loaded.model,
             stored="bf16" if config.cache_dtype == "auto" else config.cache_dtype,
-            limit=parse_size(config.cache_limit),
+            limit=config.cache_bytes,
             arithmetic=precision,
             name=loaded.name,
             resident=resident_budget(device),
@@ -129,7 +128,8 @@ class DatasetEmbeddings:
         return [view for view in views if self._entry(view) in lacking]
 
     def _entry(self, view: View) -> CachedView:
-        return CachedView(self.dataset.root / view.image.image_path, "flipped" if view.flipped else "")
+        parts = (self.dataset.view_of(view.image), "flipped" if view.flipped else "")
+        return CachedView(self.dataset.root / view.image.image_path, " ".join(filter(None, parts)))
 
     def _encode(self, pixels: Tensor) -> ImageEmbeddings:
         with autocast(self.device, self.precision):

@@ -22,7 +22,6 @@ from typing import Any
 
 from filelock import FileLock
 
-from samtune.errors import ConfigError
 from samtune.utils.files import storage_errors
 from samtune.utils.results import Result
 
@@ -102,20 +101,6 @@ def clear_cache(folder: Path) -> CacheInfo:
         _remove_if_empty(folder / "locks")
         _remove_if_empty(folder)
     return info
-
-
-def parse_size(text: str) -> int:
-    """Bytes from `40GB`, `500 MB`, `1.5TB` or a plain number; units are powers of 1000.
-
-    Raises:
-        ConfigError: not such a size, or not above 0.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", text.upper())
-    unit = "" if match is None or match[2] in ("", "B") else match[2].removesuffix("B") + "B"
-    size = 0 if match is None else int(float(match[1]) * _UNITS[unit])
-    if size <= 0:
-        raise ConfigError.of(expected="a size above 0 such as 40GB or 500MB", found=repr(text), where="cache_limit")
-    return size
 
 
 def make_room(folder: Path, size: int, limit: int | None) -> None:

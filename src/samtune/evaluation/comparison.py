@@ -13,6 +13,7 @@ from samtune.evaluation.paired import Guard, PairedDifference, paired_change
 from samtune.evaluation.results import FORMAT, TARGETS, Evaluation, kind_title
 from samtune.evaluation.verdict import ORDER, Verdict, corrected_confidence, damage_text, decide
 from samtune.utils.results import Result
+from samtune.utils.text import html_lines, html_table
 
 GAINS = ("box", "point")
 """Prompt kinds that a gain is looked for in."""
@@ -120,6 +121,14 @@ class Comparison(Result):
             f"{f'to IoU {TARGETS[-1]:g}':<14} {before.clicks:.2f} -> {after.clicks:.2f} clicks, not reached "
             f"{before.failed:.0%} -> {after.failed:.0%}"
         ]
+
+    def _repr_html_(self) -> str:
+        head = ("prompt", "base", "tuned", "difference", "better", "worse")
+        rows = [
+            (title, f"{one.base:.3f}", f"{one.tuned:.3f}", one.change_text, str(one.improved), str(one.worsened))
+            for title, one in (("exact box", self.box), ("one click", self.point))
+        ]
+        return html_lines([str(self.verdict)]) + html_table(head, rows) + html_lines(self.warnings)
 
     def to_json(self) -> dict[str, Any]:
         """The figures, as in docs/evaluation.md."""

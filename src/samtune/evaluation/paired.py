@@ -61,11 +61,15 @@ class PairedDifference:
         """The whole interval lies below 0."""
         return self.state == "worse"
 
+    @property
+    def change_text(self) -> str:
+        """The mean difference and its interval, signed."""
+        low, high = self.change.low, self.change.high
+        interval = "" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]"
+        return f"{self.change.mean:+.3f}{interval}"
+
     def __str__(self) -> str:
-        interval = ""
-        if self.change.low is not None and self.change.high is not None:
-            interval = f" [{self.change.low:+.3f}, {self.change.high:+.3f}]"
-        return f"{self.base:.3f} -> {self.tuned:.3f}, difference {self.change.mean:+.3f}{interval}"
+        return f"{self.base:.3f} -> {self.tuned:.3f}, difference {self.change_text}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from samtune.evaluation.intervals import Summary, summarize
 from samtune.evaluation.metrics import Calibration, Detection, calibration, detection
 from samtune.utils.files import new_file, write_json
 from samtune.utils.results import Result
+from samtune.utils.text import html_lines, html_table
 
 FORMAT = 3
 KINDS = ("box", "point")
@@ -266,6 +267,16 @@ class Evaluation(Result):
             lines.append(f"left out         {self.crowd} crowd regions, {self.left_out} objects by --max-objects")
         return lines
 
+    def _repr_html_(self) -> str:
+        figures = [(kind_title(kind), self.summary(kind), self.summary(kind, "dice")) for kind in self.kinds]
+        rows = [(title, f"{iou.mean:.3f}", _interval(iou), f"{dice.mean:.3f}") for title, iou, dice in figures]
+        rows += [
+            (title, f"{trivial.mean:.3f}", _interval(trivial), "")
+            for title, trivial in (("filled box", self.trivial("filled_box")), ("ellipse", self.trivial("ellipse")))
+        ]
+        what = f"{self.model} on {self.split}: {len(self.objects)} objects"
+        return html_lines([what]) + html_table(("prompt", "IoU", "95 % interval", "Dice"), rows)
+
     def to_json(self) -> dict[str, Any]:
         """Everything, as in docs/evaluation.md."""
         refused = self.refusals()
@@ -382,6 +393,10 @@ def _one_line(error: Exception) -> str:
     return str(error)
 
 
+def _interval(figure: Summary) -> str:
+    return f"[{figure.low:.3f}, {figure.high:.3f}]" if figure.low is not None and figure.high is not None else ""
+
+
 def kind_title(kind: str) -> str:
     """A kind of prompt for people."""
     if kind.startswith("box_jitter_"):
@@ -394,5 +409,5 @@ def _three_guesses(first: float, best: float) -> str:
 
 
 def _line(name: str, iou: Summary, dice: Summary) -> str:
-    interval = f" [{iou.low:.3f}, {iou.high:.3f}]" if iou.low is not None and iou.high is not None else ""
+    interval = f" {_interval(iou)}".rstrip()
     return f"{name:<16} IoU {iou.mean:.3f}{interval}, median {iou.median:.3f}, Dice {dice.mean:.3f}"

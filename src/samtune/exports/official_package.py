@@ -34,8 +34,8 @@ def write_official(loaded: LoadedModel, path: Path) -> Path | None:
     """Write `{"model": state_dict}`, and a YAML of the same name where the official package has no configuration.
 
     Args:
-        loaded: any model the official code can be told of.
-        path: the `.pt` file. Whoever calls sees to it that nobody reads it before it is whole.
+        loaded: any model the official code can build.
+        path: the `.pt` file. The caller gives a temporary place, so that a partial file is never seen.
 
     Returns:
         The YAML file, or None where the package's own configuration fits (`official_config`).

@@ -52,7 +52,7 @@ def answers(model: Sam2Model) -> DecoderOutput:
     """All four masks to the probe's prompts: boxes, single clicks, clicks with a box, a mask prompt."""
     size = input_size(model)
     prompts = _prompts(size)
-    image = to_model_input(_picture(), size)[None]
+    image = to_model_input(_image(), size)[None]
     first = next(model.parameters())
     embeddings = encode(model, image.to(first.device, first.dtype))
     return decode(model, embeddings, prompts.to(first.device))
@@ -88,8 +88,8 @@ def check(found: Difference, where: str) -> None:
         )
 
 
-def _picture() -> NDArray[np.uint8]:
-    """Smooth colours and one hard edge, the same on every machine; not square, as most pictures are not."""
+def _image() -> NDArray[np.uint8]:
+    """Smooth colours and one hard edge, the same on every machine; not square, as most images are not."""
     coarse = torch.from_numpy(np.random.default_rng(0).random((1, 3, 6, 9), np.float32))
     image = functional.interpolate(coarse, _SHAPE, mode="bilinear", align_corners=False)[0]
     image[:, 60:150, 90:220] = 1 - image[:, 60:150, 90:220]

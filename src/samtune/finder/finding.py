@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from samtune.embeddings.cache import encoder_fingerprint
 from samtune.errors import ModelError
 from samtune.finder.head import STRIDE
 from samtune.finder.losses import pooled
-from samtune.finder.proposals import MASK_OVERLAP, box_iou, mask_boxes, propose, similar_masks, suppress
+from samtune.finder.proposals import MASK_OVERLAP, mask_boxes, paired_iou, propose, similar_masks, suppress
 from samtune.finder.results import Finder, Finds
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder.reference import asked_tokens, select_masks
@@ -41,44 +42,62 @@ def find(predictor: Predictor, embedded: EmbeddedImage, finder: Finder, *, chunk
     """
     output = finder.head(embedded.embeddings)
     proposed = propose(output, 0, finder.most)
-    logits, iou_scores = answer_boxes(predictor, embedded, proposed.boxes, chunk)
-    classes, certainty = name_masks(output.classes[0], logits)
-    masks = (logits > MASK_THRESHOLD).cpu().numpy()
+    answers = answer_boxes(predictor, embedded, proposed.boxes, chunk)
+    classes, likely = name_masks(output.classes[0], answers.logits)
+    masks = (answers.logits > MASK_THRESHOLD).cpu().numpy()
     boxes = proposed.boxes.numpy()
-    agreement = [_agreement(box, tight) for box, tight in zip(boxes, mask_boxes(masks), strict=True)]
-    columns = (proposed.objectness.numpy(), iou_scores, certainty, np.array(agreement, np.float64))
+    agreement = paired_iou(boxes, mask_boxes(masks).astype(np.float32))
+    columns = (proposed.objectness.numpy(), answers.iou_scores, likely, agreement)
     evidence = np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
     strength = evidence[:, :3].prod(1).astype(np.float32)
     kept = suppress(strength, similar_masks(masks, MASK_OVERLAP))
     kept = kept[masks[kept].any((1, 2))]
     scores = finder.calibration(evidence[kept])
     height, width = embedded.size
-    scale = np.array([width, height] * 2, np.float32) * STRIDE / finder.image_size
-    found = Finds(logits.cpu().numpy()[kept], boxes[kept] * scale, classes[kept], evidence[kept], scores, embedded.size)
+    found = Finds(
+        logits=answers.logits[torch.from_numpy(kept).to(answers.logits.device)].cpu().numpy(),
+        boxes=(boxes[kept] * np.array([width, height] * 2) * (STRIDE / finder.image_size)).astype(np.float32),
+        classes=classes[kept],
+        evidence=evidence[kept],
+        scores=scores,
+        object_scores=answers.object_scores[kept],
+        size=embedded.size,
+    )
     return found[np.argsort(-scores, kind="stable")]
 
 
+@dataclass(frozen=True)
+class BoxAnswers:
+    """The decoder's answers to N boxes.
+
+    Attributes:
+        logits: low-res mask logits float32 `[N, h, w]`, on the model's device.
+        iou_scores: predicted IoU `[N]`, 0 to 1.
+        object_scores: logits `[N]` that there is an object.
+    """
+
+    logits: Tensor
+    iou_scores: NDArray[np.float32]
+    object_scores: NDArray[np.float32]
+
+
 @torch.no_grad()
-def answer_boxes(
-    predictor: Predictor, embedded: EmbeddedImage, boxes: Tensor, chunk: int = CHUNK
-) -> tuple[Tensor, NDArray[np.float32]]:
+def answer_boxes(predictor: Predictor, embedded: EmbeddedImage, boxes: Tensor, chunk: int = CHUNK) -> BoxAnswers:
     """The decoder's one mask for each box.
 
     Args:
         predictor, embedded, chunk: as in `find`.
         boxes: `[N, 4]`, xyxy in cells of the stride-4 grid.
-
-    Returns:
-        Low-res logits float32 `[N, h, w]` on the model's device, and predicted IoUs `[N]`, 0 to 1.
     """
     size, tokens = predictor.loaded.mask_size, asked_tokens(predictor.loaded.model, multimask_output=False)
-    logits, scores = [torch.zeros(0, size, size, device=predictor.device)], [torch.zeros(0)]
-    for part in boxes.split(chunk) if len(boxes) else ():
-        output = predictor.decode(embedded, PromptBatch.from_boxes(part * STRIDE), tokens)
+    logits = torch.empty(len(boxes), size, size, device=predictor.device)
+    scores, present = torch.empty(len(boxes)), torch.empty(len(boxes))
+    for start in range(0, len(boxes), chunk):
+        rows = slice(start, start + chunk)
+        output = predictor.decode(embedded, PromptBatch.from_boxes(boxes[rows] * STRIDE), tokens)
         masks, iou = select_masks(predictor.loaded.model, output, multimask_output=False)
-        logits.append(masks[:, 0].float())
-        scores.append(iou[:, 0].float().cpu())
-    return torch.cat(logits), torch.cat(scores).clamp(0, 1).numpy()
+        logits[rows], scores[rows], present[rows] = masks[:, 0], iou[:, 0], output.object_score_logits
+    return BoxAnswers(logits, scores.clamp(0, 1).numpy(), present.numpy())
 
 
 def name_masks(maps: Tensor, logits: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -90,7 +109,8 @@ def name_masks(maps: Tensor, logits: Tensor) -> tuple[NDArray[np.int64], NDArray
     """
     if not len(maps) or not len(logits):
         return np.zeros(len(logits), np.int64), np.ones(len(logits), np.float32)
-    likely, number = pooled(maps, (logits > MASK_THRESHOLD).float()).softmax(1).max(1)
+    means = [pooled(maps, (part > MASK_THRESHOLD).float()) for part in logits.split(CHUNK)]
+    likely, number = torch.cat(means).softmax(1).max(1)
     return number.cpu().numpy(), likely.float().cpu().numpy()
 
 
@@ -117,8 +137,3 @@ def check_fits(finder: Finder, predictor: Predictor) -> None:
             found=f"another one, of {predictor.loaded.name}",
             do="use the run the finder was trained in, or train one: samtune find-train RUN",
         )
-
-
-def _agreement(box: NDArray[np.float32], tight: NDArray[np.int64]) -> float:
-    """IoU of the box that was asked with and the tight box of the mask, 0 to 1."""
-    return float(box_iou(box[None], tight[None].astype(np.float32))[0, 0])

@@ -67,6 +67,14 @@ def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[
     return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
 
 
+def paired_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """IoU of boxes `[N, 4]`, xyxy, pair by pair: `[N]`."""
+    low, high = np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])
+    shared = (high - low).clip(min=0).prod(1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (first, second)]
+    return shared / np.maximum(areas[0] + areas[1] - shared, 1e-9)
+
+
 def similar_boxes(boxes: NDArray[np.float32], most: float) -> NDArray[np.int64]:
     """Pairs (a, b), a < b, of boxes `[N, 4]` whose IoU is above `most`: `[P, 2]`."""
     return np.argwhere(np.triu(box_iou(boxes, boxes) > most, 1))
@@ -132,6 +140,6 @@ def mask_boxes(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Tight boxes of masks `[N, h, w]`: `[N, 4]`, xyxy, right and lower exclusive; zeros for an empty mask."""
     sides: list[NDArray[np.int64]] = []
     for axis, length in ((1, masks.shape[2]), (2, masks.shape[1])):
-        taken = masks.any(axis)
-        sides += [taken.argmax(1), np.where(taken.any(1), length - taken[:, ::-1].argmax(1), 0)]
+        taken: NDArray[np.bool_] = np.any(masks, axis=axis)
+        sides += [taken.argmax(1), np.where(np.any(taken, axis=1), length - taken[:, ::-1].argmax(1), 0)]
     return np.stack([sides[0], sides[2], sides[1], sides[3]], axis=1)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samtune.config import FindConfig
 from samtune.errors import ConfigError
 from samtune.finder.calibration import Calibration
 from samtune.finder.head import FinderHead
@@ -27,6 +28,7 @@ class Finds:
         classes: int64 `[N]`, number of the class.
         evidence: float64 `[N, 4]`, see `calibration.EVIDENCE`.
         scores: float64 `[N]`, calibrated, 0 to 1.
+        object_scores: float32 `[N]`, the decoder's logits that there is an object.
         size: (H, W) of the image in pixels.
     """
 
@@ -35,6 +37,7 @@ class Finds:
     classes: NDArray[np.int64]
     evidence: NDArray[np.float64]
     scores: NDArray[np.float64]
+    object_scores: NDArray[np.float32]
     size: tuple[int, int]
 
     def __len__(self) -> int:
@@ -43,7 +46,13 @@ class Finds:
     def __getitem__(self, rows: NDArray[Any]) -> Finds:
         """Some of them, by number or by mask."""
         return Finds(
-            self.logits[rows], self.boxes[rows], self.classes[rows], self.evidence[rows], self.scores[rows], self.size
+            logits=self.logits[rows],
+            boxes=self.boxes[rows],
+            classes=self.classes[rows],
+            evidence=self.evidence[rows],
+            scores=self.scores[rows],
+            object_scores=self.object_scores[rows],
+            size=self.size,
         )
 
     def above(self, threshold: float) -> Finds:
@@ -118,24 +127,26 @@ class Finder:
         """The least score to keep for the best F1 on validation; 0.5 where there was none."""
         return best_f1(self.points).threshold if self.points else 0.5
 
-    def threshold_for(self, *, precision: float | None = None, recall: float | None = None) -> float:
-        """The least score to keep for a wanted precision or recall on validation.
+    def chosen_threshold(self, wish: FindConfig) -> float:
+        """The least score to keep, as the settings wish: given, or by precision or recall on validation, or best F1.
 
         Raises:
-            ConfigError: no threshold gives it.
+            ConfigError: no threshold gives what is wished.
         """
-        if precision is not None:
-            point, wish = with_precision(self.points, precision), f"a precision of {precision:g}"
+        if wish.threshold is not None:
+            return wish.threshold
+        if wish.precision is not None:
+            point, words = with_precision(self.points, wish.precision), f"a precision of {wish.precision:g}"
             reached = max((one.precision for one in self.points), default=0.0)
-        elif recall is not None:
-            point, wish = with_recall(self.points, recall), f"a recall of {recall:g}"
+        elif wish.recall is not None:
+            point, words = with_recall(self.points, wish.recall), f"a recall of {wish.recall:g}"
             reached = max((one.recall for one in self.points), default=0.0)
         else:
             return self.threshold
         if point is None:
             raise ConfigError.of(
-                expected=f"{wish} that some threshold gives on validation",
-                found=f"at most {reached:.2f}",
+                expected=f"{words} that some threshold gives on held-out images",
+                found=f"at most {reached:.2f}, on {self.chosen_on}",
                 do="ask for less, or give --threshold",
             )
         return point.threshold

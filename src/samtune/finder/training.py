@@ -106,7 +106,6 @@ def train_head(
             found=f"{len(train)} training images without any",
             where=str(embeddings.dataset.root),
         )
-    torch.manual_seed(config.seed)
     head = _new_head(embeddings, train, classes, config)
     optimizer = torch.optim.AdamW(_groups(head, config.weight_decay), lr=config.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -163,9 +162,10 @@ def _new_head(
     """A network that knows the features' mean and spread and the size of the boxes, and nothing else."""
     places = np.linspace(0, len(train) - 1, min(len(train), _NORMALISED_OVER)).round().astype(int)
     first = embeddings([View(train[0].image)])
-    head = FinderHead(
-        [tensor.shape[1] for tensor in first.tensors], classes, width=config.width, context=config.context
-    ).to(embeddings.device)
+    channels = [tensor.shape[1] for tensor in first.tensors]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        head = FinderHead(channels, classes, width=config.width, context=config.context).to(embeddings.device)
     head.normalise_to(embeddings([View(train[place].image)]) for place in places)
     boxes = torch.cat([one.truth.boxes for one in train])
     head.start_boxes_at(*(boxes[:, 2:] - boxes[:, :2]).median(0).values.tolist())

@@ -22,7 +22,9 @@ STD = (0.229, 0.224, 0.225)
 """ImageNet standard deviation, RGB, of values 0 to 1."""
 MASK_THRESHOLD = 0.0
 """Logits above this are the object."""
-_WHOLE_IMAGE_PIXELS = 2**24
+LOW_RES_CLAMP = 32.0
+"""Low-res logits as the official predictor returns them are clamped to this, below and above 0."""
+WHOLE_IMAGE_PIXELS = 2**24
 """Larger images are resized one channel at a time, which bounds memory and changes no number."""
 
 
@@ -44,7 +46,7 @@ def to_model_input(image: NDArray[np.uint8], size: int) -> Tensor:
     if not image.flags.writeable or any(stride < 0 for stride in image.strides):
         image = image.copy()
     channels = torch.from_numpy(image).permute(2, 0, 1)
-    if image.shape[0] * image.shape[1] > _WHOLE_IMAGE_PIXELS:
+    if image.shape[0] * image.shape[1] > WHOLE_IMAGE_PIXELS:
         resized = torch.cat([_resize(channel[None], size) for channel in channels])
     else:
         resized = _resize(channels, size)
@@ -129,8 +131,8 @@ def mask_prompt(mask: NDArray[np.bool_] | Tensor, mask_size: int) -> Tensor:
 
 
 def clamp_low_res(low_res: Tensor) -> Tensor:
-    """Low-res logits as the official predictor hands them out: clamped to -32..32."""
-    return low_res.clamp(-32.0, 32.0)
+    """Low-res logits as the official predictor returns them: clamped to -32..32."""
+    return low_res.clamp(-LOW_RES_CLAMP, LOW_RES_CLAMP)
 
 
 def processor_config(size: int) -> dict[str, Any]:

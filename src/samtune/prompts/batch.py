@@ -142,7 +142,8 @@ def _one_prompt(prompt: Prompt) -> PromptBatch:
     if prompt.input_box is not None:
         points.append(torch.as_tensor(prompt.input_box, dtype=torch.float32).reshape(2, 2))
         labels.append(torch.tensor([BOX_UPPER_LEFT, BOX_LOWER_RIGHT]))
-    if prompt.input_points is not None and prompt.input_labels is not None:
+    if prompt.input_points is not None:
+        assert prompt.input_labels is not None  # Prompt fills them in
         points.append(torch.as_tensor(prompt.input_points, dtype=torch.float32).reshape(-1, 2))
         labels.append(torch.as_tensor(prompt.input_labels, dtype=torch.int64).reshape(-1))
     if not points:

@@ -244,6 +244,19 @@ def _embeddings(
     return DatasetEmbeddings.open(dataset, loaded, config, device, precision)
 
 
+def open_embeddings(path: Path, loaded: LoadedModel) -> DatasetEmbeddings:
+    """The embeddings of a run's dataset, as far as its training has kept them, for its model or one of its encoder.
+
+    Raises:
+        ModelError: the folder is no run.
+        DataError: its dataset cannot be read.
+    """
+    dataset, config = read_settings(RunFolder(path))
+    device = loaded.model.device
+    precision = arithmetic(config.precision, device, loaded.image_size)
+    return DatasetEmbeddings.open(Dataset.open(dataset), loaded, config, device, precision)
+
+
 def _cache_note(config: TrainConfig, trainable: Trainable) -> list[str]:
     if config.cache and not trainable.upstream_frozen:
         return ["the embedding cache is off: what it would keep is learning"]

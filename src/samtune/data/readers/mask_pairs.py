@@ -29,7 +29,7 @@ _ENDINGS = (
 _BEGINNINGS = ("masks", "mask", "labels", "label", "seg", "gt", "groundtruth")
 _NO_MASKS = re.compile(r"(vis|visuali[sz]ations?|overlays?|preview|outlines?|contours?|flows?|weights?)$")
 _NEITHER = re.compile(r"(_flows|_flow|_dp|_cp_outlines|_outlines|_outline|_overlay|_vis|_cp_flows|_prob|_cellprob)$")
-_CLASS_FILES = ("_classes.csv", "labelmap.txt", "class_names.txt")
+_CLASS_FILES = ("_classes.csv", "labelmap.txt", "class_names.txt", "class_dict.csv")
 _SEPARATORS = "_-. ()[]"
 _Keys: TypeAlias = Callable[[Path, Path], list[str]]
 
@@ -118,9 +118,7 @@ def _masks_among(root: Path, files: list[Path]) -> list[Path]:
         outside = files  # one folder, whatever its name, holds both
     stems = {(file.parent, file.stem) for file in outside}
     named = [file for file in outside if _is_named_mask(file, stems)]
-    if named or in_folders:
-        return named or in_folders
-    return _second_folder(root, outside)
+    return named or in_folders or _second_folder(root, outside) or _companions(outside)
 
 
 def _is_named_mask(file: Path, stems: set[tuple[Path, str]]) -> bool:
@@ -145,6 +143,19 @@ def _stripped(stem: str) -> list[tuple[str, str]]:
             if low.startswith(plain + mark) and len(stem) > len(plain) + 1:
                 found += [(stem[len(plain) + 1 :], plain + mark)]
     return sorted(set(found), key=lambda item: (-len(item[1]), item))
+
+
+def _companions(files: list[Path]) -> list[Path]:
+    """Files named like another one beside them and on with one ending, one for each other file."""
+    by_stem = {(file.parent, file.stem) for file in files}
+    rests: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        for end in range(len(file.stem) - 1, 0, -1):
+            if file.stem[end] in _SEPARATORS and (file.parent, file.stem[:end]) in by_stem:
+                rests[file.stem[end:]].append(file)
+                break
+    found = next(iter(rests.values()), [])
+    return found if len(rests) == 1 and 2 * len(found) == len(files) else []
 
 
 def _second_folder(root: Path, files: list[Path]) -> list[Path]:
@@ -172,14 +183,10 @@ def _one_kind(root: Path, masks: list[Path]) -> tuple[list[Path], dict[Path, Pat
     if len(by_role) < 2:
         return masks, {}
 
-    def rank(role: str) -> tuple[bool, bool, bool, str]:
-        tells = "object" in role or "instance" in role
-        return not tells, "mask" not in role, "class" in role or "semantic" in role, role
-
     # Folders of different splits (train_masks, val_masks) are of one kind; those that share names are not.
     chosen: list[str] = []
     seen: set[tuple[str, ...]] = set()
-    for role in sorted(by_role, key=rank):
+    for role in sorted(by_role, key=_role_rank):
         keys = {(*context_of(root, mask), mask.stem) for mask in by_role[role]}
         if not keys & seen:
             chosen.append(role)
@@ -202,8 +209,9 @@ def _match(found: MaskPairs, root: Path, images: list[Path], masks: list[Path]) 
         left = _by_longest_beginning(found, root, images, left)
     found.masks = [mask for mask in left if mask not in set(found.ambiguous)]
     for image, those in found.matched.items():
-        found.matched[image], spare = _best_beside(root, image, those)
-        found.spare += spare
+        chosen, spare = _best_beside(root, image, those)
+        found.matched[image], others = _best_folder(root, chosen)
+        found.spare += spare + others
     found.matched = {image: sorted(found.matched[image]) for image in images if image in found.matched}
     found.images = [image for image in images if image not in found.matched]
 
@@ -349,6 +357,20 @@ def _shared_length(one: Sequence[str], other: Sequence[str]) -> int:
     """How many elements two sequences begin with alike."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _best_folder(root: Path, masks: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Of an image's masks in folders of several kinds those that tell objects apart best, and the others."""
+    roles = {mask: _role_folder(root, mask) for mask in masks}
+    best = min(set(roles.values()), key=_role_rank)
+    return [mask for mask in masks if roles[mask] == best], [mask for mask in masks if roles[mask] != best]
+
+
+def _role_rank(role: str) -> tuple[bool, bool, bool, str]:
+    """How well a folder's masks tell objects apart, by its name; the lowest is best."""
+    tells = "object" in role or "instance" in role
+    poor = any(word in role for word in ("class", "semantic", "binary"))
+    return not tells, poor, "mask" not in role, role
 
 
 def _best_beside(root: Path, image: Path, masks: list[Path]) -> tuple[list[Path], list[Path]]:

@@ -7,6 +7,8 @@ needs beside it.
 from __future__ import annotations
 
 import re
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +39,14 @@ _FILES = {".pt", ".pth", ".bin", ".ckpt", ".safetensors"}
 
 
 def load_model(
-    name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    name: str | Path | LoadedModel, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> LoadedModel:
     """Load a model by name or from a file or folder.
 
     Args:
-        name: `nano`; a known name (`sam2.1-tiny`, `sam2.1-hiera-tiny`, `facebook/sam2.1-hiera-tiny`, ...) or another
-            hub repository; a folder in Hugging Face layout; an official checkpoint (`.pt`, recognised from its
+        name: a loaded model, which is returned as it is where device and dtype agree, else as a copy; `nano`; a known
+            name (`sam2.1-tiny`, `sam2.1-hiera-tiny`, `facebook/sam2.1-hiera-tiny`, ...) or another hub repository; a
+            folder in Hugging Face layout; an official checkpoint (`.pt`, recognised from its
             tensors); a samtune run (its best weights) or its `checkpoints/best`.
         device: where the image model goes; video weights stay on the CPU.
         dtype: the image model's; video weights stay in the file's.
@@ -55,10 +58,21 @@ def load_model(
         ModelError: no such model, a file that cannot be read or is another model's, tensors missing or left over, or a
             hub that cannot be reached.
     """
+    if isinstance(name, LoadedModel):
+        return _on_device(name, torch.device(device), dtype)
     try:
         return _load(str(name), device, dtype)
     except OSError as error:  # whatever the system refuses on the way, such as a folder without permission
         raise unreadable(Path(error.filename or name), error) from error
+
+
+def _on_device(loaded: LoadedModel, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """A loaded model on `device` in `dtype`; the original stays as it is."""
+    model: Any = loaded.model
+    same_device = model.device.type == device.type and device.index in (None, model.device.index)
+    if same_device and model.dtype == dtype:
+        return loaded
+    return replace(loaded, model=deepcopy(model).to(device=device, dtype=dtype))
 
 
 def _load(text: str, device: str | torch.device, dtype: torch.dtype) -> LoadedModel:

@@ -1,0 +1,136 @@
+"""Finding in image files: COCO results with names and calibrated scores, masks, overlays, and a table of counts."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from samtune.config import FindConfig
+from samtune.data.images import read_image
+from samtune.data.masks import decode_rle, write_mask_file
+from samtune.drawing import draw_overlay
+from samtune.finder.finding import CHUNK, check_fits, find, full_masks
+from samtune.finder.results import Finder
+from samtune.finder.verdict import judge
+from samtune.inference.files import MASKS, OVERLAYS, RESULTS, MaskResult, coco_result, image_files
+from samtune.inference.predictor import Predictor
+from samtune.utils.files import new_folder, write_json, write_text
+from samtune.utils.output_folders import check_output
+from samtune.utils.results import Result
+from samtune.utils.text import text_table
+
+COUNTS = "counts.csv"
+_SHOWN = 20
+"""Images whose counts are shown; the file has all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class FindReport(Result):
+    """What was found and written.
+
+    Attributes:
+        out: the folder: `predictions.json`, `counts.csv`, `masks/` and `overlays/`.
+        classes: names.
+        counts: for each image, its file's name and how many of each class were found.
+        threshold: least calibrated score that was kept.
+        chosen_on: what the scores were calibrated on, in words.
+        warning: what to keep in mind about the finder, in words.
+    """
+
+    out: Path
+    classes: tuple[str, ...]
+    counts: tuple[tuple[str, tuple[int, ...]], ...]
+    threshold: float
+    chosen_on: str
+    warning: tuple[str, ...] = ()
+
+    @property
+    def objects(self) -> int:
+        """How many were found in all images."""
+        return sum(sum(found) for _, found in self.counts)
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        rows = [(name, *(f"{count:,}" for count in found)) for name, found in self.counts[:_SHOWN]]
+        total = np.array([found for _, found in self.counts], np.int64).sum(0)
+        rows.append(("all images", *(f"{count:,}" for count in total)))
+        hidden = len(self.counts) - _SHOWN
+        return [
+            *text_table(("image", *self.classes), rows),
+            *([f"and {hidden} more images, see {COUNTS}"] if hidden > 0 else []),
+            f"score      {self.threshold:.2f} or more; calibrated on {self.chosen_on}",
+            *self.warning,
+            f"results    {self.out / RESULTS}",
+        ]
+
+
+def find_in_files(
+    images: Path,
+    predictor: Predictor,
+    finder: Finder,
+    out: Path,
+    config: FindConfig,
+    *,
+    chunk: int = CHUNK,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> FindReport:
+    """Find everything in images and write it.
+
+    Args:
+        images: one image, or a folder whose images are taken in the order of their names.
+        predictor: the model whose decoder draws the masks.
+        finder: the finder.
+        out: folder to write, as a whole or not at all; an earlier result there is replaced.
+        config: which finds to keep.
+        chunk: prompts per decoder call.
+        progress: told of images done and their total.
+
+    Raises:
+        DataError: no images, or one that cannot be decoded.
+        ModelError: the finder was made for another encoder.
+        ConfigError: no threshold gives the wanted precision or recall, or `out` holds something else.
+        StorageError: the disk refused.
+    """
+    check_fits(finder, predictor)
+    threshold = finder.chosen_threshold(config)
+    files = image_files(images)
+    check_output(out, mark=RESULTS, earlier="earlier predictions", inputs=[images])
+    results: list[dict[str, Any]] = []
+    counts: list[tuple[str, tuple[int, ...]]] = []
+    with new_folder(out) as folder:
+        (folder / MASKS).mkdir()
+        (folder / OVERLAYS).mkdir()
+        for done, file in enumerate(files, start=1):
+            image = read_image(file)
+            finds = find(predictor, predictor.embed(image), finder, chunk=chunk).above(threshold)
+            masks = [decode_rle(runs) for runs in full_masks(finds)]
+            for number, (mask, name, score, seen) in enumerate(
+                zip(masks, finds.classes.tolist(), finds.scores.tolist(), finds.object_scores.tolist(), strict=True)
+            ):
+                write_mask_file(folder / MASKS / f"{file.name}-{number:03}.png", mask)
+                answer = MaskResult.of_mask(mask, score, seen, file.name, name + 1)
+                results.append(coco_result(answer, file) | {"category": finder.names[name]})
+            Image.fromarray(draw_overlay(image, masks)).save(folder / OVERLAYS / f"{file.name}.png")
+            counts.append((file.name, tuple(np.bincount(finds.classes, minlength=len(finder.names)).tolist())))
+            progress(done, len(files))
+        write_json(folder / RESULTS, results)
+        write_text(folder / COUNTS, _table(finder.names, counts))
+    word = judge(finder)
+    warning = () if word.is_usable else tuple(word.lines())
+    return FindReport(out, finder.names, tuple(counts), threshold, finder.chosen_on, warning)
+
+
+def _table(names: tuple[str, ...], counts: list[tuple[str, tuple[int, ...]]]) -> str:
+    """Counts as CSV."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image", *names))
+    writer.writerows((name, *found) for name, found in counts)
+    return text.getvalue()

@@ -1,0 +1,107 @@
+"""A finder for a run: from the embeddings that its training kept, into the run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+
+from samtune.config import FinderConfig
+from samtune.data.low_res import LowResTargets
+from samtune.embeddings.dataset import DatasetEmbeddings
+from samtune.finder.fitting import Advance, choose_lessons, make_finder
+from samtune.finder.results import Finder
+from samtune.finder.storage import FOLDER, save_finder
+from samtune.finder.training import read_examples, train_head
+from samtune.finder.verdict import Usefulness, judge
+from samtune.inference.predictor import Predictor
+from samtune.utils.results import Result
+
+_TRIED_STEPS = 4
+
+
+@dataclass(frozen=True)
+class FinderReport(Result):
+    """How a finder was made.
+
+    Attributes:
+        folder: where it was written.
+        finder: the finder.
+        seconds: how long that took.
+        usefulness: whether it is of use, in words.
+    """
+
+    folder: Path
+    finder: Finder
+    seconds: float
+    usefulness: Usefulness
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        made = f"{self.finder.about['step']} steps, {self.seconds:.0f} s; chosen on {self.finder.chosen_on}"
+        return [*self.usefulness.lines(), f"           {made}", f"written    {self.folder}"]
+
+    def to_json(self) -> dict[str, object]:
+        """What can be said of it in JSON."""
+        return {
+            "folder": str(self.folder),
+            "seconds": self.seconds,
+            "is_usable": self.usefulness.is_usable,
+            "reasons": list(self.usefulness.reasons),
+            "classes": list(self.finder.classes),
+        }
+
+
+def add_finder(
+    run: Path,
+    predictor: Predictor,
+    embeddings: DatasetEmbeddings,
+    config: FinderConfig,
+    *,
+    progress: Advance | None = None,
+) -> FinderReport:
+    """Make a finder for a run and write it into `RUN/finder`, as a whole or not at all.
+
+    Args:
+        run: the run's folder.
+        predictor: the run's model.
+        embeddings: of its dataset.
+        config: how.
+        progress: told of the stages.
+
+    Raises:
+        DataError: the training split has no object.
+        StorageError: the disk refused.
+    """
+    started = monotonic()
+    finder = make_finder(predictor, embeddings, config, progress=progress)
+    save_finder(finder, run / FOLDER)
+    return FinderReport(run / FOLDER, finder, monotonic() - started, judge(finder))
+
+
+def expected_seconds(embeddings: DatasetEmbeddings, config: FinderConfig) -> float:
+    """About how long the training of a finder's network would take, from a few steps of it.
+
+    The embeddings of the images these steps use are computed beforehand, where they are not kept already.
+    """
+    lessons = choose_lessons(embeddings.dataset, config.seed)
+    low_res = LowResTargets(embeddings.dataset, embeddings.loaded.mask_size)
+    few = lessons.train[: config.images_per_step * _TRIED_STEPS]
+    classes = tuple(sorted({one.category for image in few for one in image.single_objects}))
+    examples = read_examples(few, low_res, classes)
+    if not any(len(one.truth) for one in examples):
+        return float("inf")
+    seconds: list[float] = []
+    last = monotonic()
+
+    def measure(done: int, total: int) -> None:
+        nonlocal last
+        now = monotonic()
+        seconds.append(now - last)
+        last = now
+
+    short = config.model_copy(update={"steps": _TRIED_STEPS})
+    train_head(embeddings, examples, (), low_res, len(classes), short, progress=measure)
+    return float(np.median(seconds[1:])) * config.steps

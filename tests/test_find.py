@@ -1,0 +1,260 @@
+"""Finding for real, on a tiny random model: a network that learns, a run that gets a finder, files and commands."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from samtune import api
+from samtune.cli.app import main
+from samtune.config import CacheConfig, EmbedConfig, FindConfig, FinderConfig, FindEvalConfig, TrainConfig
+from samtune.data.low_res import LowResTargets
+from samtune.data.table import Dataset, write_table
+from samtune.embeddings.dataset import DatasetEmbeddings, View
+from samtune.errors import ConfigError, DataError, ModelError
+from samtune.finder.finding import find
+from samtune.finder.fitting import choose_lessons
+from samtune.finder.matching import OperatingPoint
+from samtune.finder.results import Finder, Quality
+from samtune.finder.run import expected_seconds
+from samtune.finder.storage import load_finder, save_finder
+from samtune.finder.training import box_f1, read_examples, train_head
+from samtune.finder.verdict import judge
+from samtune.inference.predictor import EmbeddedImage, Predictor
+from samtune.model.io.load import load_model
+from samtune.model.io.save import save_model
+from tests.small import make_dataset
+from tests.tiny import tiny_sam2
+
+CLASSES = ("large", "small")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Grids of 16 x 16 cells are no work for several threads, which would wait for each other most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data") / "dataset", train=10, valid=5, test=3)
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tiny_folder, tmp_path_factory):
+    """A run of two steps with a finder."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    api.train(dataset.root, TrainConfig(model=str(tiny_folder), out=folder, steps=2), quiet=True)
+    assert not (folder / "finder").exists()
+    report = api.train_finder(folder, FinderConfig(steps=30, width=16), quiet=True)
+    assert report.finder.quality is not None and report.finder.quality.objects > 5
+    return folder
+
+
+def embeddings(dataset: Dataset, model) -> DatasetEmbeddings:
+    return DatasetEmbeddings.open(dataset, load_model(model), CacheConfig(), torch.device("cpu"), "no")
+
+
+def test_training_makes_a_finder_on_request(dataset, tiny_folder, tmp_path):
+    config = TrainConfig(model=str(tiny_folder), out=tmp_path / "run", steps=1)
+    result = api.train(dataset.root, config, finder=FinderConfig(steps=2, width=8), quiet=True)
+    assert result.finder is not None and load_finder(tmp_path / "run").about["step"] in (1, 2)
+    assert any(line.startswith("finder     not usable") for line in result.lines())
+    assert expected_seconds(embeddings(dataset, tmp_path / "run"), FinderConfig(steps=1000, width=8)) > 0
+
+
+def test_the_network_learns_and_repeats(dataset, tiny_folder):
+    source = embeddings(dataset, tiny_folder)
+    low_res = LowResTargets(dataset, source.loaded.mask_size)
+    train, valid = (read_examples(dataset.split(name).images, low_res, CLASSES) for name in ("train", "valid"))
+    config = FinderConfig(steps=60, width=16, eval_every=30)
+    trained = train_head(source, train, valid, low_res, 2, config)
+    assert trained.history[-1].loss < trained.history[0].loss
+    assert trained.step in (30, 60) and max(one.f1 for one in trained.history) > 0.2
+    assert box_f1(trained.head, source, valid, trained.most) == max(one.f1 for one in trained.history)
+    again = train_head(source, train, valid, low_res, 2, config)
+    assert all(torch.equal(a, b) for a, b in zip(trained.head.parameters(), again.head.parameters(), strict=True))
+    other = train_head(source, train, valid, low_res, 2, config.model_copy(update={"seed": 1, "steps": 1}))
+    assert not torch.equal(other.head.answer.weight, trained.head.answer.weight)
+
+
+def test_mirrored_images_have_mirrored_objects(dataset, tiny_folder):
+    source = embeddings(dataset, tiny_folder)
+    api.embed(dataset.root, EmbedConfig(model=str(tiny_folder), flip=True), quiet=True)
+    low_res = LowResTargets(dataset, source.loaded.mask_size)
+    truth = read_examples(dataset.split("train").images, low_res, CLASSES)[0].truth
+    back = truth.mirrored().mirrored()
+    assert torch.allclose(back.boxes, truth.boxes) and not torch.equal(truth.mirrored().boxes, truth.boxes)
+    examples = read_examples(dataset.split("train").images, low_res, CLASSES)
+    trained = train_head(source, examples, (), low_res, 2, FinderConfig(steps=2, width=8, flip=True))
+    assert trained.step == 2 and source.cache is not None and source.cache.counts.encoded == 0
+
+
+def test_what_a_finder_is_survives_the_disk(run, tmp_path, dataset):
+    finder = load_finder(run)
+    assert finder.classes == CLASSES and finder.most == 100 and "5 images of the validation" in finder.chosen_on
+    save_finder(finder, tmp_path / "copy")
+    copy = load_finder(tmp_path / "copy")
+    assert {**vars(copy), "head": None} == {**vars(finder), "head": None}
+    image = dataset.split("test").images[0]
+    predictor = Predictor(load_model(run))
+    embedded = EmbeddedImage(embeddings(dataset, run)([View(image)]), (image.height, image.width))
+    first, second = (find(predictor, embedded, one) for one in (finder, copy))
+    assert len(first) and np.array_equal(first.scores, second.scores) and np.array_equal(first.logits, second.logits)
+    assert (np.diff(first.scores) <= 0).all() and first.boxes.min() >= 0
+    assert len(first.above(0.5)) == (first.scores >= 0.5).sum()
+
+
+def test_damaged_and_foreign_finders_are_refused(run, tmp_path, dataset, tiny_folder):
+    file = run / "finder" / "finder.safetensors"
+    (tmp_path / "half.safetensors").write_bytes(file.read_bytes()[:2000])
+    for path, words in ((tmp_path / "half.safetensors", "format 1"), (tiny_folder, "a run with a finder")):
+        with pytest.raises(ModelError, match=words):
+            load_finder(path)
+    (tmp_path / "images").mkdir()
+    shutil.copy(next((dataset.root / "images").glob("test*")), tmp_path / "images")
+    save_model(tiny_sam2(seed=5), tmp_path / "other")
+    shutil.copytree(run / "finder", tmp_path / "other" / "finder")
+    with pytest.raises(ModelError, match="another one"):
+        api.find(tmp_path / "images", tmp_path / "other", tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_finds_in_files_have_names_scores_and_counts(run, dataset, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in (dataset.root / "images").glob("test*"):
+        shutil.copy(path, images)
+    report = api.find(images, run, tmp_path / "out", FindConfig(threshold=0.0), quiet=True)
+    rows = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(rows) == report.objects > 0
+    assert all(row["category"] == CLASSES[row["category_id"] - 1] and 0 <= row["score"] <= 1 for row in rows)
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == len(rows)
+    with (tmp_path / "out" / "counts.csv").open() as file:
+        counted = {row["image"]: sum(int(row[name]) for name in CLASSES) for row in csv.DictReader(file)}
+    assert counted == {path.name: sum(row["file_name"] == path.name for row in rows) for path in images.iterdir()}
+    assert report.lines()[0].split() == ["image", *CLASSES] and "keep prompting" in " ".join(report.lines())
+    with pytest.raises(ConfigError, match="precision"):
+        api.find(images, run, tmp_path / "none", FindConfig(precision=1.0, recall=None), quiet=True)
+
+
+def test_evaluation_writes_what_pycocotools_reads(run, dataset, tmp_path, tiny_folder):
+    config = FindEvalConfig(threshold=0.1)
+    found = api.evaluate_finder(dataset.root, run, config, base=str(tiny_folder), out=tmp_path / "out", quiet=True)
+    names = [row.name for row in found.rows]
+    assert names[-2:] == ["finder + tuned", "true boxes + tuned"] and len(names) == 5
+    coco = COCO()
+    coco.dataset = json.loads((tmp_path / "out" / "truth.json").read_text())
+    coco.createIndex()
+    results = json.loads((tmp_path / "out" / "finder-tuned.json").read_text())
+    reference = COCOeval(coco, coco.loadRes(results), "segm")
+    reference.params.maxDets = [1, 10, 1000]
+    reference.evaluate()
+    reference.accumulate()
+    precision = reference.eval["precision"][:, :, :, 0, 2]
+    ours = found.rows[names.index("finder + tuned")].named
+    assert ours is not None and ours.ap == pytest.approx(precision[precision > -1].mean(), abs=1e-9)
+    figures = json.loads((tmp_path / "out" / "find.json").read_text())
+    assert set(figures["rows"]) == set(names) and sum(map(sum, figures["confusion"])) >= found.objects
+    assert any("true boxes" in line for line in found.lines())
+
+
+def test_an_export_brings_its_finder_along(run, dataset, tmp_path):
+    api.export(run, tmp_path / "hf", "hf")
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "finder.safetensors" in card and "large, small" in card and str(tmp_path) not in card
+    image = next((dataset.root / "images").glob("test*"))
+    wish = FindConfig(threshold=0.0)
+    outs = tmp_path / "of run", tmp_path / "of hf"
+    for model, out in zip((run, tmp_path / "hf"), outs, strict=True):
+        assert api.find(image, model, out, wish, quiet=True).objects
+    first, second = ((out / "predictions.json").read_text() for out in outs)
+    assert first == second
+
+
+def test_commands(run, dataset, tmp_path, capsys):
+    image = next((dataset.root / "images").glob("test*"))
+    run = shutil.copytree(run, tmp_path / "run")
+    for arguments, expected in (
+        (["find-train", run, "--steps", "2", "--width", "8", "--find-classes", "none", "--quiet"], "not usable"),
+        (
+            ["predict", image, "--model", run, "--find", "--threshold", "0.01", "--out", tmp_path / "p", "--quiet"],
+            "object",
+        ),
+        (["evaluate", dataset.root, "--model", run, "--find", "--no-grid", "--quiet"], "true boxes + tuned"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([str(part) for part in arguments])
+        printed = capsys.readouterr()
+        assert ended.value.code == 0, printed.err
+        assert expected in printed.out
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                "predict",
+                str(image),
+                "--model",
+                str(run),
+                "--find",
+                "--precision",
+                "0.9",
+                "--recall",
+                "0.9",
+                "--out",
+                "x",
+            ]
+        )
+    assert ended.value.code == 2 and "give one" in capsys.readouterr().err
+
+
+def test_without_a_validation_split_training_groups_are_lent(tmp_path):
+    lessons = choose_lessons(make_dataset(tmp_path / "a", train=10, valid=0), seed=0)
+    assert len(lessons.train) == 8 and len(lessons.valid) == 2 and "the decoder did" in lessons.chosen_on
+    assert not {one.group for one in lessons.train} & {one.group for one in lessons.valid}
+    alone = choose_lessons(make_dataset(tmp_path / "b", train=1, valid=0, empty=0), seed=0)
+    assert not alone.valid and alone.chosen_on.startswith("nothing")
+
+
+def test_a_dataset_of_other_classes_is_refused(run, tmp_path):
+    other = make_dataset(tmp_path / "other")
+    table = other.table.with_columns(category=other.table["category"] + " thing")
+    write_table(other.root, table)
+    with pytest.raises(DataError, match="large thing"):
+        api.evaluate_finder(other.root, run, FindEvalConfig(grid=False), quiet=True)
+
+
+def quality(**changed) -> Quality:
+    good = {"images": 9, "objects": 99, "point": OperatingPoint(0.5, 0.9, 0.9), "found": 0.9, "outlined": 0.9}
+    good |= {"named": 0.9, "train_f1": 0.8, "valid_f1": 0.7, "calibration_error": 0.01}
+    return Quality(**{**good, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({}, ""),
+        ({"objects": 12}, "too few to know"),
+        ({"found": 0.3}, "cannot find"),
+        ({"outlined": 0.3}, "cannot outline"),
+        ({"named": 0.3}, "cannot name"),
+        ({"valid_f1": 0.2}, "overfits"),
+    ],
+)
+def test_an_honest_word(changed, word):
+    poor = {} if word in ("", "too few to know") else {"point": OperatingPoint(0.5, 0.3, 0.3)}
+    finder = Finder(
+        head=None, classes=CLASSES, most=100, image_size=64, encoder="", decoder="", quality=quality(**poor, **changed)
+    )
+    judged = judge(finder)
+    assert judged.is_usable == (word == "") and word in " ".join(judged.lines())
+    assert ("keep prompting" in judged.lines()[0]) == (word != "")
