@@ -45,7 +45,7 @@ def build_report(
     names: Sequence[str],
     guards: Sequence[Dataset] = (),
     guard_scenes: int = 0,
-    runs: Sequence[Path] = (),
+    runs: Sequence[Path | None] = (),
     progress: Advance = lambda what, done, total: None,
 ) -> list[Comparison]:
     """Evaluate all models on the same prompts, compare them, draw the gallery, write the report.
@@ -59,7 +59,7 @@ def build_report(
         names: what to call the models, the base first.
         guards: datasets of images of another kind; their test split is used, or the one that has objects.
         guard_scenes: procedural scenes as one more guard; 0 leaves them out.
-        runs: folder of each tuned model, for its training curve (`metrics.jsonl`) or its curve of blends.
+        runs: folder of each tuned model, as far as it has one, for its training curve (`metrics.jsonl`) or its curve of blends.
         progress: called with what is being done, images done and their total.
 
     Returns:
@@ -84,9 +84,8 @@ def build_report(
         best = next(number for number, one in enumerate(compared) if one is comparisons[0])
         gallery = draw_gallery(dataset, (base, tuned[best]), comparisons[0], folder / GALLERY, progress)
         save_comparisons(folder, comparisons, gallery)
-        write_report(
-            folder, curve=runs[best] / "metrics.jsonl" if runs else None, blend=runs[best] / BLEND if runs else None
-        )
+        run = runs[best] if runs else None
+        write_report(folder, curve=run and run / "metrics.jsonl", blend=run and run / BLEND)
     return comparisons
 
 
