@@ -59,7 +59,7 @@ def build_report(
         names: what to call the models, the base first.
         guards: datasets of images of another kind; their test split is used, or the one that has objects.
         guard_scenes: procedural scenes as one more guard; 0 leaves them out.
-        runs: folder of each tuned model, as far as it has one, for its training curve (`metrics.jsonl`) or its curve of blends.
+        runs: folder of each tuned model that has one, for its training curve (`metrics.jsonl`) or its curve of blends.
         progress: called with what is being done, images done and their total.
 
     Returns:
