@@ -154,7 +154,7 @@ def _companions(files: list[Path]) -> list[Path]:
             if file.stem[end] in _SEPARATORS and (file.parent, file.stem[:end]) in by_stem:
                 rests[file.stem[end:]].append(file)
                 break
-    found = next(iter(rests.values()), [])
+    found = next(iter(rests.values()), list[Path]())
     return found if len(rests) == 1 and 2 * len(found) == len(files) else []
 
 
@@ -259,7 +259,7 @@ def _by_keys(
             by_key[key].append(image)
     left: list[Path] = []
     for mask in masks:
-        candidates = next((by_key[key] for key in mask_keys(root, mask) if key in by_key), [])
+        candidates = next((by_key[key] for key in mask_keys(root, mask) if key in by_key), list[Path]())
         chosen = _nearest(root, mask, candidates)
         if len(chosen) == 1:
             found.matched.setdefault(chosen[0], []).append(mask)
