@@ -43,7 +43,8 @@ FORMATS = (
 )
 ROBOFLOW_NAME = "_annotations.coco.json"
 NO_LABELS = frozenset(
-    {"classes.txt", "labels.txt", "labelmap.txt", "class_names.txt", "readme.txt", "readme.dataset.txt",
+    {"classes.txt", "labels.txt", "labelmap.txt", "class_names.txt", "label_names.txt", "readme.txt",
+     "readme.dataset.txt",
      "readme.roboflow.txt", "license.txt", "requirements.txt", "train.txt", "val.txt", "valid.txt", "test.txt",
      "trainval.txt", "default.txt", "notes.txt"}
 )  # fmt: skip
