@@ -393,7 +393,13 @@ def _role_rank(role: str) -> tuple[bool, bool, bool, str]:
 def _best_beside(root: Path, image: Path, masks: list[Path]) -> tuple[list[Path], list[Path]]:
     """Of masks beside an image that are named by different endings the one that is read best, and the others."""
     endings = {mask: next((end for stem, end in _stripped(mask.stem) if stem == image.stem), "") for mask in masks}
-    if len(masks) < 2 or not all(endings.values()) or any(_role_folder(root, mask) for mask in masks):
+    kinds = {re.sub(r"[0-9]+$", "", ending) for ending in endings.values()}
+    if (
+        len(masks) < 2
+        or len(kinds) == 1
+        or not all(endings.values())
+        or any(_role_folder(root, mask) for mask in masks)
+    ):
         return masks, []
     order = {ending: number for number, ending in enumerate(_ENDINGS)}
 
