@@ -8,12 +8,11 @@ object, unless their names recur from image to image and so are classes.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,6 +30,7 @@ from samtune.data.readers.common import (
     unique,
 )
 from samtune.data.readers.files import files_below
+from samtune.data.readers.mask_arrays import read_mask_values
 from samtune.data.readers.mask_classes import (
     BACKGROUND,
     VOID,
@@ -50,7 +50,6 @@ from samtune.types import Annotation, ImageRecord, Issue, MaskFile, Segmentation
 
 _DEEP_VOID = 65_535
 """Void in masks of 16 bits."""
-_MOST_HEADER = 1 << 31
 _MOST_LIST = 64 << 20
 _SHOWN = 3
 _CLASS_SHARE = 0.95
@@ -153,7 +152,7 @@ class _Reader:
             self._classes_for(file)  # what is wrong with a class file is wrong with the source
             try:
                 self._check_pages(file, image)
-                labels = _labels(file)
+                labels = read_mask_values(file)
                 objects = list(self._objects(file, labels, image, single=len(masks) > 1))
             except DataError as error:
                 text = f"The mask cannot be read: {error.found}."
@@ -370,45 +369,6 @@ def _recurring_names(pairs: MaskPairs) -> dict[Path, str]:
                 rests[mask] = words.strip("_-. ")
     counts = Counter(rests.values())
     return {mask: rest for mask, rest in rests.items() if counts[rest] > 1 and rest}
-
-
-def _labels(file: Path) -> NDArray[Any]:
-    """The values of a mask file, an array's included.
-
-    Raises:
-        DataError: it cannot be read, or not without running what is in it.
-    """
-    return _array(file) if file.suffix.lower() == ".npy" else read_labels(file)
-
-
-def _array(file: Path) -> NDArray[Any]:
-    try:
-        with file.open("rb") as opened:
-            _check_header(opened, file.stat().st_size)
-            labels: NDArray[Any] = np.load(opened, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
-        raise DataError.of(
-            expected="an array of whole numbers",
-            found="a pickle, which can run programs and is not loaded" if "ickle" in str(error) else str(error),
-            where=str(file),
-            do="in cellpose save masks as PNG or TIFF (File menu, or --save_png, --save_tif); they are read",
-        ) from error
-    if labels.ndim != 2 or labels.dtype.kind not in "bui" or not 0 < labels.size < _MOST_HEADER:
-        found = f"shape {labels.shape} of {labels.dtype}"
-        raise DataError.of(expected="an array [H, W] of whole numbers", found=found, where=str(file))
-    return labels
-
-
-def _check_header(file: BinaryIO, size: int) -> None:
-    """Refuse an array whose header claims more than the file holds. Source: numpy.lib.format, version 1.0 to 3.0."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("a pickle")
-    if math.prod(shape) * dtype.itemsize != size - file.tell():
-        raise ValueError("a header that does not fit the file")
-    file.seek(0)
 
 
 def _of_array(labels: NDArray[Any]) -> Iterator[tuple[str, Segmentation]]:
