@@ -10,16 +10,20 @@ import onnxruntime
 import pytest
 import torch
 import yaml
+from transformers import Sam2Model
 
-from samtune.errors import ConfigError, SamtuneError
+from samtune.errors import ConfigError, ModelError, SamtuneError
 from samtune.exports.export import export
 from samtune.exports.onnx import check, graphs, layouts
 from samtune.exports.onnx.modules import DecoderGraph
-from samtune.exports.onnx.write import anylabeling_config, transformersjs_configs
+from samtune.exports.onnx.write import anylabeling_config, transformersjs_configs, write_onnx
 from samtune.exports.verify import probe_image
+from samtune.model.architecture import image_config
+from samtune.model.catalogue import BACKBONES
 from samtune.model.decoder.reference import decode, select_masks
 from samtune.model.encoder.embeddings import encode
 from samtune.model.io.load import load_model
+from samtune.model.io.save import save_model
 from samtune.prompts.batch import PromptBatch
 
 F, INTEGER = "tensor(float)", "tensor(int64)"
@@ -260,3 +264,33 @@ def test_graphs_of_another_model_are_not_kept(nano, files):
     found = check.compare(other, tool, check.random_prompts(other, "anylabeling", each=1), probe_image())
     with pytest.raises(SamtuneError, match="nothing was kept"):
         check.refuse_if_different(found, "fp32", "here")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", layouts.NAMES)
+def test_two_hundred_prompts_of_an_official_size(tmp_path, layout):
+    """SAM 2.1 tiny's architecture at 1024 px; its weights where the hub's cache has them, else random ones."""
+    try:
+        loaded = load_model("sam2.1-tiny")
+    except ModelError:
+        torch.manual_seed(0)
+        model = Sam2Model(image_config({"model_type": "sam2", "vision_config": BACKBONES["tiny"].vision_config()}))
+        model.prompt_encoder.shared_embedding.positional_embedding.copy_(
+            model.shared_image_embedding.positional_embedding
+        )
+        save_model(model, tmp_path / "tiny", family="sam2.1-hiera-tiny")
+        loaded = load_model(tmp_path / "tiny")
+    each = 50 if layout == "transformersjs" else 40
+    found = write_onnx(loaded, tmp_path, layout, name="tiny", precision="fp32", opset=18, each=each)
+    assert found.difference.prompts == 200
+    assert found.difference.pixels <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", layouts.NAMES)
+def test_two_hundred_prompts_of_nano(nano, files, layout):
+    each = 50 if layout == "transformersjs" else 40
+    tool = check.OnnxPredictor(*files[layout], layout)
+    found = check.compare(nano, tool, check.random_prompts(nano, layout, each, seed=2), probe_image())
+    assert found.prompts == 200
+    assert found.pixels <= 1e-4
