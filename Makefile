@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare real-sets lock clean
+.PHONY: onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets finder-sets lock clean
 
 demo: $(READY)  ## Draw a dataset, tune the built-in model on it, compare both, write a report
 	$(BIN)/samtune demo --out demo
@@ -53,8 +53,9 @@ onnx-browser: $(READY)  ## nano's ONNX decoder in Chromium; needs chromium and n
 	npm install --silent --prefix build/web onnxruntime-web
 	$(BIN)/python benchmarks/onnx_browser.py --ort build/web/node_modules/onnxruntime-web/dist
 
-fuzz: $(READY)  ## 10,000 damaged COCO files, new ones each time
+fuzz: $(READY)  ## 10,000 damaged COCO files, 2,000 of YOLO, LabelMe, VIA and mask folders each, new ones each time
 	SAMTUNE_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz_coco.py
+	SAMTUNE_FUZZ_FORMAT_CASES=2000 $(BIN)/python -m pytest tests/test_fuzz_formats.py
 
 # The official package wants a torchvision that torch's CPU build does not have: hence --no-deps, and stand-ins.
 BENCH := build/bench/.ready
@@ -72,6 +73,10 @@ $(BENCH): requirements.lock pyproject.toml tests/parity/requirements.txt
 real-sets: $(READY)  ## The main job on the real sets under SAMTUNE_REAL_DATA; a quarter of half an hour
 	$(BIN)/python benchmarks/real_sets.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco)
 
+finder-sets: $(READY)  ## The finder on the real sets under SAMTUNE_REAL_DATA, three seeds; hours on two cores
+	$(BIN)/python benchmarks/finder_sets.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco nuts_coco kudzu_via) \
+	  --out build/finder-sets --seeds 3
+
 parity: build/parity/.ready  ## Every size of SAM 2.0 and 2.1 against the official package; half an hour
 	$(BIN)/python -m pytest -m slow -s tests/parity
 
@@ -83,6 +88,9 @@ build/parity/.ready: $(READY) tests/parity/requirements.txt
 
 bench-prepare: $(READY)  ## prepare's throughput and memory beside the plain loop, 1,000 to 100,000 objects
 	$(BIN)/python benchmarks/prepare.py --out build/bench-prepare.json --real $(wildcard $(REAL)/nanoshapes_coco)
+
+bench-large: $(READY)  ## One image of 30,000 x 30,000 pixels in tiles: prepare, tune, predict; hours on two cores
+	$(BIN)/python benchmarks/large_image.py --folder build/large --out build/bench-large.json $(BENCH_OPTIONS)
 
 lock:  ## Pin what a fresh install gives today
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

@@ -257,7 +257,7 @@ def crowd_of_runs(source):
 def test_findings_about_run_lengths_are_outlined(tmp_path):
     found = audit(crowd_of_runs(tmp_path / "s"))
     (example,) = [example for example in found.examples if example.issue.code == "crowd"]
-    pixels = np.asarray(Image.open(io.BytesIO(draw(example.pictures[0]))).convert("RGB")).astype(int)
+    pixels = np.asarray(Image.open(io.BytesIO(draw(example.images[0]))).convert("RGB")).astype(int)
     red = pixels[:, :, 0] - pixels[:, :, 1] > 80
     assert red[28:33, 50:110].any(axis=0).all()
     assert red[40:80, 38:43].any(axis=1).all()
@@ -287,7 +287,7 @@ def test_what_the_reader_finds_is_shown_too(tmp_path):
     Image.fromarray(scene(0)).save(tmp_path / "s/train/a.png")
     coco(tmp_path / "s/train", [("a.png", 160, 120, [1, 2, 3, 4])])
     examples = {example.issue.code: example for example in audit(tmp_path / "s").examples}
-    assert draw(examples["polygon-points"].pictures[0])
+    assert draw(examples["polygon-points"].images[0])
 
 
 def test_the_doctor_works_where_torch_is_broken(tmp_path):

@@ -51,6 +51,11 @@ def colored(one, two, border=None) -> np.ndarray:
     return pixels
 
 
+def inverted() -> np.ndarray:
+    """Both objects as 0, all else 255."""
+    return np.where(ids() == 0, 255, 0).astype(np.uint8)
+
+
 def bordered() -> np.ndarray:
     """Objects 1 and 2 with VOC's void around the first."""
     values = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -657,6 +662,166 @@ def one_color_twice(root):
     write(root / "labelmap.txt", LABELMAP + "three:0,128,0::\n")
 
 
+def mask_of_pages(root):
+    photo(root / "images/a.png")
+    draw(root / "masks/a.tif", ids(), save_all=True, append_images=[Image.fromarray(ids())])
+
+
+def masks_of_one_split(root):
+    for split in ("train", "val"):
+        photo(root / f"images/{split}/{split}.png")
+    draw(root / "masks/train/train.png", ids())
+
+
+def coco_of_one_split(root):
+    photo(root / "valid/b.png")
+    photo(root / "train/a.png")
+    write(root / "train/_annotations.coco.json", coco())
+
+
+def labelme_twice(root):
+    photo(root / "a.png")
+    write(root / "a.json", labelme())
+    write(root / "old/a.json", labelme())
+
+
+def via_file(name="a.png"):
+    regions = [
+        {"shape_attributes": {"name": "polygon", "all_points_x": ring[::2], "all_points_y": ring[1::2]},
+         "region_attributes": {"kind": kind}}
+        for ring, kind in zip(RINGS, ("one", "two"), strict=True)
+    ]  # fmt: skip
+    return {"a.png9": {"filename": name, "size": 9, "regions": regions}}
+
+
+def via_twice(root):
+    photo(root / "a.png")
+    write(root / "via_region_data.json", via_file())
+    write(root / "via_project.json", {"_via_settings": {}, "_via_img_metadata": via_file()})
+
+
+def via_apart(root):
+    photo(root / "images/a.png")
+    write(root / "annotations/via.json", via_file("C:\\set\\a.png"))
+
+
+def two_kinds_of_masks(root):
+    photo(root / "human bladder/tissue images/h_01.png")
+    draw(root / "human bladder/label masks/h_01.tif", ids().astype(np.int32))
+    draw(root / "human bladder/mask binary/h_01.png", 255 - inverted())
+
+
+def ignored_shape(root):
+    photo(root / "a.png")
+    content = labelme()
+    content["shapes"].append({"label": "__ignore__", "points": points(ONE)})
+    write(root / "a.json", content)
+
+
+def companions(root):
+    for eye in ("01L", "01R"):
+        photo(root / f"Image_{eye}.jpg")
+        draw(root / f"Image_{eye}_1stHO.png", ids())
+
+
+def other_folder_names(root):
+    for number in ("0001", "0002"):
+        photo(root / f"ISBI2016_Part1_Training_Data/ISIC_{number}.jpg")
+        draw(root / f"ISBI2016_Part1_Training_GroundTruth/ISIC_{number}_Segmentation.png", ids())
+
+
+def darknet_list(root):
+    yolo("obj_train_data/a.png", "obj_train_data/a.txt", "obj.names", "one\ntwo\n")(root)
+    write(root / "obj.data", "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n")
+    write(root / "train.txt", "data/obj_train_data/a.png\n")
+
+
+def in_utf16(root):
+    yolo()(root)
+    (root / "labels/train/a.txt").write_bytes(yolo_lines().encode("utf-16"))
+
+
+def color_table(root):
+    for split in ("train", "val"):
+        photo(root / f"{split}/0001TP_{split}.png")
+        draw(root / f"{split}_labels/0001TP_{split}_L.png", colored(GREEN, RED))
+    write(root / "class_dict.csv", "name,r,g,b\none,0,128,0\ntwo,128,0,0\n")
+
+
+def same_base_names(root):
+    for camera in ("cam1", "cam2"):
+        photo(root / f"{camera}/1.png")
+    write(root / "a.json", coco(["C:\\d\\cam1\\1.png", "C:\\d\\cam2\\1.png"]))
+
+
+def train_and_trainval(root):
+    names = [f"{number}.png" for number in range(4)]
+    for name in names:
+        photo(root / "JPEGImages" / name)
+    for file, those in {"trainval": names, "train": names[:3], "val": names[3:]}.items():
+        write(root / f"annotations/instances_{file}.json", coco(those))
+
+
+def a_mask_per_object_beside(root):
+    for image in "ab":
+        photo(root / f"{image}.jpg")
+        for number, ring in enumerate(RINGS):
+            draw(root / f"{image}_mask_{number}.png", np.uint8(255) * mask_of(ring))
+
+
+def labelme_dataset(root):
+    for image in "ab":
+        photo(root / f"{image}_json/img.png")
+        draw(root / f"{image}_json/label.png", ids(), voc_palette())
+        draw(root / f"{image}_json/label_viz.png", colored(RED, GREEN))
+        write(root / f"{image}_json/label_names.txt", "_background_\none\ntwo\n")
+
+
+def jpeg_and_png(root):
+    for image in "abc":
+        photo(root / f"train/{image}.jpg")
+        draw(root / f"train/{image}.png", ids())
+
+
+def pairs_of_points(root):
+    photo(root / "a.png")
+    write(root / "a.json", coco(shapes=[points(ring) for ring in RINGS]))
+
+
+def deep_void(root):
+    photo(root / "images/a.png")
+    values = ids().astype(np.uint16)
+    values[:2] = 65_535
+    draw(root / "masks/a.png", values)
+
+
+INVENTED = {
+    "a mask per object beside": (a_mask_per_object_beside, "mask-folder", ("object",) * 2),
+    "labelme_json_to_dataset": (labelme_dataset, "mask-folder", CATEGORIES),
+    "a JPEG and a PNG of one name": (jpeg_and_png, "mask-folder", ("object",) * 2),
+    "pairs of points": (pairs_of_points, "coco", CATEGORIES),
+    "void in 16 bits": (deep_void, "mask-folder", ("object",) * 2),
+    "VIA apart from its images": (via_apart, "via", CATEGORIES),
+    "CHASE's second names": (companions, "mask-folder", ("object",) * 2),
+    "ISIC's folders": (other_folder_names, "mask-folder", ("object",) * 2),
+    "masks of labels and binary ones": (two_kinds_of_masks, "mask-folder", ("object",) * 2),
+    "a list of darknet's": (darknet_list, "yolo", CATEGORIES),
+    "labels in UTF-16": (in_utf16, "yolo", CATEGORIES),
+    "a table of colours": (color_table, "mask-folder", CATEGORIES),
+    "one base name, two folders": (same_base_names, "coco", CATEGORIES),
+    "train, val and trainval": (train_and_trainval, "coco", CATEGORIES),
+    "an ignored shape": (ignored_shape, "labelme", CATEGORIES),
+    "two VIA files": (via_twice, "via", CATEGORIES),
+    "two LabelMe files": (labelme_twice, "labelme", CATEGORIES),
+}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
+@pytest.mark.parametrize(("build", "name", "categories"), INVENTED.values(), ids=INVENTED)
+def test_other_members_of_each_kind_are_read(tmp_path, build, name, categories):
+    test_it_is_read_as_anybody_would(tmp_path, build, name, categories)
+
+
 NAMED = {
     "run lengths row by row": (by_rows, "row by row"),
     "boxes elsewhere": (elsewhere_boxes, "box is elsewhere"),
@@ -672,6 +837,19 @@ NAMED = {
     "one colour for two classes": (one_color_twice, "one class for each value"),
 }
 REPORTED = {
+    "a mask of pages": (mask_of_pages, "mask-unreadable", Severity.ERROR),
+    "inverted masks": (
+        pair("images/a.png", "masks/a.png", np.uint8(255) * (ids() == 0)),
+        "mask-inverted",
+        Severity.WARNING,
+    ),
+    "no background": (pair("images/a.png", "masks/a.png", ids() + 1), "mask-without-background", Severity.WARNING),
+    "masks of one split only": (masks_of_one_split, "split-not-read", Severity.WARNING),
+    "a split without its COCO file": (coco_of_one_split, "split-not-read", Severity.WARNING),
+    "two LabelMe files of an image": (labelme_twice, "image-twice", Severity.WARNING),
+    "two VIA files of an image": (via_twice, "image-twice", Severity.WARNING),
+    "two kinds of masks": (two_kinds_of_masks, "mask-spare", Severity.INFO),
+    "LabelMe's __ignore__": (ignored_shape, "shape-ignored", Severity.INFO),
     "no objects": (no_objects, "no-objects", Severity.ERROR),
     "boxes only": (boxes_only, "boxes-only", Severity.ERROR),
     "two candidates": (two_candidates, "image-name-ambiguous", Severity.ERROR),

@@ -24,9 +24,9 @@ from samtune.config import PrepareConfig, PretrainConfig, PretrainStage
 from samtune.data.masks import Region
 from samtune.errors import ConfigError, DataError, StorageError
 from samtune.nano import augment
-from samtune.nano.augment import SMALLEST, View, Window, choose_window, crop_image, crop_mask, crop_view, paste
+from samtune.nano.augment import SMALLEST, TrainingView, Window, choose_window, crop_image, crop_mask, crop_view, paste
 from samtune.nano.batches import BACKGROUND_CLICKS, made_ahead, make_batch
-from samtune.nano.pretraining import _generator, measure, pretrain
+from samtune.nano.pretraining import measure, pretrain, step_generator
 from samtune.nano.real_images import open_images
 from samtune.nano.scenes import SceneBank
 
@@ -178,7 +178,7 @@ def test_what_lies_outside_the_image_is_filled():
 def test_a_pasted_object_is_a_target_and_hides_what_is_below():
     below = np.zeros((1, 64, 64), bool)
     below[0, 4:60, 4:60] = True
-    view = View(np.zeros((64, 64, 3), np.uint8), below, below[0])
+    view = TrainingView(np.zeros((64, 64, 3), np.uint8), below, below[0])
     bright = np.full((30, 30, 3), 250, np.uint8)
     pasted = [
         paste(np.random.default_rng(seed), view, bright, Region(np.ones((30, 30), bool), 0, 0)) for seed in range(20)
@@ -198,7 +198,7 @@ def test_background_is_asked_only_where_everything_is_labelled(corpus, tmp_path)
     for chosen, expected in (("few", BACKGROUND_CLICKS), ("many", 0)):
         names = {"hold_out": (), "background": ("few",) if expected else ()}
         real = open_images(config.model_copy(update={"images": (corpus / chosen,)} | names))
-        batch = make_batch(SceneBank(tmp_path, 0), real, stage, _generator(0, 0))
+        batch = make_batch(SceneBank(tmp_path, 0), real, stage, step_generator(0, 0))
         empty = batch.targets.flatten(1).amax(1) == 0
         assert [int(empty[batch.image_index == image].sum()) for image in range(6)] == [expected] * 6
         assert batch.pixels.shape == (6, 3, 128, 128) and batch.targets.shape[1:] == (32, 32)
@@ -221,15 +221,15 @@ def test_batches_made_ahead_come_in_order_and_bring_errors_to_their_item():
 
 
 SITTING = """
-import os, signal, sys
-from samtune.config import PretrainConfig
-from samtune.nano.pretraining import pretrain
-
 if __name__ == "__main__":
+    import os, signal, sys
+    from samtune.config import PretrainConfig
+    from samtune.nano.pretraining import pretrain
     kill = lambda line: os.kill(os.getpid(), signal.SIGKILL)
     pretrain(PretrainConfig.model_validate_json(sys.argv[1]), kill)
 """
-"""A sitting that is killed when it writes its first line, after the step that `measure_every` says."""
+"""A sitting that is killed when it writes its first line, after the step that `measure_every` says. Whatever draws its
+scenes imports this file too, so that it imports nothing for them."""
 
 
 def test_a_killed_sitting_ends_with_the_same_weights(corpus, tmp_path):

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import samtune
+from samtune import api, config
 from samtune.utils.results import Result
 from tests.small import make_dataset
 
@@ -31,6 +32,9 @@ def test_every_public_name_is_there():
     for name in samtune.__all__:
         assert getattr(samtune, name) is not None
     assert dir(samtune) == sorted(samtune.__all__)
+    functions = {name for name in api.__all__ if not name.isupper()}
+    configs = {name for name in config.__all__ if name != "Config"}
+    assert functions | configs <= set(samtune.__all__)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = samtune.nonsense
 
@@ -101,10 +105,10 @@ def test_loaded_models_are_taken_where_names_are(tmp_path, tiny_folder):
     data = make_dataset(tmp_path / "data", train=2, valid=2, test=3).root
     loaded = samtune.load_model(tiny_folder, device="cpu")
     predictor = samtune.Predictor(loaded)
-    config = samtune.EvalConfig(max_objects=4, device="cpu")
-    by_name = samtune.evaluate(data, tiny_folder, config, quiet=True)
-    assert samtune.evaluate(data, loaded, config, quiet=True).to_json() == by_name.to_json()
-    compared = samtune.compare(data, tiny_folder, predictor, tmp_path / "compared", config, quiet=True)
+    settings = samtune.EvalConfig(max_objects=4, device="cpu")
+    by_name = samtune.evaluate(data, tiny_folder, settings, quiet=True)
+    assert samtune.evaluate(data, loaded, settings, quiet=True).to_json() == by_name.to_json()
+    compared = samtune.compare(data, tiny_folder, predictor, tmp_path / "compared", settings, quiet=True)
     prompts = samtune.PredictConfig(box=("5,5,40,40",))
     predicted = samtune.predict(data / "images", loaded, tmp_path / "masks", prompts, quiet=True)
     exported = samtune.export(predictor, tmp_path / "hf", "hf")
@@ -113,9 +117,9 @@ def test_loaded_models_are_taken_where_names_are(tmp_path, tiny_folder):
 
 def test_listeners_hear_every_event(tmp_path, tiny_folder):
     data = make_dataset(tmp_path / "data", train=2, valid=2, test=1).root
-    config = samtune.TrainConfig(model=str(tiny_folder), steps=3, eval_every=2, out=tmp_path / "run", device="cpu")
+    settings = samtune.TrainConfig(model=str(tiny_folder), steps=3, eval_every=2, out=tmp_path / "run", device="cpu")
     heard: list[samtune.Event] = []
-    result = samtune.train(data, config, listeners=[heard.append], quiet=True)
+    result = samtune.train(data, settings, listeners=[heard.append], quiet=True)
     kinds = [type(event).__name__ for event in heard]
     assert kinds[0] == "RunStarted" and kinds[-1] == "RunFinished"
     assert [event.step for event in heard if isinstance(event, samtune.StepDone)] == [1, 2, 3]

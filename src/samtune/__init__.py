@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samtune.api import (
+        BlendResult,
         ModelTable,
         TrainResult,
         bench,
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from samtune.evaluation.comparison import Comparison
+    from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.results import Evaluation
     from samtune.exports.export import ExportReport
     from samtune.finder.evaluation import FindEvaluation
@@ -94,6 +96,7 @@ __all__ = [
     "AutomaticConfig",
     "BenchConfig",
     "BenchReport",
+    "BlendResult",
     "CacheConfig",
     "CacheInfo",
     "Comparison",
@@ -130,6 +133,7 @@ __all__ = [
     "PretrainStage",
     "Prompt",
     "PromptPolicy",
+    "PromptSet",
     "RemoteError",
     "RunFinished",
     "RunStarted",
@@ -183,6 +187,7 @@ _HOMES = {
     "LoadedModel": "model.io.loaded",
     "PredictReport": "inference.files",
     "Predictor": "inference.predictor",
+    "PromptSet": "evaluation.fixed_prompts",
     "PrepareReport": "data.prepare.prepare",
 }
 """Modules of the names that are not in one of `_SHARED`."""

@@ -13,8 +13,8 @@ class BenchConfig(Config):
     """What `samtune bench` measures, and the run whose time it tells."""
 
     model: Model = "nano"
-    steps: int = Field(default=3000, ge=1, description="Optimizer steps of the run to foretell.")
-    images: int = Field(default=200, ge=1, description="Training images of the run to foretell.")
+    steps: int = Field(default=3000, ge=1, description="Optimizer steps of the run to estimate.")
+    images: int = Field(default=200, ge=1, description="Training images of the run to estimate.")
     rounds: int = Field(
         default=3, ge=1, le=1000, description="Turns of ten steps that each setting and decoder path gets."
     )

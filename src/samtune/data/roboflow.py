@@ -255,10 +255,10 @@ def _api_error(status: int, answer: dict[str, Any], url: str, key: str) -> Samtu
 
 def _message_in(answer: dict[str, Any], key: str) -> str:
     """What the service says about an error, without the key should it repeat it."""
-    said: Any = answer.get("error") or answer.get("message") or ""
-    if isinstance(said, dict):
-        said = cast("dict[str, Any]", said).get("message", "")
-    text = " ".join(str(said).replace(key, "***").split())[:300]
+    message: Any = answer.get("error") or answer.get("message") or ""
+    if isinstance(message, dict):
+        message = cast("dict[str, Any]", message).get("message", "")
+    text = " ".join(str(message).replace(key, "***").split())[:300]
     return f": {text}" if text.isprintable() and text else ""
 
 

@@ -13,6 +13,8 @@ import yaml
 
 from samtune import __version__
 from samtune.errors import ModelError
+from samtune.finder.results import Finder
+from samtune.finder.verdict import judge
 from samtune.model.catalogue import hub_name
 from samtune.model.io.loaded import LoadedModel
 
@@ -141,7 +143,9 @@ def _read_comparison(run: Path, weights: str, given: Path | None) -> Mapping[str
     return found if same else None
 
 
-def model_card(loaded: LoadedModel, facts: RunFacts | None, kind: str, **names: str) -> str:
+def model_card(
+    loaded: LoadedModel, facts: RunFacts | None, kind: str, *, finder: Finder | None = None, **names: str
+) -> str:
     """The text of README.md.
 
     Args:
@@ -149,6 +153,7 @@ def model_card(loaded: LoadedModel, facts: RunFacts | None, kind: str, **names: 
         facts: of the run that tuned it, if one did.
         kind: `hf`, `official`, `official-yaml`, `adapter` or, on a base that is not on the hub, `adapter-local`: how to
             load it.
+        finder: that stands beside the model.
         names: what stands in the loading code: `config`, `file`, `base`.
     """
     base = hub_name(loaded.base) or loaded.base
@@ -167,6 +172,7 @@ def model_card(loaded: LoadedModel, facts: RunFacts | None, kind: str, **names: 
         _what(loaded, facts, base),
         _data(facts) if facts else "",
         _metrics(facts) if facts else "",
+        _finder(finder) if finder else "",
         "## How to load it",
         _filled(_USE[kind], names),
         "## Limits",
@@ -222,6 +228,20 @@ def _metrics(facts: RunFacts) -> str:
     if facts.comparison:
         lines.append(f"Held-out comparison on the {facts.comparison['split']} split: {facts.comparison['verdict']}")
     return "\n\n".join(lines) if len(lines) > 1 else ""
+
+
+def _finder(finder: Finder) -> str:
+    """What `finder.safetensors` is, and what was measured of it."""
+    found = judge(finder)
+    reasons = ("usable" if found.is_usable else "not usable", *found.reasons)
+    return "\n\n".join(
+        [
+            "## Finder",
+            "`finder.safetensors` finds objects without prompts: `samtune predict --find` reads it. It names: "
+            f"{', '.join(_cell(name) for name in finder.names)}. Its scores are calibrated on {finder.chosen_on}.",
+            "\n".join(f"- {_cell(reason)}" for reason in reasons),
+        ]
+    )
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -21,6 +21,8 @@ from samtune.errors import ConfigError, ModelError
 from samtune.exports.card import RunFacts, model_card, read_run
 from samtune.exports.official_package import official_config, write_official
 from samtune.exports.verify import ExportDifference, answers, check, difference
+from samtune.finder.results import Finder
+from samtune.finder.storage import FILE, finder_of, write_finder
 from samtune.model.catalogue import hub_name
 from samtune.model.io.load import load_model
 from samtune.model.io.loaded import LoadedModel
@@ -100,11 +102,12 @@ def export(
     loaded = load_model(model)
     run = Path(loaded.name).expanduser()
     facts = read_run(run, loaded.fingerprint(), comparison) if (run / "run.json").is_file() else None
+    finder = finder_of(run, loaded)
     match format:
         case "official":
-            return _official(loaded, facts, out)
+            return _official(loaded, facts, finder, out)
         case "hf":
-            return _huggingface(loaded, facts, out)
+            return _huggingface(loaded, facts, finder, out)
         case "adapter":
             return _adapter(loaded, facts, run, out)
         case "onnx":
@@ -112,7 +115,7 @@ def export(
             return _onnx(loaded, facts, out, layout, precision, opset)
 
 
-def _official(loaded: LoadedModel, facts: RunFacts | None, out: Path) -> ExportReport:
+def _official(loaded: LoadedModel, facts: RunFacts | None, finder: Finder | None, out: Path) -> ExportReport:
     config = official_config(loaded)
     name = out.name if out.suffix == ".pt" else _OFFICIAL_FILE
     yaml = Path(name).with_suffix(".yaml").name
@@ -122,8 +125,10 @@ def _official(loaded: LoadedModel, facts: RunFacts | None, out: Path) -> ExportR
         check(found, str(out))
         if out.suffix != ".pt":
             kind = "official" if config else "official-yaml"
-            text = model_card(loaded, facts, kind, config=config or yaml, file=name, size=str(loaded.image_size))
-            (folder / _CARD).write_text(text, encoding="utf-8")
+            names = {"config": config or yaml, "file": name, "size": str(loaded.image_size)}
+            (folder / _CARD).write_text(model_card(loaded, facts, kind, finder=finder, **names), encoding="utf-8")
+            if finder is not None:
+                write_finder(finder, folder / FILE)
     path = out if out.suffix == ".pt" else out / name
     notes = [f"load with  build_sam2({config or yaml!r}, {path.name!r})"]
     if config is None:
@@ -133,10 +138,12 @@ def _official(loaded: LoadedModel, facts: RunFacts | None, out: Path) -> ExportR
     return ExportReport("official", path, found, tuple(notes))
 
 
-def _huggingface(loaded: LoadedModel, facts: RunFacts | None, out: Path) -> ExportReport:
+def _huggingface(loaded: LoadedModel, facts: RunFacts | None, finder: Finder | None, out: Path) -> ExportReport:
     with new_folder(out) as folder:
         write_model(loaded, folder)
-        (folder / _CARD).write_text(model_card(loaded, facts, "hf"), encoding="utf-8")
+        (folder / _CARD).write_text(model_card(loaded, facts, "hf", finder=finder), encoding="utf-8")
+        if finder is not None:
+            write_finder(finder, folder / FILE)
         with _quiet():
             again = Sam2Model.from_pretrained(folder).eval()
         found = difference(answers(again), answers(loaded.model))

@@ -116,7 +116,7 @@ class FinderHead(nn.Module):
     def start_boxes_at(self, width: float, height: float) -> None:
         """Let every cell propose boxes of this size, in cells, before any training."""
         sides = torch.tensor([width, height, width, height]).clamp(min=0.5) / 2
-        self.answer.bias.view(-1, 4)[1:_BOX_OUTPUTS] = sides.log()[:, None]
+        self._answer_bias()[1:_BOX_OUTPUTS] = sides.log()[:, None]
 
     def _normalised(self, embeddings: ImageEmbeddings) -> list[Tensor]:
         return [
@@ -128,11 +128,16 @@ class FinderHead(nn.Module):
         names = ("coarse", "fine", "middle")
         return [(name, self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_scale")) for name in names]
 
+    def _answer_bias(self) -> Tensor:
+        """Biases of the answers `[5 + K, 4]`: pixel shuffle takes four channels for each."""
+        assert self.answer.bias is not None
+        return self.answer.bias.view(-1, 4)
+
     def _start(self) -> None:
         nn.init.zeros_(self.answer.weight)
-        nn.init.zeros_(self.answer.bias)
+        self._answer_bias().detach().zero_()
         with torch.no_grad():
-            self.answer.bias.view(-1, 4)[0] = math.log(_PRIOR / (1 - _PRIOR))
+            self._answer_bias()[0] = math.log(_PRIOR / (1 - _PRIOR))
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module is not self.answer:
                 nn.init.kaiming_normal_(module.weight)

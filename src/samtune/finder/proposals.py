@@ -140,6 +140,6 @@ def mask_boxes(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Tight boxes of masks `[N, h, w]`: `[N, 4]`, xyxy, right and lower exclusive; zeros for an empty mask."""
     sides: list[NDArray[np.int64]] = []
     for axis, length in ((1, masks.shape[2]), (2, masks.shape[1])):
-        taken = masks.any(axis)
-        sides += [taken.argmax(1), np.where(taken.any(1), length - taken[:, ::-1].argmax(1), 0)]
+        taken: NDArray[np.bool_] = np.any(masks, axis=axis)
+        sides += [taken.argmax(1), np.where(np.any(taken, axis=1), length - taken[:, ::-1].argmax(1), 0)]
     return np.stack([sides[0], sides[2], sides[1], sides[3]], axis=1)

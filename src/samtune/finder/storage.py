@@ -16,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from samtune.errors import ModelError
-from samtune.finder.calibration import Calibration
+from samtune.finder.calibration import ScoreCalibration
 from samtune.finder.head import FinderHead
 from samtune.finder.matching import OperatingPoint
 from samtune.finder.results import Finder, Quality
+from samtune.model.io.loaded import LoadedModel
 from samtune.model.io.tensors import disk_errors
 from samtune.utils.files import new_folder, share, write_json
 
@@ -27,7 +28,7 @@ FOLDER, FILE, ABOUT = "finder", "finder.safetensors", "finder.json"
 FORMAT = 1
 _MOST_POINTS = 400
 _CALIBRATION, _POINTS, _QUALITY = (
-    TypeAdapter(Calibration),
+    TypeAdapter(ScoreCalibration),
     TypeAdapter(tuple[OperatingPoint, ...]),
     TypeAdapter(Quality | None),
 )
@@ -102,6 +103,18 @@ def load_finder(path: Path) -> Finder:
             where=str(file),
             do="train it again: samtune find-train RUN",
         ) from error
+
+
+def finder_of(run: Path, loaded: LoadedModel) -> Finder | None:
+    """The finder that stands beside a model and was made for it; None where there is none, or one of other weights.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    if not any((run / place).is_file() for place in (Path(FOLDER) / FILE, FILE)):
+        return None
+    finder = load_finder(run)
+    return finder if finder.decoder == loaded.fingerprint() else None
 
 
 def _described(finder: Finder) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the doctor found, for people and programs: short grouped text, complete JSON, one HTML page with pictures.
+"""What the doctor found, for people and programs: short grouped text, complete JSON, one HTML page with images.
 
 JSON, format 1:
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from samtune.data.checks.doctor import Audit, Example, Picture, Summary
+    from samtune.data.checks.doctor import Audit, DatasetSummary, FindingExample, ShownImage
 
 _MOST_CATEGORIES = 12
-_PICTURE = 320
+_SHOWN_SIDE = 320
 _OUTLINE_COLOUR, _BOX_COLOUR = (255, 40, 80), (255, 210, 0)
 _CODE_ORDER = list(Severity)
 
@@ -82,7 +82,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
 
 
 def render_html(audit: Audit, out: Path) -> None:
-    """Write one page that needs no other file: the summary, and each kind of finding with pictures.
+    """Write one page that needs no other file: the summary, and each kind of finding with images.
 
     Everything that comes from the dataset is escaped.
 
@@ -132,7 +132,7 @@ def _plural(name: str, count: int) -> str:
     return noun if count == 1 else noun + "s"
 
 
-def _summary_lines(summary: Summary) -> list[str]:
+def _summary_lines(summary: DatasetSummary) -> list[str]:
     lines: list[str] = []
     for name, split in summary.splits.items():
         empty = f", {split.without_objects} images without" if split.without_objects else ""
@@ -146,7 +146,7 @@ def _summary_lines(summary: Summary) -> list[str]:
     return [*lines, f"sizes  {sizes}", f"image  {_per_image(summary)}"]
 
 
-def _per_image(summary: Summary) -> str:
+def _per_image(summary: DatasetSummary) -> str:
     counts = sorted(summary.objects_per_image.elements())
     if not counts:
         return "no usable image"
@@ -158,26 +158,26 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def draw(picture: Picture) -> bytes | None:
+def draw(shown: ShownImage) -> bytes | None:
     """The image, small, with its object's outline and stated box, as a JPEG; None where it cannot be read."""
     from samtune.data.images import read_image
     from samtune.drawing import scaled_to, to_jpeg
     from samtune.errors import DataError
 
     try:
-        pixels = read_image(picture.path, upright=picture.turned)
+        pixels = read_image(shown.path, upright=shown.turned)
     except DataError:
         return None
-    image, scale = scaled_to(pixels, _PICTURE, enlarge=False)
-    if picture.annotation is not None:
-        _draw_annotation(image, picture.annotation, scale, pixels.shape[0], pixels.shape[1])
+    image, scale = scaled_to(pixels, _SHOWN_SIDE, enlarge=False)
+    if shown.annotation is not None:
+        _draw_annotation(image, shown.annotation, scale, pixels.shape[0], pixels.shape[1])
     return to_jpeg(image, quality=80)
 
 
-def _shown(example: Example) -> dict[str, Any]:
-    drawn = [picture.drawn or draw(picture) for picture in example.pictures]
+def _shown(example: FindingExample) -> dict[str, Any]:
+    drawn = [shown.drawn or draw(shown) for shown in example.images]
     uris = ["data:image/jpeg;base64," + base64.b64encode(data).decode() for data in drawn if data]
-    return {"issue": example.issue, "pictures": uris}
+    return {"issue": example.issue, "images": uris}
 
 
 def _draw_annotation(image: NDArray[np.uint8], annotation: Annotation, scale: float, height: int, width: int) -> None:
@@ -235,8 +235,8 @@ img { display: inline-block; max-width: 100%; border-radius: 4px; vertical-align
 <h2><span class="{{ group.severity }}">{{ group.severity }}</span> {{ group.code }} &times; {{ group.count }}</h2>
 <p>{{ group.first.message }}</p>
 {% if group.first.repair %}<p class="quiet">prepare: {{ group.first.repair }}</p>{% endif %}
-<div class="examples">{% for example in group.examples if example.pictures %}
-<figure>{% for uri in example.pictures %}<img src="{{ uri }}" alt="">
+<div class="examples">{% for example in group.examples if example.images %}
+<figure>{% for uri in example.images %}<img src="{{ uri }}" alt="">
 {% endfor %}<figcaption>{{ example.issue.image or "" }}
 {{- " annotation " ~ example.issue.annotation if example.issue.annotation }}: {{ example.issue.message }}</figcaption>
 </figure>

@@ -58,10 +58,11 @@ def read(
     if name not in FORMATS:
         raise DataError.of(expected=f"one of {', '.join(FORMATS)}", found=name, where="--source-format")
     unread: Counter[str] = Counter()
-    errors = 0
+    errors, explained = 0, False
 
     def noting(issue: Issue) -> None:
-        nonlocal errors
+        nonlocal errors, explained
+        explained = explained or (issue.code == "labels-missing" and issue.severity is Severity.WARNING)
         if issue.severity is Severity.ERROR:
             errors += 1
             if issue.annotation is not None and issue.image:
@@ -70,13 +71,30 @@ def read(
 
     root = content_folder(source)
     whole = WholeSource(root)
+    seen: dict[int, int] = {}  # hashes of objects by those of images, of which there may be millions
     for record in _reader(name)(root, images=images, on_issue=noting, options=options):
         lost = unread[record.path.name]
+        image = hash((record.split, record.path))
+        objects = hash(tuple((one.category, one.segmentation) for one in record.annotations))
+        if image in seen:
+            noting(_again(record, same=seen[image] == objects))
+            unread.clear()
+            continue
+        seen[image] = objects
         whole.add(record)
         yield replace(record, unread=lost) if lost else record
         unread.clear()  # readers report on an image before they yield it
-    for issue in whole.issues(errors):
+    for issue in whole.issues(errors, splits_explained=explained):
         on_issue(issue)
+
+
+def _again(record: ImageRecord, *, same: bool) -> Issue:
+    """The finding about an image that is described a second time in its split."""
+    text = "The image is described twice" + (", with the same objects." if same else ", with different objects.")
+    repair = "The second description is left out."
+    severity = Severity.WARNING if same else Severity.ERROR
+    do = "" if same else f"keep the description that is right: that in {record.source}, or the one read before"
+    return Issue("image-twice", severity, text, repair, str(record.source), record.path.name, do=do)
 
 
 def _reader(name: str) -> _Read:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtune.data.readers.common import DEFAULT_CATEGORY, OnIssue, category_name, number, whole_number
+from samtune.data.readers.files import spellings
 from samtune.data.readers.stream import decode, parts
 from samtune.errors import DataError
 from samtune.types import Issue, Severity
@@ -24,7 +25,7 @@ _REQUIRED = ("images", "annotations", "categories")
 
 
 @dataclass(frozen=True, slots=True)
-class ImageEntry:
+class CocoImageEntry:
     """An image as listed.
 
     Attributes:
@@ -59,7 +60,7 @@ class CocoIndex:
     """
 
     file: Path
-    entries: list[ImageEntry] = field(default_factory=lambda: list[ImageEntry]())
+    entries: list[CocoImageEntry] = field(default_factory=lambda: list[CocoImageEntry]())
     categories: dict[object, str] = field(default_factory=lambda: dict[object, str]())
     category_ids: list[object] = field(default_factory=lambda: list[object]())
     owner: array[int] = field(default_factory=lambda: array("q"))
@@ -193,11 +194,11 @@ class _Builder:
             severity = Severity.WARNING if first == name else Severity.ERROR
             self.report("image-id-duplicate", text, where, image=label, repair="The second entry is left out.",
                         severity=severity)  # fmt: skip
-        elif isinstance(name, str) and name in self._names:
-            text = f"The file is listed twice, as image {entries[self._names[name]].image_id} and {key}."
+        elif isinstance(name, str) and (same := _same_name(name)) in self._names:
+            text = f"The file is listed twice, as image {entries[self._names[same]].image_id} and {key}."
             self.report("image-duplicate", text, where, image=label, severity=Severity.WARNING,
                         repair="Both entries' objects are taken as one image's.")  # fmt: skip
-            keys[key] = self._names[name]
+            keys[key] = self._names[same]
         else:
             width, height = _size(entry.get("width")), _size(entry.get("height"))
             if not width or not height:
@@ -207,8 +208,8 @@ class _Builder:
                 width = height = 0
             keys[key] = len(entries)
             if isinstance(name, str):
-                self._names[name] = len(entries)
-            entries.append(ImageEntry(str(key), name, width, height, where))
+                self._names[_same_name(name)] = len(entries)
+            entries.append(CocoImageEntry(str(key), name, width, height, where))
 
     def finished(self) -> CocoIndex:
         """The index, annotations linked to images, findings about categories added."""
@@ -302,6 +303,11 @@ def _file_name(entry: dict[str, Any]) -> object:
         if key in entry:
             return entry[key]
     return None
+
+
+def _same_name(name: str) -> str:
+    """A file name so that spellings of one file are equal: backslashes, steps that stay, encodings."""
+    return "/".join(min(spellings(part)) for part in name.replace("\\", "/").split("/") if part != ".")
 
 
 def _size(value: Any) -> int:

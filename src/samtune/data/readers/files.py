@@ -109,6 +109,8 @@ def name_parts(name: str) -> tuple[str, ...]:
 
 def spellings(name: str) -> set[str]:
     """One file name in every encoding it may have been read in: percent signs, composed accents, UTF-8 as code page."""
+    if name.isascii() and "%" not in name:
+        return {name}
     found = {name, unquote(name)}
     for text in tuple(found):
         if not text.isascii():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from samtune.data.images import probe_image, read_image
 from samtune.data.readers.text import read_text
@@ -23,6 +25,9 @@ VOID = 255
 VOID_COLOR = (224, 224, 192)
 """What Pascal VOC draws around objects: value 255, and its colour in VOC's palette."""
 _MOST_COLORS = 1024
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError, IndexError, struct.error, MemoryError,
+               Image.DecompressionBombError)  # fmt: skip
+"""What Pillow raises on damaged files."""
 _MOST_BYTES = 1 << 20
 
 
@@ -48,7 +53,7 @@ def find_classes(folders: Iterable[Path]) -> Classes:
         DataError: a class file that cannot be read, or that gives two classes one colour.
     """
     for folder in folders:
-        for name, read in (("_classes.csv", _from_csv), ("labelmap.txt", _from_labelmap), ("class_names.txt", _listed)):
+        for name, read in _FILES.items():
             file = folder / name
             if file.is_file():
                 if file.stat().st_size > _MOST_BYTES:
@@ -58,13 +63,15 @@ def find_classes(folders: Iterable[Path]) -> Classes:
 
 
 def _from_csv(file: Path) -> Classes:
-    """Roboflow's `Pixel Value, Class`; three colour columns before the name are read too."""
+    """Roboflow's `Pixel Value, Class`; three columns of a colour before the name, or behind it in `class_dict.csv`."""
     names: dict[Value, str] = {}
     by_color = False
     for line, row in enumerate(csv.reader(read_text(file, _MOST_BYTES).splitlines()), start=1):
         cells = [cell.strip() for cell in row]
-        if not any(cells) or (line == 1 and not cells[0].isdigit()):
+        if not any(cells) or (line == 1 and not any(cell.isdigit() for cell in cells)):
             continue
+        if file.name == "class_dict.csv":
+            cells = [*cells[1:4], cells[0]]
         plain, name = (cells[:1], cells[1:2]) if len(cells) == 2 else (cells[:3], cells[3:4])
         if not name or not all(cell.isdigit() for cell in plain):
             raise DataError.of(
@@ -94,6 +101,15 @@ def _listed(file: Path) -> Classes:
     lines = [line.strip() for line in read_text(file, _MOST_BYTES).splitlines() if line.strip()]
     lines = lines[1:] if lines and lines[0] == "__ignore__" else lines
     return Classes(file, dict[Value, str](enumerate(lines)))
+
+
+_FILES = {
+    "_classes.csv": _from_csv,
+    "labelmap.txt": _from_labelmap,
+    "class_names.txt": _listed,
+    "label_names.txt": _listed,
+    "class_dict.csv": _from_csv,
+}
 
 
 def _add(names: dict[Value, str], value: Value, name: str, file: Path, line: int) -> None:
@@ -147,6 +163,26 @@ def has_palette(file: Path) -> bool:
         DataError: the file cannot be read.
     """
     return file.suffix.lower() != ".npy" and probe_image(file).mode == "P"
+
+
+def count_pages(file: Path) -> int:
+    """How many images a mask file holds; 1 for what cannot be read, which is reported when it is."""
+    if file.suffix.lower() not in (".tif", ".tiff", ".gif"):
+        return 1
+    try:
+        with Image.open(file, formats=("TIFF", "GIF")) as image:
+            return int(getattr(image, "n_frames", 1))
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        KeyError,
+        TypeError,
+        struct.error,
+        Image.DecompressionBombError,
+    ):
+        return 1
 
 
 def palette_colors(file: Path, labels: NDArray[Any]) -> dict[Value, Value]:

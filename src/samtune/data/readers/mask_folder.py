@@ -37,6 +37,7 @@ from samtune.data.readers.mask_classes import (
     VOID_COLOR,
     Classes,
     Value,
+    count_pages,
     find_classes,
     has_palette,
     palette_colors,
@@ -47,6 +48,8 @@ from samtune.data.readers.text import read_text
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, MaskFile, Segmentation, Severity, Split
 
+_DEEP_VOID = 65_535
+"""Void in masks of 16 bits."""
 _MOST_HEADER = 1 << 31
 _MOST_LIST = 64 << 20
 _SHOWN = 3
@@ -67,7 +70,7 @@ def read_mask_folder(
         options: `mask_pattern` says how masks are named.
 
     Yields:
-        The images by folder and name.
+        The images by split, folder and name.
 
     Raises:
         DataError: no such folder, no mask that belongs to an image, a class file that cannot be read.
@@ -81,8 +84,12 @@ def read_mask_folder(
     _refuse_unmatched(path, pairs)
     reader = _Reader(path, pairs, on_issue)
     splits = _voc_splits(files)
-    for image, masks in pairs.matched.items():
-        yield reader.record(image, masks, splits.get(image.stem) or _split_of(image, images or path))
+    by_split: dict[Split, list[Path]] = {split: [] for split in Split}
+    for image in pairs.matched:
+        by_split[splits.get(image.stem) or _split_of(image, images or path)].append(image)
+    for split, those in by_split.items():
+        for image in those:
+            yield reader.record(image, pairs.matched[image], split)
     reader.report_rest()
 
 
@@ -145,6 +152,7 @@ class _Reader:
         for file in masks:
             self._classes_for(file)  # what is wrong with a class file is wrong with the source
             try:
+                self._check_pages(file, image)
                 labels = _labels(file)
                 objects = list(self._objects(file, labels, image, single=len(masks) > 1))
             except DataError as error:
@@ -168,6 +176,24 @@ class _Reader:
             group=group_of(image.name),
             source=masks[0],
         )
+
+    def _check_pages(self, file: Path, image: Path) -> None:
+        """Report a mask of as many pages as its image, of which one is read.
+
+        Raises:
+            DataError: the mask has pages, and its image not as many.
+        """
+        pages = count_pages(file)
+        if pages > 1 and pages != count_pages(image):
+            raise DataError.of(
+                expected="a mask of one page, or of as many as its image",
+                found=f"{pages} pages",
+                where=str(file),
+                do="save one label image: a page per object, or per depth, are two readings of a stack",
+            )
+        if pages > 1:
+            text = f"The mask has {pages} pages, as its image has, of which the first is read."
+            self._on_issue(self._issue("mask-pages", text, file, image.name, "Page 1 is prepared.", Severity.WARNING))
 
     def report_rest(self) -> None:
         """Report images without masks, and masks without images."""
@@ -212,6 +238,7 @@ class _Reader:
                     yield from ((_value_name(color), shape) for shape in _components(file, color))
         elif len(values) <= 1 + (0 in values):
             category = self._categories.get(file, "")
+            self._check_border(file, labels)
             if single and not category and any(values):
                 yield DEFAULT_CATEGORY, MaskFile(file, None)
             else:
@@ -220,6 +247,7 @@ class _Reader:
             yield from ((DEFAULT_CATEGORY, shape) for shape in _soft_components(labels))
         else:
             sure = has_palette(file) or "object" in folder or "instance" in folder
+            self._check_background(file, values)
             for value in self._without_void(file, values, sure=sure):
                 yield DEFAULT_CATEGORY, MaskFile(file, value)
 
@@ -284,18 +312,37 @@ class _Reader:
     def _without_void(self, file: Path, values: list[Value], *, sure: bool) -> list[Value]:
         """The values of objects: not 0, and not VOC's 255 beside ids that are counted up, or in masks as VOC's."""
         objects = [value for value in values if value != 0]
-        others = [value for value in objects if isinstance(value, int) and value != VOID]
-        counted = bool(others) and max(others) == len(others)
-        if VOID in objects and len(objects) < VOID and others and (sure or counted):
-            self._report_void(file, Severity.INFO if sure else Severity.WARNING)
-            objects.remove(VOID)
+        for void in (VOID, _DEEP_VOID):
+            others = [value for value in objects if isinstance(value, int) and value != void]
+            counted = bool(others) and max(others) == len(others)
+            if void in objects and len(objects) < void and others and (sure or counted):
+                self._report_void(file, Severity.INFO if sure else Severity.WARNING, void)
+                objects.remove(void)
         return [value for value in objects if value != VOID_COLOR]
 
-    def _report_void(self, file: Path, severity: Severity) -> None:
+    def _check_border(self, file: Path, labels: NDArray[Any]) -> None:
+        """Report once a mask whose object is all around what is not object."""
+        border = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
+        if all(map(np.all, border)) and not labels.all() and "inverted" not in self._reported:
+            self._reported.add("inverted")
+            text = "The object goes around the whole border of the image; objects may be drawn as 0."
+            self._on_issue(self._issue("mask-inverted", text, file, None, "The mask is read as it is: 0 is background.",
+                                       Severity.WARNING))  # fmt: skip
+
+    def _check_background(self, file: Path, values: list[Value]) -> None:
+        """Report once a mask of several values, none of which is the background's 0."""
+        if 0 not in values and "background" not in self._reported:
+            self._reported.add("background")
+            text = f"No pixel is 0, the background; each of {len(values)} values is an object, one may be background."
+            self._on_issue(self._issue("mask-without-background", text, file, None,
+                                       "A file _classes.csv beside the masks says what values mean.",
+                                       Severity.WARNING))  # fmt: skip
+
+    def _report_void(self, file: Path, severity: Severity, value: int = VOID) -> None:
         """Report once that a value means no object."""
         if "void" not in self._reported:
             self._reported.add("void")
-            text = "The value 255 is taken for what is neither object nor background, as Pascal VOC has it."
+            text = f"The value {value} is taken for what is neither object nor background, as Pascal VOC has it."
             self._on_issue(self._issue("mask-void", text, file, None, "Its pixels are background.", severity))
 
     def _issue(

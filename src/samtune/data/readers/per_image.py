@@ -24,6 +24,7 @@ from samtune.data.readers.stream import load_json
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, Polygons, Segmentation, Severity, Split
 
+_NO_OBJECTS = frozenset({"__ignore__", "_background_"})
 _MOST_EMBEDDED = 512 << 20
 
 
@@ -206,6 +207,11 @@ class _Reader:
             if category is None:
                 text = "The object has no label."
                 self._report("category-unknown", text, file, item.where, image, item.identifier)
+                continue
+            if category in _NO_OBJECTS:
+                text = f"The shape is called {category}, which LabelMe means for no object."
+                self._on_issue(Issue("shape-ignored", Severity.INFO, text, "It is left out.", str(file), image,
+                                     item.identifier, item.where))  # fmt: skip
                 continue
             try:
                 shape = item.shape()

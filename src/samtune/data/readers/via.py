@@ -21,11 +21,9 @@ from samtune.data.readers.common import (
     rectangle,
     require_source,
     split_named,
-    subfolders,
     unique,
 )
-from samtune.data.readers.detect import json_files
-from samtune.data.readers.files import ImageFinder
+from samtune.data.readers.files import ImageFinder, files_below
 from samtune.data.readers.json_kinds import json_kind
 from samtune.data.readers.stream import load_json
 from samtune.errors import DataError
@@ -57,25 +55,27 @@ def read_via(
     if path.is_file():
         sources = [(split_named(path.stem) or split_named(path.parent.name) or Split.TRAIN, path)]
     else:
-        sources = [
-            (split, file)
-            for split, folder in subfolders(path)
-            for file in json_files(folder)
-            if json_kind(file) == "via"
-        ]
+        files = (file for file in files_below(path, (".json",)) if json_kind(file) == "via")
+        sources = [(_split_of(file, path), file) for file in files]
     if not sources:
         raise DataError.of(expected="a VIA annotation file", found="none", where=str(path))
     ids: dict[Split, set[str]] = {split: set() for split in Split}
+    root = path.parent if path.is_file() else path
     for split, file in sources:
-        yield from _Reader(file, split, images or file.parent, ids[split], on_issue).records()
+        finder = ImageFinder([images or file.parent, (images or file.parent) / "images"], images or root)
+        yield from _Reader(file, split, finder, ids[split], on_issue).records()
+
+
+def _split_of(file: Path, root: Path) -> Split:
+    return next((split for part in file.parent.relative_to(root).parts if (split := split_named(part))), Split.TRAIN)
 
 
 class _Reader:
     """Turns one file into records."""
 
-    def __init__(self, file: Path, split: Split, images: Path, ids: set[str], on_issue: OnIssue) -> None:
+    def __init__(self, file: Path, split: Split, finder: ImageFinder, ids: set[str], on_issue: OnIssue) -> None:
         self._file, self._split, self._ids, self._on_issue = file, split, ids, on_issue
-        self._finder = ImageFinder([images, images / "images"])
+        self._finder = finder
 
     def records(self) -> Iterator[ImageRecord]:
         raw = load_json(self._file)

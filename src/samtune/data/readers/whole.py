@@ -37,8 +37,13 @@ class WholeSource:
             self._boxes += annotation.segmentation is None
             self._rectangles += _is_rectangle(annotation)
 
-    def issues(self, errors: int) -> Iterator[Issue]:
-        """The findings, once all is counted; `errors` findings explain already what is missing."""
+    def issues(self, errors: int, *, splits_explained: bool = False) -> Iterator[Issue]:
+        """The findings, once all is counted.
+
+        Args:
+            errors: findings that explain already what is missing.
+            splits_explained: whether it was said already why splits are missing.
+        """
         objects = self._objects.total()
         if objects and self._boxes == objects and not errors:
             yield self._issue(
@@ -57,7 +62,8 @@ class WholeSource:
                 f"The source has {self._images.total()} images and no object.",
                 do="check that the annotations were exported, and of which kind they are",
             )  # fmt: skip
-        yield from self._splits()
+        if not splits_explained:
+            yield from self._splits()
         for category, count in sorted(self._categories.items()):
             if count == 1 and objects >= _SET:
                 yield self._issue(

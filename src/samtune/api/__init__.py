@@ -1,0 +1,44 @@
+"""The public functions: each step of the main job is one. Command line, notebooks and scripts are built on them.
+
+`import samtune` gives all of them. They import what they need when they are called, so that `samtune.doctor` needs no
+torch. Progress goes to stderr; `quiet=True` silences it. Errors are those of `samtune.errors`. Results are frozen
+values with `lines()` for a terminal, `to_json()` for programs and HTML for notebooks. One file per group of functions,
+as in `cli/`.
+"""
+
+from samtune.api.data import doctor, download_roboflow, prepare
+from samtune.api.evaluation import GUARD_SCENES, BlendResult, blend, compare, evaluate, write_prompts
+from samtune.api.finding import evaluate_finder, find, train_finder
+from samtune.api.inference import export, predict
+from samtune.api.loading import ModelTable, load_model, models
+from samtune.api.tools import bench
+from samtune.api.training import FINDER_SHARE, TrainResult, cache_info, clear_cache, embed, pretrain, resume, train
+
+__all__ = [
+    "FINDER_SHARE",
+    "GUARD_SCENES",
+    "BlendResult",
+    "ModelTable",
+    "TrainResult",
+    "bench",
+    "blend",
+    "cache_info",
+    "clear_cache",
+    "compare",
+    "doctor",
+    "download_roboflow",
+    "embed",
+    "evaluate",
+    "evaluate_finder",
+    "export",
+    "find",
+    "load_model",
+    "models",
+    "predict",
+    "prepare",
+    "pretrain",
+    "resume",
+    "train",
+    "train_finder",
+    "write_prompts",
+]

@@ -1,0 +1,251 @@
+"""Measuring on held-out images: evaluate, compare, blend, the prompts as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from samtune.api.loading import name_of, predictor_of
+from samtune.config import EvalConfig
+from samtune.errors import ConfigError
+from samtune.utils.progress import progress, stages
+from samtune.utils.results import Result
+from samtune.utils.text import text_table
+
+if TYPE_CHECKING:
+    from samtune.api.loading import Model
+    from samtune.evaluation.blend import BlendPoint
+    from samtune.evaluation.comparison import Comparison
+    from samtune.evaluation.fixed_prompts import PromptSet
+    from samtune.evaluation.results import Evaluation
+    from samtune.inference.predictor import Predictor
+
+
+GUARD_SCENES = 16
+"""Procedural scenes that every comparison also looks at."""
+
+
+def evaluate(
+    dataset: Path | str,
+    model: Model,
+    config: EvalConfig | None = None,
+    *,
+    out: Path | str | None = None,
+    prompts: Path | str | None = None,
+    quiet: bool = False,
+) -> Evaluation:
+    """Measure a model on a split: IoU and Dice for boxes and single clicks, beside what trivial guesses score.
+
+    Args:
+        dataset: folder that `prepare` wrote.
+        model: a name, a path, or a loaded model.
+        config: split, prompts, device.
+        out: JSON file to write the figures of every object to; a Parquet file of the same name is written beside it.
+        prompts: file of prompts to ask with, as `samtune write-prompts` writes it; made from the dataset if left out.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the split has no objects, an image or mask cannot be read, or the prompts are about other objects.
+        ModelError: the model cannot be loaded.
+    """
+    from samtune.data.table import Dataset
+    from samtune.evaluation.fixed_prompts import PromptSet
+    from samtune.evaluation.protocol import evaluate as measure
+    from samtune.runtime.distributed import join_processes
+
+    config = config or EvalConfig()
+    data = Dataset.open(Path(dataset))
+    asked = None if prompts is None else PromptSet.load(Path(prompts))
+    with progress("measuring", quiet=quiet) as advance:
+        predictor = predictor_of(model, config.device)
+        processes = join_processes()
+        found = measure(predictor, data, config, prompts=asked, processes=processes, progress=advance)
+    if out is not None and processes.is_main:
+        found.save(Path(out))
+    return found
+
+
+def compare(
+    dataset: Path | str,
+    base: Model,
+    tuned: Model | Sequence[Model],
+    out: Path | str,
+    config: EvalConfig | None = None,
+    *,
+    guards: Sequence[Path | str] = (),
+    guard_scenes: int = GUARD_SCENES,
+    quiet: bool = False,
+) -> Comparison:
+    """Measure models on the same prompts, say whether to use the tuned one, and write figures and `report.html`.
+
+    Args:
+        dataset: folder that `prepare` wrote.
+        base: the model to compare with: a name, a path, or a loaded model.
+        tuned: the run or model in question, likewise; or several, which are ranked. The verdicts are corrected for
+            their number.
+        out: folder to write; an earlier comparison there is replaced, anything else is refused.
+        config: split, prompts, device.
+        guards: further datasets, of images unlike these, on which the tuned model should be as good as the base.
+        guard_scenes: procedural scenes that are one more such guard; 0 leaves them out.
+        quiet: show no progress.
+
+    Returns:
+        The comparison of the tuned model, or of the best of several, with the base.
+
+    Raises:
+        ConfigError: `out` holds something that is no comparison.
+        DataError: the split has no objects, or an image or mask cannot be read.
+        ModelError: a model cannot be loaded.
+        StorageError: the disk refused.
+    """
+    from samtune.data.table import Dataset
+    from samtune.report.build import build_report
+
+    config = config or EvalConfig()
+    data = Dataset.open(Path(dataset))
+    others = [Dataset.open(Path(guard)) for guard in guards]
+    candidates = list(tuned) if isinstance(tuned, Sequence) and not isinstance(tuned, str) else [tuned]
+    models = [base, *candidates]
+    loaded = [predictor_of(model, config.device) for model in models]
+    with stages(quiet=quiet) as advance:
+        return build_report(
+            data,
+            loaded[0],
+            loaded[1:],
+            Path(out),
+            config,
+            names=[name_of(model, predictor) for model, predictor in zip(models, loaded, strict=True)],
+            guards=others,
+            guard_scenes=guard_scenes,
+            runs=[Path(one) if isinstance(one, str | Path) else None for one in candidates],
+            progress=advance,
+        )[0]
+
+
+@dataclass(frozen=True, slots=True)
+class BlendResult(Result):
+    """What `blend` wrote.
+
+    Attributes:
+        out: the model folder, usable wherever a model is asked for.
+        alpha: 0 is the base model, 1 the tuned one.
+        points: the blends that were measured; empty where alpha was given.
+    """
+
+    out: Path
+    alpha: float
+    points: tuple[BlendPoint, ...]
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        rows = [
+            (f"{one.alpha:g}", *(f"{gain:+.3f}" for gain in one.gains.values()), ", ".join(one.damaged) or "-")
+            for one in self.points
+        ]
+        table = text_table(("alpha", "boxes", "clicks", "damaged"), rows) if rows else []
+        taken = f"alpha {self.alpha:g}"
+        if rows and not self.alpha:
+            taken += ", the base model: no blend gains without damage"
+        return [*table, f"blend      {taken}", f"model      {self.out}"]
+
+
+def blend(
+    base: Model,
+    tuned: Model,
+    out: Path | str,
+    alpha: float | Literal["auto"] = "auto",
+    *,
+    dataset: Path | str | None = None,
+    config: EvalConfig | None = None,
+    guards: Sequence[Path | str] = (),
+    guard_scenes: int = GUARD_SCENES,
+    quiet: bool = False,
+) -> BlendResult:
+    """Write a model between two: the tuned model's gain without what it damaged, as far as both can be had.
+
+    Args:
+        base: the model that `tuned` was tuned from: a name, a path, or a loaded model.
+        tuned: likewise; a loaded one has the weights of the blend afterwards.
+        out: model folder to write; an earlier blend there is replaced, anything else is refused.
+        alpha: 0 is the base model, 1 the tuned one; `auto` measures eleven of them on the validation split.
+        dataset: what `auto` measures on; the run's own dataset if left out.
+        config: split, prompts, device.
+        guards: further datasets, of images unlike these, on which the blend should be as good as the base.
+        guard_scenes: procedural scenes that are one more such guard; 0 leaves them out.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: `alpha` out of range, no dataset to measure on, or `out` holds something that is no blend.
+        ModelError: a model cannot be loaded, or they are of different architectures.
+        DataError: the split or a guard has no objects, or an image cannot be read.
+        StorageError: the disk refused.
+    """
+    from samtune.evaluation.blend import BLEND, best_of, write_blend
+    from samtune.report.blend import measure_blends
+    from samtune.utils.output_folders import check_output
+
+    if alpha != "auto" and not 0 <= alpha <= 1:
+        raise ConfigError.of(expected="auto, or a number from 0 to 1", found=str(alpha), where="--alpha")
+    check_output(Path(out), mark=BLEND, earlier="an earlier blend")
+    data = _dataset_for_blend(tuned, dataset) if alpha == "auto" else None
+    config = config or EvalConfig(split="valid")
+    first, second = (predictor_of(model, config.device).loaded for model in (base, tuned))
+    points: list[BlendPoint] = []
+    if data is not None:
+        with stages(quiet=quiet) as advance:
+            others = [Path(guard) for guard in guards]
+            points = measure_blends(first, second, data, config, others, guard_scenes, progress=advance)
+    chosen = best_of(points).alpha if points else float(alpha)
+    write_blend(first, second, chosen, points, Path(out))
+    return BlendResult(Path(out), chosen, tuple(points))
+
+
+def _dataset_for_blend(tuned: Model, dataset: Path | str | None) -> Path:
+    """The dataset that was given, or that a run was tuned on."""
+    from samtune.training.checkpoint import RunFolder, read_settings
+
+    if dataset is not None:
+        return Path(dataset)
+    if isinstance(tuned, str | Path) and (Path(tuned) / "run.json").is_file():
+        return read_settings(RunFolder(Path(tuned)))[0]
+    raise ConfigError.of(
+        expected="a dataset to measure blends on, because the tuned model is no run that names one",
+        found="none",
+        do="give --dataset DATASET, or --alpha a number",
+    )
+
+
+def write_prompts(
+    dataset: Path | str, out: Path | str, config: EvalConfig | None = None, *, quiet: bool = False
+) -> PromptSet:
+    """Write the prompts of an evaluation to a JSON file that any model, and other tools, can be asked with.
+
+    Args:
+        dataset: folder that `prepare` wrote.
+        out: file to write; docs/evaluation.md has its schema.
+        config: split and prompts.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the split has no objects, or a mask cannot be read.
+        StorageError: the disk refused.
+    """
+    from samtune.data.table import Dataset
+    from samtune.evaluation.fixed_prompts import make_prompts
+
+    with progress("making prompts", quiet=quiet) as advance:
+        made = make_prompts(Dataset.open(Path(dataset)), config or EvalConfig(), progress=advance)
+    made.save(Path(out))
+    return made
+
+
+def _base_of(tuned: Predictor, device: str) -> Predictor | None:
+    """The model that another was tuned from, by its name; None where it is not to be had any more."""
+    from samtune.errors import ModelError
+
+    try:
+        return predictor_of(tuned.loaded.base, device)
+    except ModelError:
+        return None

@@ -1,0 +1,122 @@
+"""Finding objects without prompts: train a finder, find, measure it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samtune.api.evaluation import _base_of
+from samtune.api.loading import predictor_of
+from samtune.config import FindConfig, FinderConfig, FindEvalConfig
+from samtune.utils.progress import progress, stages
+
+if TYPE_CHECKING:
+    from samtune.api.loading import Model
+    from samtune.finder.evaluation import FindEvaluation
+    from samtune.finder.files import FindReport
+    from samtune.finder.run import FinderReport
+
+
+def train_finder(run: Path | str, config: FinderConfig | None = None, *, quiet: bool = False) -> FinderReport:
+    """Teach a finished run to find its dataset's objects by itself, and to name them; see docs/finder.md.
+
+    Args:
+        run: folder of a run; the finder is written into it, in place of an earlier one.
+        config: how; nothing about the run is changed.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the run's dataset cannot be read, or its training split has no object.
+        ModelError: the folder is no run.
+        StorageError: the disk refused.
+    """
+    from samtune.finder.run import add_finder
+    from samtune.training.run import open_embeddings
+
+    config, folder = config or FinderConfig(), Path(run)
+    predictor = predictor_of(folder, config.device)
+    with stages(quiet=quiet) as advance:
+        return add_finder(folder, predictor, open_embeddings(folder, predictor.loaded), config, progress=advance)
+
+
+def find(
+    images: Path | str,
+    model: Path | str,
+    out: Path | str,
+    config: FindConfig | None = None,
+    *,
+    device: str = "auto",
+    chunk: int = 32,
+    quiet: bool = False,
+) -> FindReport:
+    """Find and name everything in images without prompts: COCO results, counts, one PNG mask per object, overlays.
+
+    Args:
+        images: one image, or a folder whose images are taken in the order of their names.
+        model: a run with a finder.
+        out: folder to write, as a whole or not at all; an earlier result there is replaced.
+        config: which finds to keep.
+        device: where to compute.
+        chunk: prompts per decoder call.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: no threshold gives the wanted precision or recall, or `out` holds something else.
+        DataError: no images, or one that cannot be decoded.
+        ModelError: the run has no finder, or one of another encoder.
+        StorageError: the disk refused.
+    """
+    from samtune.finder.files import find_in_files
+    from samtune.finder.storage import load_finder
+
+    finder = load_finder(Path(model))
+    predictor = predictor_of(model, device)
+    finder.head.to(predictor.device)
+    with progress("finding", quiet=quiet) as advance:
+        return find_in_files(
+            Path(images), predictor, finder, Path(out), config or FindConfig(), chunk=chunk, progress=advance
+        )
+
+
+def evaluate_finder(
+    dataset: Path | str,
+    model: Path | str,
+    config: FindEvalConfig | None = None,
+    *,
+    base: Model | None = None,
+    out: Path | str | None = None,
+    quiet: bool = False,
+) -> FindEvaluation:
+    """Measure a run's finder on a split: mask AP beside a grid of clicks, the base model and the true boxes.
+
+    Args:
+        dataset: folder that `prepare` wrote.
+        model: a run with a finder.
+        config: split, threshold, device.
+        base: the model before tuning; left out, the one the run was tuned from, where that can be found.
+        out: folder to write the figures, the objects as COCO and the finds as COCO results to.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: no threshold gives the wanted precision or recall, or `out` holds something else.
+        DataError: the split has no objects, or none of the finder's classes.
+        ModelError: the run has no finder, or one of another encoder.
+        StorageError: the disk refused.
+    """
+    from samtune.data.table import Dataset
+    from samtune.finder.evaluation import FIGURES, evaluate_finder
+    from samtune.finder.storage import load_finder
+    from samtune.utils.output_folders import check_output
+
+    config = config or FindEvalConfig()
+    finder = load_finder(Path(model))
+    if out is not None:
+        check_output(Path(out), mark=FIGURES, earlier="an earlier evaluation of a finder")
+    tuned = predictor_of(model, config.device)
+    finder.head.to(tuned.device)
+    before = _base_of(tuned, config.device) if base is None else predictor_of(base, config.device)
+    with progress("finding", quiet=quiet) as advance:
+        found = evaluate_finder(Dataset.open(Path(dataset)), tuned, before, finder, config, progress=advance)
+    if out is not None:
+        found.save(Path(out))
+    return found

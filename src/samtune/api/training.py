@@ -1,0 +1,190 @@
+"""Training, and the embeddings it keeps: train, resume, pretrain, embed, the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Literal
+
+from samtune.api.finding import train_finder
+from samtune.config import EmbedConfig, FinderConfig, PretrainConfig, TrainConfig
+from samtune.utils.progress import progress, stderr_console
+from samtune.utils.results import Result
+
+if TYPE_CHECKING:
+    from samtune.embeddings.dataset import EmbedReport
+    from samtune.embeddings.store import CacheInfo
+    from samtune.finder.run import FinderReport
+    from samtune.training.run import Run
+    from samtune.training.tracking.events import Listener
+
+
+FINDER_SHARE = 0.15
+"""Share of the training's time up to which a finder is made without being asked for."""
+
+
+_NO_FINDER_BELOW_SECONDS = 60.0
+"""Of a run as short as this nobody expects more than the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult(Result):
+    """How a training run ended.
+
+    Attributes:
+        folder: the run folder, usable wherever a model is asked for.
+        step: steps done.
+        best_step: step of the weights in `checkpoints/best`; 0 means no step was better than the base model.
+        signal: number of the signal that interrupted the run, or None.
+        finder: what came of the finder, where one was made.
+        note: why there is no finder, where it was left out by itself.
+    """
+
+    folder: Path
+    step: int
+    best_step: int
+    signal: int | None
+    finder: FinderReport | None = None
+    note: str = ""
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        if self.signal:
+            return [f"interrupted after step {self.step}; continue with: samtune train --resume {self.folder}"]
+        best = f"best at step {self.best_step}" if self.best_step else "no step was better than the base model"
+        made = self.finder.lines() if self.finder else [f"finder     {self.note}"] if self.note else []
+        return [f"done: {self.step} steps, {best}", f"run        {self.folder}", *made]
+
+
+def train(
+    dataset: Path | str,
+    config: TrainConfig | None = None,
+    *,
+    listeners: Sequence[Listener] = (),
+    finder: bool | FinderConfig | None = None,
+    quiet: bool = False,
+) -> TrainResult:
+    """Tune a model on a prepared dataset; the same numbers each time for the same settings and machine.
+
+    Under `torchrun` or `accelerate launch` every process calls this; see docs/cluster.md.
+
+    Args:
+        dataset: folder that `prepare` wrote.
+        config: model, length, what learns.
+        listeners: called with every event of the run (`RunStarted`, `StepDone`, `Validated`, `RunFinished`), in the
+            main process only, after the run's own files are written.
+        finder: whether, or how, to make a finder after training, see docs/finder.md; None makes one where that takes
+            less than `FINDER_SHARE` of the training's time.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the dataset cannot be read or has nothing to train on.
+        ModelError: the model cannot be loaded.
+        ConfigError: settings that do not fit the model, or a run folder that is taken.
+        StorageError: the disk refused.
+        SamtuneError: the loss is not finite for several steps in a row, or another process has ended.
+    """
+    from samtune.training.run import new, removed_if_not_started
+
+    run = new(Path(dataset), config or TrainConfig())
+    with removed_if_not_started(run):
+        return _train(run, listeners, finder, quiet)
+
+
+def resume(
+    folder: Path | str,
+    *,
+    listeners: Sequence[Listener] = (),
+    finder: bool | FinderConfig | None = None,
+    quiet: bool = False,
+) -> TrainResult:
+    """Continue an interrupted run at its last checkpoint, with the same numbers it would have had.
+
+    Args, errors: those of `train`; `folder` is the run folder.
+    """
+    from samtune.training.run import resumed
+
+    return _train(resumed(Path(folder)), listeners, finder, quiet)
+
+
+def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig | None, quiet: bool) -> TrainResult:
+    from samtune.training.loop import train as train_run
+    from samtune.training.tracking.console import progress_listener
+    from samtune.training.tracking.files import file_listeners
+
+    started = monotonic()
+    with ExitStack() as stack:
+        if run.processes.is_main:
+            own = stack.enter_context(file_listeners(run.folder, run.state.progress.step))
+            console = stack.enter_context(progress_listener(stderr_console(quiet=quiet)))
+            listeners = [*own, console, *listeners]
+        finished = train_run(run, listeners)
+    report, note = None, ""
+    if finished.signal is None and finder is not False and run.processes.is_main:
+        report, note = _finder_after(run, monotonic() - started, finder or None, quiet)
+    return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal, report, note)
+
+
+def _finder_after(
+    run: Run, seconds: float, wanted: Literal[True] | FinderConfig | None, quiet: bool
+) -> tuple[FinderReport | None, str]:
+    """A finder for a run that has just ended, or why there is none."""
+    from samtune.finder.run import expected_seconds
+
+    path = run.folder.path
+    config = (
+        wanted if isinstance(wanted, FinderConfig) else FinderConfig(seed=run.config.seed, device=run.config.device)
+    )
+    if wanted is None:
+        if run.embeddings.cache is None or seconds < _NO_FINDER_BELOW_SECONDS:
+            return None, ""
+        expected = expected_seconds(run.embeddings, config)
+        if expected > FINDER_SHARE * seconds:
+            return None, f"left out, it would take about {expected:.0f} s; make one with: samtune find-train {path}"
+    return train_finder(path, config, quiet=quiet), ""
+
+
+def pretrain(config: PretrainConfig, *, quiet: bool = False) -> Path:
+    """Train the small model from scratch on procedural scenes, or continue where it stopped; see docs/nano.md.
+
+    Returns:
+        Folder of the weights.
+    """
+    from samtune.nano.pretraining import pretrain as run
+
+    console = stderr_console(quiet=quiet)
+
+    def report(line: Mapping[str, float]) -> None:
+        console.print("  ".join(f"{name} {value:g}" for name, value in line.items()), highlight=False)
+
+    return run(config, report)
+
+
+def embed(dataset: Path | str, config: EmbedConfig | None = None, *, quiet: bool = False) -> EmbedReport:
+    """Compute the image embeddings of a dataset ahead of training; what is in the cache is not computed again."""
+    from samtune.embeddings.dataset import embed_dataset
+
+    with progress("embedding", quiet=quiet) as advance:
+        return embed_dataset(Path(dataset), config or EmbedConfig(), progress=advance)
+
+
+def cache_info(folder: Path | str) -> CacheInfo:
+    """What an embedding cache holds; `folder` is the cache, or the dataset whose cache it is."""
+    from samtune.embeddings import store
+
+    return store.cache_info(_cache_folder(Path(folder)))
+
+
+def clear_cache(folder: Path | str) -> CacheInfo:
+    """Remove all image embeddings of a cache; returns what was there."""
+    from samtune.embeddings import store
+
+    return store.clear_cache(_cache_folder(Path(folder)))
+
+
+def _cache_folder(folder: Path) -> Path:
+    inside = folder / "embeddings"
+    return inside if inside.is_dir() else folder
