@@ -23,7 +23,7 @@ _ISSUE_FIELDS = tuple(name.name for name in fields(Issue))
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row of the table, see `table.SCHEMA`; `annotation_id` to `area` and `iscrowd` are None without an object."""
 
     image_path: str
@@ -47,14 +47,14 @@ class Row(NamedTuple):
     window_y: int | None = None
 
     @classmethod
-    def of_image(cls, image_path: str, record: ImageRecord, image_id: str, width: int, height: int) -> Row:
+    def of_image(cls, image_path: str, record: ImageRecord, image_id: str, width: int, height: int) -> TableRow:
         """The row of an image without objects."""
         nothing = (None, None, None, None, None, None, None)
         split, group = record.split.value, record.group
         return cls(image_path, None, split, image_id, *nothing, width, height, group, None)
 
 
-def place_of(row: Row) -> tuple[int, int] | None:
+def place_of(row: TableRow) -> tuple[int, int] | None:
     """Where in its file the tile lies that a row is about, x and y of its window; None for whole images."""
     return None if row.window_x is None or row.window_y is None else (row.window_x, row.window_y)
 
@@ -77,7 +77,7 @@ class ImageSummary:
     place: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> ImageSummary:
+    def of(cls, rows: Sequence[TableRow]) -> ImageSummary:
         """What is kept of the image that these rows are about."""
         first = rows[0]
         categories = Counter(row.category for row in rows if row.category is not None and not row.is_fragment)
@@ -91,14 +91,14 @@ class RowSpool:
         # Without a name, so that nothing is left behind.
         self._file: IO[str] = TemporaryFile("w+", dir=folder, encoding="ascii", newline="\n")  # noqa: SIM115
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[TableRow]) -> None:
         """Keep the rows of one image."""
         self._file.write(json.dumps(rows) + "\n")
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[TableRow]:
         self._file.seek(0)
         for line in self._file:
-            yield from map(Row._make, json.loads(line))
+            yield from map(TableRow._make, json.loads(line))
 
     def close(self) -> None:
         """Give the disk space back."""
