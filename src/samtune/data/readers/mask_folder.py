@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.data.masks import components_of, encode_rle, read_labels
+from samtune.data.masks import components_of, read_labels
 from samtune.data.prepare.split import group_of
 from samtune.data.readers.common import (
     AUTO,
@@ -30,7 +29,6 @@ from samtune.data.readers.common import (
     unique,
 )
 from samtune.data.readers.files import files_below
-from samtune.data.readers.mask_arrays import read_mask_values
 from samtune.data.readers.mask_classes import (
     BACKGROUND,
     VOID,
@@ -44,6 +42,7 @@ from samtune.data.readers.mask_classes import (
     values_of,
 )
 from samtune.data.readers.mask_pairs import MaskPairs, pair_masks
+from samtune.data.readers.mask_pixels import array_objects, is_soft, read_array, soft_components
 from samtune.data.readers.text import read_text
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, MaskFile, Segmentation, Severity, Split
@@ -152,7 +151,7 @@ class _Reader:
             self._classes_for(file)  # what is wrong with a class file is wrong with the source
             try:
                 self._check_pages(file, image)
-                labels = read_mask_values(file)
+                labels = _labels(file)
                 objects = list(self._objects(file, labels, image, single=len(masks) > 1))
             except DataError as error:
                 text = f"The mask cannot be read: {error.found}."
@@ -215,7 +214,7 @@ class _Reader:
     ) -> Iterator[tuple[str, Segmentation]]:
         """Category and shape of every object in a mask; `single` where the image has several masks."""
         if file.suffix.lower() == ".npy":
-            yield from _of_array(labels)
+            yield from array_objects(labels)
             return
         values = values_of(labels)
         if (of_classes := self._pairs.classes.get(file)) is not None:
@@ -242,8 +241,8 @@ class _Reader:
                 yield DEFAULT_CATEGORY, MaskFile(file, None)
             else:
                 yield from ((category or DEFAULT_CATEGORY, shape) for shape in _components(file, None))
-        elif _is_soft(labels):
-            yield from ((DEFAULT_CATEGORY, shape) for shape in _soft_components(labels))
+        elif is_soft(labels):
+            yield from ((DEFAULT_CATEGORY, shape) for shape in soft_components(labels))
         else:
             sure = has_palette(file) or "object" in folder or "instance" in folder
             self._check_background(file, values)
@@ -371,14 +370,13 @@ def _recurring_names(pairs: MaskPairs) -> dict[Path, str]:
     return {mask: rest for mask, rest in rests.items() if counts[rest] > 1 and rest}
 
 
-def _of_array(labels: NDArray[Any]) -> Iterator[tuple[str, Segmentation]]:
-    """Objects of an array of instance ids, or the components of one of 0 and 1."""
-    values = np.unique(labels)
-    if values[values != 0].size == 1:
-        yield from ((DEFAULT_CATEGORY, shape) for shape in _soft_components((labels != 0).astype(np.uint8) * 255))
-        return
-    for value in values[values != 0]:
-        yield DEFAULT_CATEGORY, encode_rle(np.asarray(labels == value))
+def _labels(file: Path) -> NDArray[Any]:
+    """The values of a mask file, an array's included.
+
+    Raises:
+        DataError: it cannot be read, or not without running what is in it.
+    """
+    return read_array(file) if file.suffix.lower() == ".npy" else read_labels(file)
 
 
 def _equal(labels: NDArray[Any], value: Value) -> NDArray[np.bool_]:
@@ -394,18 +392,3 @@ def _value_name(value: Value) -> str:
 def _components(file: Path, value: Value | None) -> Iterator[MaskFile]:
     for component in range(1, components_of(file, value) + 1):
         yield MaskFile(file, value, component)
-
-
-def _is_soft(labels: NDArray[Any]) -> bool:
-    """Whether a gray mask is a binary one with softened edges: nearly all pixels 0 or 255, many values in between."""
-    if labels.dtype != np.uint8:
-        return False
-    counts = np.bincount(labels.ravel(), minlength=256)
-    return bool(counts[255]) and int(np.count_nonzero(counts)) > 8 and counts[0] + counts[255] >= 0.9 * labels.size
-
-
-def _soft_components(labels: NDArray[Any]) -> Iterator[Segmentation]:
-    _, numbered = cv2.connectedComponents((labels >= 128).astype(np.uint8), connectivity=8)
-    order = np.unique(numbered, return_index=True)
-    for label in sorted(order[0][1:], key=lambda label: int(order[1][label])):
-        yield encode_rle(np.asarray(numbered == label))
