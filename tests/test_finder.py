@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from samtune.finder.calibration import EVIDENCE, Calibration, calibration_error, fit
+from samtune.finder.calibration import EVIDENCE, ScoreCalibration, calibration_error, fit
 from samtune.finder.head import FinderHead, FinderOutput
 from samtune.finder.losses import box_loss, class_loss, class_weights, generalized_iou, objectness_loss, pooled
 from samtune.finder.matching import best_f1, match, operating_points, with_precision, with_recall
@@ -197,7 +197,7 @@ evidence_rows = st.lists(st.floats(0, 1), min_size=len(EVIDENCE), max_size=len(E
 def test_more_evidence_never_lowers_a_score(row, column, value, weights, bias):
     less, more = np.array([row, row])
     less[column], more[column] = sorted((row[column], value))
-    low, high = Calibration(tuple(weights), bias)(np.stack([less, more]))
+    low, high = ScoreCalibration(tuple(weights), bias)(np.stack([less, more]))
     assert 0 <= low <= high <= 1
 
 
@@ -208,13 +208,13 @@ def test_fitting_never_turns_evidence_around(seed, count):
     found = fit(rng.random((count, len(EVIDENCE))), rng.random(count) < 0.5)
     assert all(np.isfinite([*found.weights, found.bias])) and min(found.weights) >= 0
     if count == 0:
-        assert found.weights == pytest.approx(Calibration().weights) and found.bias == pytest.approx(0)
+        assert found.weights == pytest.approx(ScoreCalibration().weights) and found.bias == pytest.approx(0)
 
 
 def test_fitted_scores_are_calibrated_and_the_fit_is_the_best_one():
     rng = np.random.default_rng(0)
     evidence = rng.random((6000, len(EVIDENCE)))
-    truth = Calibration((1.5, 0.5, 0.2, 0.0), -1.0)(evidence)
+    truth = ScoreCalibration((1.5, 0.5, 0.2, 0.0), -1.0)(evidence)
     right = rng.random(len(evidence)) < truth
     found = fit(evidence[:3000], right[:3000])
     assert calibration_error(found(evidence[3000:]), right[3000:]) < 0.05

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from samtune.errors import ModelError
-from samtune.finder.calibration import Calibration
+from samtune.finder.calibration import ScoreCalibration
 from samtune.finder.head import FinderHead
 from samtune.finder.matching import OperatingPoint
 from samtune.finder.results import Finder, Quality
@@ -27,7 +27,7 @@ from samtune.utils.files import new_folder, share, write_json
 FOLDER, FILE, ABOUT = "finder", "finder.safetensors", "finder.json"
 FORMAT = 1
 _CALIBRATION, _POINTS, _QUALITY = (
-    TypeAdapter(Calibration),
+    TypeAdapter(ScoreCalibration),
     TypeAdapter(tuple[OperatingPoint, ...]),
     TypeAdapter(Quality | None),
 )
