@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 from samtune.types import ImageRecord, Issue, Severity
@@ -59,6 +62,12 @@ def place_of(row: TableRow) -> tuple[int, int] | None:
     return None if row.window_x is None or row.window_y is None else (row.window_x, row.window_y)
 
 
+@lru_cache(maxsize=1 << 12)
+def _shared(counts: tuple[tuple[str, int], ...]) -> Mapping[str, int]:
+    """Counts by name, one and the same for all images with the same counts."""
+    return MappingProxyType(dict(counts))
+
+
 @dataclass(slots=True)
 class ImageSummary:
     """What is kept in memory of an image.
@@ -73,15 +82,16 @@ class ImageSummary:
     split: str
     image_id: str
     group: str
-    categories: dict[str, int]
+    categories: Mapping[str, int]
     place: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, rows: Sequence[TableRow]) -> ImageSummary:
         """What is kept of the image that these rows are about."""
         first = rows[0]
-        categories = Counter(row.category for row in rows if row.category is not None and not row.is_fragment)
-        return cls(first.image_path, first.split, first.image_id, first.group, dict(categories), place_of(first))
+        counted = Counter(row.category for row in rows if row.category is not None and not row.is_fragment)
+        categories = _shared(tuple(sorted(counted.items())))
+        return cls(first.image_path, sys.intern(first.split), first.image_id, first.group, categories, place_of(first))
 
 
 class RowSpool:
