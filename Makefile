@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare real-sets lock clean
+.PHONY: demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare real-sets finder-sets lock clean
 
 demo: $(READY)  ## Draw a dataset, tune the built-in model on it, compare both, write a report
 	$(BIN)/samtune demo --out demo
@@ -68,6 +68,10 @@ $(BENCH): requirements.lock pyproject.toml tests/parity/requirements.txt
 
 real-sets: $(READY)  ## The main job on the real sets under SAMTUNE_REAL_DATA; a quarter of half an hour
 	$(BIN)/python benchmarks/real_sets.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco)
+
+finder-sets: $(READY)  ## The finder on the real sets under SAMTUNE_REAL_DATA, three seeds; hours on two cores
+	$(BIN)/python benchmarks/finder_sets.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco nuts_coco kudzu_via) \
+	  --out build/finder-sets --seeds 3
 
 parity: build/parity/.ready  ## Every size of SAM 2.0 and 2.1 against the official package; half an hour
 	$(BIN)/python -m pytest -m slow -s tests/parity

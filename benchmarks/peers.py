@@ -1,6 +1,6 @@
 """samtune beside its peers: the same work, in the same run, in turns. `make bench` runs it.
 
-    python benchmarks/peers.py --out build/bench/peers.json [--quick] [--rounds 5] [--pictures 12] [--threads 0]
+    python benchmarks/peers.py --out build/bench/peers.json [--quick] [--rounds 5] [--images 12] [--threads 0]
                                [--device cpu]
 
 SAM 2.1 tiny with random weights, drawn JPEG images of 1024 x 1024 pixels, on the CPU or a GPU. The contestants:
@@ -35,7 +35,7 @@ from contest import Contestant
 from samtune.benchmark.figures import duration, run_time, seconds
 from samtune.utils.text import text_table
 
-STEPS, PICTURES, EVALUATED = 3000, 200, 10_000
+STEPS, IMAGES, EVALUATED = 3000, 200, 10_000
 """The run, and the evaluation, that are extrapolated."""
 MEMORY_OBJECTS = 16
 IN_FP32 = "samtune, fp32"
@@ -63,7 +63,7 @@ class Plan:
     """
 
     rounds: int
-    pictures: int
+    images: int
     turns: int
     evaluated: int
     threads: int
@@ -119,8 +119,8 @@ class Contest:
 
     def _draw(self) -> None:
         """Images, weights, and the embeddings the plain decoder is fed from."""
-        say("drawing pictures and weights")
-        with self._contestant("side_samtune.py", "draw", self.plan.pictures) as artist:
+        say("drawing images and weights")
+        with self._contestant("side_samtune.py", "draw", self.plan.images) as artist:
             artist.wait()
         with self._contestant("side_transformers.py", "embed") as encoder:
             encoder.wait()
@@ -140,7 +140,7 @@ class Contest:
             while encoded := ours.ask("encode", count=2):
                 self.found.encode += encoded
                 script_steps += script.ask("steps", count=1)
-                say(f"encoding: {len(self.found.encode)} of {self.plan.pictures + 1}")
+                say(f"encoding: {len(self.found.encode)} of {self.plan.images + 1}")
         self._setting("1 x 1", {"script": 1, "recipe": 1, "cached": 4, "samtune": self.plan.turns})
         self.found.steps["1 x 1"]["script"] += script_steps
         return machine
@@ -173,17 +173,17 @@ class Contest:
         with self._contestant("side_sam2.py", 1) as official, self._samtune(1, 1) as ours:
             _wait_for(official, ours)
             ask: dict[str, Callable[[int], dict[str, float]]] = {
-                "official predictor": lambda picture: official.ask("evaluate", picture=picture),
-                "samtune, encoding": lambda picture: ours.ask("evaluate", picture=picture, cached=False),
-                "samtune, cached": lambda picture: ours.ask("evaluate", picture=picture, cached=True),
+                "official predictor": lambda number: official.ask("evaluate", number=number),
+                "samtune, encoding": lambda number: ours.ask("evaluate", number=number, cached=False),
+                "samtune, cached": lambda number: ours.ask("evaluate", number=number, cached=True),
             }
             for one in ask.values():
                 one(0)
             self.found.evaluation = {who: [] for who in ask}
-            for picture in range(self.plan.evaluated):
-                say(f"evaluation: picture {picture + 1} of {self.plan.evaluated}")
+            for number in range(self.plan.evaluated):
+                say(f"evaluation: image {number + 1} of {self.plan.evaluated}")
                 for who, one in ask.items():
-                    self.found.evaluation[who].append(one(picture))
+                    self.found.evaluation[who].append(one(number))
 
     def _memory(self) -> None:
         """Peaks of decoder steps with 16 objects, each in a process of its own."""
@@ -242,7 +242,7 @@ class Verdict:
 def verdicts(found: Measured) -> list[Verdict]:
     """The comparisons, from medians."""
     ours = run_time(
-        images=PICTURES,
+        images=IMAGES,
         steps=STEPS,
         encode=median(found.encode[1:]),
         look=median(found.look),
@@ -330,8 +330,7 @@ def report(found: Measured, plan: Plan) -> list[str]:
     return [
         f"machine    {machine['name']}, {machine['threads']} of {machine['cores']} cores, load {machine['load']:.2f}",
         f"GFLOP/s    {rates} (matrix products, the best measured)",
-        "work       SAM 2.1 tiny, random weights, pictures of 1024 x 1024; "
-        f"peers in fp32, samtune in {found.precision}",
+        f"work       SAM 2.1 tiny, random weights, images of 1024 x 1024; peers in fp32, samtune in {found.precision}",
         "",
         *text_table(
             ("images x objects", "contestant", "a step", "per prompt", "GFLOP", "over bound", "n"), _step_rows(found)
@@ -339,17 +338,17 @@ def report(found: Measured, plan: Plan) -> list[str]:
         "over bound: a step's time over its own matrix products' at the rate of their arithmetic, above;",
         "medians of n figures, each of a step (samtune: of ten steps), taken in turns",
         "",
-        f"encoding and storing a picture {seconds(median(found.encode[1:]))}, finding it again "
+        f"encoding and storing an image {seconds(median(found.encode[1:]))}, finding it again "
         f"{seconds(median(found.look))} (medians of {len(found.encode) - 1} and {len(found.look)})"
         + (f"; encoding it in fp32 {seconds(median(found.encode_fp32[1:]))}" if found.encode_fp32 else ""),
         "",
         *text_table(
             ("comparison", "theirs", "samtune", "ratio", "target"), [_verdict_row(one) for one in verdicts(found)]
         ),
-        f"runs: extrapolated from {len(found.encode)} pictures really encoded and {10 * _turns(found)} real steps of "
+        f"runs: extrapolated from {len(found.encode)} images really encoded and {10 * _turns(found)} real steps of "
         "1 x 1; neither side's start,",
         "loading and validations are counted. The script's run is 3000 of its steps. 10,000 objects: extrapolated from "
-        f"{plan.evaluated} pictures",
+        f"{plan.evaluated} images",
         "of 16. Memory: resident, in a process of its own; the high-water mark during the steps less what the loaded "
         "model took before.",
         *(
@@ -405,21 +404,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("build/bench/peers.json"), help="JSON file to write")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant in each setting")
-    parser.add_argument("--pictures", type=int, default=12, help="pictures to train on, at least 4")
+    parser.add_argument("--images", type=int, default=12, help="images to train on, at least 4")
     parser.add_argument("--threads", type=int, default=0, help="threads of each contestant; 0: PyTorch's choice")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where everybody computes")
-    parser.add_argument("--quick", action="store_true", help="one round, few pictures: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="one round, few images: does it run at all?")
     arguments = parser.parse_args()
     plan = Plan(
         rounds=1 if arguments.quick else arguments.rounds,
-        pictures=4 if arguments.quick else arguments.pictures,
+        images=4 if arguments.quick else arguments.images,
         turns=1 if arguments.quick else max(2, -(-10 // arguments.rounds)),
         evaluated=1 if arguments.quick else 3,
         threads=arguments.threads,
         device=arguments.device,
     )
-    if plan.rounds < 1 or plan.pictures < 4:
-        parser.error("--rounds must be at least 1 and --pictures at least 4")
+    if plan.rounds < 1 or plan.images < 4:
+        parser.error("--rounds must be at least 1 and --images at least 4")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     log = arguments.out.with_suffix(".log")
     log.write_text("")

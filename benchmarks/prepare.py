@@ -2,12 +2,12 @@
 
     python benchmarks/prepare.py --objects 1000 10000 100000 --real ../shared/data/nanoshapes_coco --out benchmark.json
 
-Sets are generated: pictures of 640 x 640 with 20 polygons each. Every run is a process of its own, loading the
+Sets are generated: images of 640 x 640 with 20 polygons each. Every run is a process of its own, loading the
 libraries is part of its time, and the sides take turns; the median of `--times` runs counts. `peak_mib` and
 `cpu_seconds` are of all processes of one more run together, because looking takes time; of 100,000 objects that run is
 the only one. Processor time says more than the clock where the machine has other work.
 
-`us_per_object` is all the time of a run; `us_per_object_after_start` is that less the time of a run on one picture.
+`us_per_object` is all the time of a run; `us_per_object_after_start` is that less the time of a run on one image.
 
 Two things are kept from disturbing it: nothing is deleted before the end, because ext4 takes many times as long to
 create a file where others were just deleted; and Python may keep what it compiled, as it does for installed packages.
@@ -33,24 +33,24 @@ SIDE, PER_IMAGE = 640, 20
 
 
 def generate(folder: Path, objects: int) -> None:
-    """A Roboflow-like export with polygons of 12 to 40 points, 20 a picture."""
+    """A Roboflow-like export with polygons of 12 to 40 points, 20 an image."""
     import numpy as np
     from PIL import Image
 
     rng = np.random.default_rng(0)
     (folder / "train").mkdir(parents=True)
     (folder / "test").mkdir()
-    pictures = [rng.integers(0, 256, (20, 20, 3), dtype=np.uint8) for _ in range(8)]
+    patterns = [rng.integers(0, 256, (20, 20, 3), dtype=np.uint8) for _ in range(8)]
     images, annotations = [], []
     for number in range(max(1, objects // PER_IMAGE)):
         name = f"{number:06}.jpg"
-        Image.fromarray(pictures[number % 8]).resize((SIDE, SIDE)).save(folder / "train" / name)
+        Image.fromarray(patterns[number % 8]).resize((SIDE, SIDE)).save(folder / "train" / name)
         images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
         for _ in range(PER_IMAGE):
             annotations.append(_annotation(rng, len(annotations), number))
     content = {"images": images, "categories": [{"id": 1, "name": "thing"}], "annotations": annotations}
     (folder / "train/_annotations.coco.json").write_text(json.dumps(content))
-    Image.fromarray(pictures[0]).resize((SIDE, SIDE)).save(folder / "test/a.jpg")
+    Image.fromarray(patterns[0]).resize((SIDE, SIDE)).save(folder / "test/a.jpg")
     held_out = content | {"images": [images[0] | {"file_name": "a.jpg"}], "annotations": annotations[:1]}
     (folder / "test/_annotations.coco.json").write_text(json.dumps(held_out))
 
@@ -163,7 +163,7 @@ def run(what: str, source: Path, out: Path) -> None:
 
 
 def compared(found: dict[str, dict[str, float]], start: dict[str, float]) -> dict[str, float | dict[str, float]]:
-    """A set's figures with what follows from them, given the seconds of each side's run on one picture."""
+    """A set's figures with what follows from them, given the seconds of each side's run on one image."""
     for what, side in found.items():
         side["objects_per_second"] = round(side["objects"] / side["seconds"], 1)
         side["us_per_object"] = round(1e6 * side["seconds"] / side["objects"])

@@ -45,8 +45,8 @@ class ShortScript:
         self.model.sam_prompt_encoder.train()
         self.scaler = torch.amp.GradScaler(DEVICE, enabled=DEVICE == "cuda")
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, weight_decay=4e-5)
-        self.pictures = json.loads((work / "pictures.json").read_text())
-        self.next = itertools.cycle(self.pictures)
+        self.images = json.loads((work / "images.json").read_text())
+        self.next = itertools.cycle(self.images)
         self.objects = objects
         self.rng = np.random.default_rng(0)
 
@@ -67,9 +67,9 @@ class ShortScript:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def evaluate(self, picture: int) -> dict[str, float]:
+    def evaluate(self, number: int) -> dict[str, float]:
         """Ask the predictor for all objects of an image by box: seconds to embed it, and to ask and compare."""
-        entry = self.pictures[picture]
+        entry = self.images[number]
         image = _image(entry["image"])
         (embed,) = timed(lambda: self.predictor.set_image(image), 1)
 

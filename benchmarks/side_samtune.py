@@ -1,6 +1,6 @@
 """samtune's side: real runs with their real settings, dataset, cache and loop.
 
-    python side_samtune.py WORK draw PICTURES
+    python side_samtune.py WORK draw IMAGES
     python side_samtune.py WORK tune IMAGES OBJECTS PRECISION
 
 `draw` makes what all contestants work on: images, masks, random weights of SAM 2.1 tiny in both layouts.
@@ -40,9 +40,9 @@ from samtune.synthetic.benchmark_images import write_work
 Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
 
 
-def draw(work: Path, pictures: int) -> None:
+def draw(work: Path, images: int) -> None:
     """Everything the contestants work on, into an empty folder."""
-    dataset = write_work(work / "dataset", pictures)
+    dataset = write_work(work / "dataset", images)
     listed = [
         {
             "image": str(dataset.root / image.image_path),
@@ -51,7 +51,7 @@ def draw(work: Path, pictures: int) -> None:
         }
         for image in dataset.split("train").images
     ]
-    (work / "pictures.json").write_text(json.dumps(listed))
+    (work / "images.json").write_text(json.dumps(listed))
     save_model(_random_model(), work / "model")
     write_official(load_model(work / "model"), work / "official.pt")
 
@@ -110,9 +110,9 @@ class Tuning:
         """Memory of the run once it is set up, and at its highest during some turns of ten steps."""
         return memory_peak(lambda: self.steps(turns))
 
-    def evaluate(self, picture: int, cached: bool) -> dict[str, float]:
+    def evaluate(self, number: int, cached: bool) -> dict[str, float]:
         """Measure all objects of an image by box: seconds to embed it, and to ask and compare."""
-        image = self.run.dataset.split("train").images[picture]
+        image = self.run.dataset.split("train").images[number]
         predictor = Predictor(self.run.loaded)
         started = time.perf_counter()
         if cached:

@@ -40,9 +40,9 @@ class Recipe:
                 parameter.requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.model.mask_decoder.parameters(), lr=1e-5)
         self.embeddings = embeddings
-        pictures = json.loads((work / "pictures.json").read_text())
-        pictures = pictures if embeddings is None else pictures[:EMBEDDED]
-        self.next = itertools.cycle(enumerate(pictures))
+        listed = json.loads((work / "images.json").read_text())
+        listed = listed if embeddings is None else listed[:EMBEDDED]
+        self.next = itertools.cycle(enumerate(listed))
         self.images, self.objects = images, objects
         self.model.train()
 
@@ -72,7 +72,7 @@ def embed(work: Path) -> None:
     """Write the embeddings of the first images."""
     model = Sam2Model.from_pretrained(work / "model").to(DEVICE).eval()
     found: dict[str, Tensor] = {}
-    for number, entry in enumerate(json.loads((work / "pictures.json").read_text())[:EMBEDDED]):
+    for number, entry in enumerate(json.loads((work / "images.json").read_text())[:EMBEDDED]):
         levels = model.get_image_embeddings(_pixels(entry["image"])[None].to(DEVICE))
         found |= {f"{number}.{level}": tensor.cpu().contiguous() for level, tensor in enumerate(levels)}
     save_file(found, work / "embeddings.safetensors")
@@ -96,8 +96,8 @@ def _dice_and_cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
 
 def _pixels(path: str) -> Tensor:
     """An image as the model takes it, `[3, 1024, 1024]`."""
-    picture = Image.open(path).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    image = Image.open(path).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return (pixels - mean[:, None, None]) / spread[:, None, None]
 

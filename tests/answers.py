@@ -20,7 +20,7 @@ LOGITS, SCORES, PIXELS = 1e-4, 1e-5, 1e-4
 
 
 def parts_of(cases: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The prompts by case, with the picture's name in front of the point."""
+    """The prompts by case, with the image's name in front of the point."""
     names = sorted({key.split("/")[0] for key in cases} - {"image"})
     return {name: {k.split("/")[1]: v for k, v in cases.items() if k.split("/")[0] == name} for name in names}
 
@@ -43,7 +43,7 @@ def our_answers(loaded: LoadedModel, cases: Mapping[str, Tensor]) -> dict[str, T
 def transformers_answers(model: Sam2Model, cases: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
     """By transformers' own forward in eval mode, which falls back from token 0 by itself.
 
-    The first prompt about a picture is answered from its pixels, the others from the embeddings of that answer.
+    The first prompt about an image is answered from its pixels, the others from the embeddings of that answer.
     """
     results, embeddings = {}, {}
     for name, part in parts_of(cases).items():
@@ -59,11 +59,11 @@ def transformers_answers(model: Sam2Model, cases: Mapping[str, Tensor], size: in
             inputs["input_masks"] = part["mask"][None]
         for kind in ("single", "multi"):
             if key in embeddings:
-                picture = {"image_embeddings": embeddings[key]}
+                image_inputs = {"image_embeddings": embeddings[key]}
             else:
-                picture = {"pixel_values": to_model_input(cases[f"image/{key}"].numpy(), size)[None]}
+                image_inputs = {"pixel_values": to_model_input(cases[f"image/{key}"].numpy(), size)[None]}
             with torch.no_grad():
-                output = model(**picture, **inputs, multimask_output=kind == "multi")
+                output = model(**image_inputs, **inputs, multimask_output=kind == "multi")
             embeddings[key] = output.image_embeddings
             results |= _named(
                 name, kind, output.pred_masks[0], output.iou_scores[0], output.object_score_logits[0], shape

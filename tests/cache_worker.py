@@ -13,7 +13,7 @@ from tests.tiny import TINY_SIZE, tiny_sam2
 
 
 def pixels_of(view: CachedView) -> Tensor:
-    """Some picture that depends on the file's bytes and the view."""
+    """Some image that depends on the file's bytes and the view."""
     seed = int.from_bytes(view.path.read_bytes()[:4], "little") + 7919 * len(view.view)
     return torch.randn(3, TINY_SIZE, TINY_SIZE, generator=torch.Generator().manual_seed(seed))
 

@@ -1,4 +1,4 @@
-"""The benchmark: real work on drawn pictures, arithmetic on given numbers, nothing about how fast this machine is."""
+"""The benchmark: real work on drawn images, arithmetic on given numbers, nothing about how fast this machine is."""
 
 from __future__ import annotations
 

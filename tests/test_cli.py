@@ -67,8 +67,8 @@ def test_the_main_job_from_export_to_export(place, tiny_folder, capsys):
     assert addresses.found
     assert all(address.startswith("data:") for address in addresses.found)
 
-    pictures = place / "export/test"
-    assert run("predict", pictures, "--model", tuned, "--out", place / "masks", "--box", "6,8,30,28", "--quiet") == 0
+    images = place / "export/test"
+    assert run("predict", images, "--model", tuned, "--out", place / "masks", "--box", "6,8,30,28", "--quiet") == 0
     assert len(json.loads((place / "masks/predictions.json").read_text())) == 3
     assert run("export", tuned, "--out", place / "hf", "--format", "hf") == 0
     assert "checked" in capsys.readouterr().out
@@ -110,7 +110,7 @@ MISTAKES = {
     "no prompts": (["predict", "x", "--model", "nowhere", "--out", "x"], "--everything"),
     "a size that is none": (["embed", "DATASET", "--model", "nowhere", "--cache-limit", "lots"], "--cache-limit"),
     "a raw export": (["train", "EXPORT"], "samtune prepare"),
-    "no picture": (["predict", "nowhere", "--model", "MODEL", "--out", "x", "--point", "1,1"], "nowhere"),
+    "no image": (["predict", "nowhere", "--model", "MODEL", "--out", "x", "--point", "1,1"], "nowhere"),
 }
 
 

@@ -15,7 +15,7 @@ from tests.conftest import real_data
 
 
 def scene(seed: int, height: int = 120, width: int = 160) -> NDArray[np.uint8]:
-    """A picture of soft blobs on a gradient, RGB; different for each seed."""
+    """An image of soft blobs on a gradient, RGB; different for each seed."""
     rng = np.random.default_rng(seed)
     canvas = np.full((height, width, 3), rng.integers(60, 180), np.uint8)
     for _ in range(12):
@@ -56,18 +56,18 @@ def test_what_all_images_share_does_not_make_them_alike(tmp_path: Path) -> None:
     """Dishes on one bench: a strong common background, small differences, and one true copy."""
     bench = scene(100)
     for seed in range(20):
-        picture = bench.copy()
+        variant = bench.copy()
         rng = np.random.default_rng(seed)
         for _ in range(6):
             centre = (int(rng.integers(20, 140)), int(rng.integers(20, 100)))
-            cv2.circle(picture, centre, 6, (30, 200, 60), -1)
-        Image.fromarray(picture).save(tmp_path / f"{seed:02}.png")
+            cv2.circle(variant, centre, 6, (30, 200, 60), -1)
+        Image.fromarray(variant).save(tmp_path / f"{seed:02}.png")
     copy = np.asarray(Image.open(tmp_path / "07.png"))
     Image.fromarray(copy).save(tmp_path / "99.jpg", quality=85)
     assert same_images([fingerprint(path) for path in sorted(tmp_path.iterdir())]) == [Pair(7, 20, "looks")]
 
 
-def test_pictures_without_detail_are_compared_by_bytes_only() -> None:
+def test_images_without_detail_are_compared_by_bytes_only() -> None:
     blank = [Fingerprint(bytes([number]), bytes([200 + number]) * SIDE * SIDE) for number in range(5)]
     assert same_images(blank) == []
     assert same_images([]) == same_images(blank[:1]) == []

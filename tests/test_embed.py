@@ -84,14 +84,14 @@ def test_images_made_with_those_before_them_are_the_same(dataset, model, tmp_pat
 def test_what_reading_ahead_raises_is_raised_where_it_is_asked_for():
     def read(key):
         if key == "broken":
-            raise DataError("no such picture")
+            raise DataError("no such image")
         return torch.full((1,), len(key))
 
     pixels = Prefetcher(read, threads=1, most=2)
     pixels.prefetch(["broken", "a", "bb"])
     pixels.prefetch(["broken", "bb"])  # nobody wants "a" any more, so there is room
     assert [int(pixels(key)) for key in ("bb", "a", "ccc")] == [2, 1, 3]
-    with pytest.raises(DataError, match="no such picture"):
+    with pytest.raises(DataError, match="no such image"):
         pixels("broken")
 
 

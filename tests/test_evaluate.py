@@ -80,7 +80,8 @@ def test_every_figure_is_that_of_the_mask_that_a_user_gets(predictor, dataset, f
                 assert answer.first_of_three == pytest.approx(ious[int(three.iou_scores.argmax())], abs=1e-3)
                 assert answer.boundary == pytest.approx(Boundary.of(_single(predictor, embedded, prompt), truth))
             hull = ndimage.binary_fill_holes(_hull(truth))
-            outline = Prompt(input_mask=mask_prompt(_at_input(hull), predictor.loaded.mask_size)[None].numpy())
+            click = Prompt.clicks([_deepest(truth)])
+            outline = replace(click, input_mask=mask_prompt(_at_input(hull), predictor.loaded.mask_size)[None].numpy())
             (mask,) = predictor.predict(embedded, [outline])
             assert result.answers["mask"].iou == pytest.approx(Overlap.of(mask.masks[0], truth).iou, abs=0.05)
     assert not results

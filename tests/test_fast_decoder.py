@@ -249,11 +249,11 @@ def test_masks_one_by_one_are_those_of_all_together(learning):
     rows, heads = drawn(images * each, 16, CHANNELS), drawn(images * each, 4, CHANNELS // 8)
     fine, finer = drawn(images, CHANNELS // 4, 8, 8), drawn(images, CHANNELS // 8, 16, 16)
     norm, first, second = decoder.upscale_layer_norm, decoder.upscale_conv1, decoder.upscale_conv2
-    matrices = (upscaling._halves(layer.weight) for layer in (first, second))
-    weights = upscaling._Weights(*matrices, first.bias, second.bias, norm.weight, norm.bias)
+    matrices = (upscaling.row_halves(layer.weight) for layer in (first, second))
+    weights = upscaling.Weights(*matrices, first.bias, second.bias, norm.weight, norm.bias)
     order = upscaling.strips(fine, 1), upscaling.strips(finer, 2)
-    together = upscaling._masks_together(rows, heads, *order, size, norm.eps, weights)
-    one_by_one = upscaling._Masks.apply(rows, heads, *order, size, norm.eps, True, *weights)
+    together = upscaling.masks_together(rows, heads, *order, size, norm.eps, weights)
+    one_by_one = upscaling.MaskByMask.apply(rows, heads, *order, size, norm.eps, True, *weights)
     torch.testing.assert_close(one_by_one, together)
 
     factors = drawn(*together.shape).detach()
@@ -266,7 +266,7 @@ def test_masks_one_by_one_are_those_of_all_together(learning):
 
 
 def test_upscaling_is_that_of_the_convolutions(learning):
-    """Both orders, the features' and the masks', against transformers' modules on pictures."""
+    """Both orders, the features' and the masks', against transformers' modules on images."""
     decoder, generator = learning.mask_decoder, torch.Generator().manual_seed(11)
     size = (3, 5)
     rows = torch.randn(2, 15, CHANNELS, generator=generator)
@@ -297,7 +297,7 @@ def test_prompts_go_through_in_as_few_grids_as_there_are_counts(counts):
     index = torch.cat([torch.full((count,), image) for image, count in enumerate(counts)])
     index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))]
     prompts = PromptBatch.from_boxes(torch.zeros(len(index), 4))
-    grids = list(fast._grids(prompts, index))
+    grids = list(fast.prompt_grids(prompts, index))
     assert sorted(torch.cat([rows for rows, *_ in grids]).tolist()) == list(range(len(index)))
     for rows, images, masked in grids:
         assert not masked

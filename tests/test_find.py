@@ -23,6 +23,7 @@ from samtune.finder.finding import find
 from samtune.finder.fitting import choose_lessons
 from samtune.finder.matching import OperatingPoint
 from samtune.finder.results import Finder, Quality
+from samtune.finder.run import expected_seconds
 from samtune.finder.storage import load_finder, save_finder
 from samtune.finder.training import box_f1, read_examples, train_head
 from samtune.finder.verdict import judge
@@ -62,6 +63,14 @@ def run(dataset, tiny_folder, tmp_path_factory):
 
 def embeddings(dataset: Dataset, model) -> DatasetEmbeddings:
     return DatasetEmbeddings.open(dataset, load_model(model), CacheConfig(), torch.device("cpu"), "no")
+
+
+def test_training_makes_a_finder_on_request(dataset, tiny_folder, tmp_path):
+    config = TrainConfig(model=str(tiny_folder), out=tmp_path / "run", steps=1)
+    result = api.train(dataset.root, config, finder=FinderConfig(steps=2, width=8), quiet=True)
+    assert result.finder is not None and load_finder(tmp_path / "run").about["step"] in (1, 2)
+    assert any(line.startswith("finder     not usable") for line in result.lines())
+    assert expected_seconds(embeddings(dataset, tmp_path / "run"), FinderConfig(steps=1000, width=8)) > 0
 
 
 def test_the_network_learns_and_repeats(dataset, tiny_folder):
@@ -246,6 +255,6 @@ def test_an_honest_word(changed, word):
     finder = Finder(
         head=None, classes=CLASSES, most=100, image_size=64, encoder="", decoder="", quality=quality(**poor, **changed)
     )
-    said = judge(finder)
-    assert said.is_usable == (word == "") and word in " ".join(said.lines())
-    assert ("keep prompting" in said.lines()[0]) == (word != "")
+    judged = judge(finder)
+    assert judged.is_usable == (word == "") and word in " ".join(judged.lines())
+    assert ("keep prompting" in judged.lines()[0]) == (word != "")

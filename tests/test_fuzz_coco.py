@@ -182,7 +182,7 @@ def at_most(seconds: float):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """Three pictures; one outside that nothing may touch, and a link to it."""
+    """Three images; one outside that nothing may touch, and a link to it."""
     place = tmp_path_factory.mktemp("fuzz")
     folder = place / "source"
     (folder / "folder.png").mkdir(parents=True)

@@ -16,7 +16,7 @@ from samtune.config import AutomaticConfig, PredictConfig
 from samtune.data.images import SUFFIXES, read_image
 from samtune.drawing import draw_overlay
 from samtune.errors import ConfigError, DataError
-from samtune.inference.automatic import _without_duplicates, automatic_masks
+from samtune.inference.automatic import automatic_masks, without_duplicates
 from samtune.inference.files import predict_files
 from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
@@ -37,12 +37,12 @@ def image():
 
 
 @pytest.fixture
-def pictures(tmp_path, image):
-    folder = tmp_path / "pictures"
+def image_folder(tmp_path, image):
+    folder = tmp_path / "images"
     folder.mkdir()
     Image.fromarray(image).save(folder / "a.png")
     Image.fromarray(image[::-1].copy()).save(folder / "b.png")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
@@ -125,8 +125,8 @@ def test_duplicates_are_judged_in_blocks_as_all_at_once(monkeypatch, most_alike)
         ious = [(masks[index] & masks[other]).sum() / (masks[index] | masks[other]).sum() for other in expected]
         if not any(iou > most_alike for iou in ious):
             expected.append(int(index))
-    monkeypatch.setattr("samtune.inference.automatic._BLOCK", 7)
-    assert _without_duplicates(np.packbits(masks, axis=1), torch.tensor(scores), most_alike) == expected
+    monkeypatch.setattr("samtune.inference.automatic.BLOCK", 7)
+    assert without_duplicates(np.packbits(masks, axis=1), torch.tensor(scores), most_alike) == expected
     assert len(expected) == 40 or most_alike < 1
 
 
@@ -136,10 +136,10 @@ def test_nothing_is_found_where_the_model_says_nothing_is(predictor, image, says
     assert automatic_masks(predictor, predictor.embed(image), config) == []
 
 
-def test_finding_nothing_is_said_with_the_settings_that_decide(predictor, pictures, tmp_path, says):
+def test_finding_nothing_is_said_with_the_settings_that_decide(predictor, image_folder, tmp_path, says):
     says(-100.0)
     config = PredictConfig(everything=True, automatic=AutomaticConfig(points_per_side=2))
-    report = predict_files(pictures, predictor, tmp_path / "out", config)
+    report = predict_files(image_folder, predictor, tmp_path / "out", config)
     assert report.lines()[:2] == [
         "0 masks in 2 images",
         "no candidate mask has --automatic.min-iou-score 0.7 and --automatic.min-stability 0.85; "
@@ -147,19 +147,19 @@ def test_finding_nothing_is_said_with_the_settings_that_decide(predictor, pictur
     ]
 
 
-def test_every_suffix_that_prepare_reads_is_predicted(predictor, pictures, tmp_path):
+def test_every_suffix_that_prepare_reads_is_predicted(predictor, image_folder, tmp_path):
     for number, suffix in enumerate(sorted(SUFFIXES)):
         (tmp_path / "in").mkdir(exist_ok=True)
-        shutil.copy(next(iter(sorted(pictures.iterdir()))), tmp_path / "in" / f"{number}{suffix}")
+        shutil.copy(next(iter(sorted(image_folder.iterdir()))), tmp_path / "in" / f"{number}{suffix}")
     shutil.copy(tmp_path / "in" / f"0{min(SUFFIXES)}", tmp_path / "in" / f"._hidden{min(SUFFIXES)}")
     report = predict_files(tmp_path / "in", predictor, tmp_path / "out", PredictConfig(point=("30,30",)))
     assert report.images == len(SUFFIXES)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
-def test_files_hold_the_same_masks(predictor, pictures, tmp_path):
+def test_files_hold_the_same_masks(predictor, image_folder, tmp_path):
     config = PredictConfig(box=("10,5,60,40",), point=("30,30",))
-    report = predict_files(pictures, predictor, tmp_path / "out", config)
+    report = predict_files(image_folder, predictor, tmp_path / "out", config)
     assert (report.images, report.objects) == (2, 4)
     results = json.loads((tmp_path / "out/predictions.json").read_text())
     masks = sorted((tmp_path / "out/masks").iterdir())
@@ -173,29 +173,29 @@ def test_files_hold_the_same_masks(predictor, pictures, tmp_path):
     assert {path.name for path in (tmp_path / "out/overlays").iterdir()} == {"a.png.png", "b.png.png"}
 
 
-def test_everything_is_written_with_the_models_own_scores(predictor, pictures, tmp_path, says):
+def test_everything_is_written_with_the_models_own_scores(predictor, image_folder, tmp_path, says):
     says(3.5)
     anything = AutomaticConfig(points_per_side=3, min_iou_score=0.0, min_stability=0.0)
-    predict_files(pictures, predictor, tmp_path / "out", PredictConfig(everything=True, automatic=anything))
+    predict_files(image_folder, predictor, tmp_path / "out", PredictConfig(everything=True, automatic=anything))
     results = json.loads((tmp_path / "out/predictions.json").read_text())
-    found = automatic_masks(predictor, predictor.embed(read_image(pictures / "a.png")), anything)
+    found = automatic_masks(predictor, predictor.embed(read_image(image_folder / "a.png")), anything)
     written = [result for result in results if result["file_name"] == "a.png"]
     assert [result["area"] for result in written] == [one.mask.sum() for one in found]
     assert {result["object_score"] for result in written} == {round(one.object_score, 6) for one in found} != {0.0}
 
 
-def test_boxes_come_from_annotations_and_from_detections(predictor, pictures, tmp_path):
+def test_boxes_come_from_annotations_and_from_detections(predictor, image_folder, tmp_path):
     annotations = {
         "images": [{"id": 7, "file_name": "sub/b.png"}],
         "annotations": [{"image_id": 7, "category_id": 3, "bbox": [10, 5, "50", 35]}],
     }
     (tmp_path / "boxes.json").write_text(json.dumps(annotations))
-    predict_files(pictures, predictor, tmp_path / "out", PredictConfig(boxes=tmp_path / "boxes.json"))
+    predict_files(image_folder, predictor, tmp_path / "out", PredictConfig(boxes=tmp_path / "boxes.json"))
     (result,) = json.loads((tmp_path / "out/predictions.json").read_text())
     assert (result["image_id"], result["file_name"], result["category_id"]) == (7, "b.png", 3)
 
     (tmp_path / "found.json").write_text(json.dumps([{"image_id": "b", "category_id": 3, "bbox": [10, 5, 50, 35]}]))
-    predict_files(pictures, predictor, tmp_path / "out", PredictConfig(boxes=tmp_path / "found.json"))
+    predict_files(image_folder, predictor, tmp_path / "out", PredictConfig(boxes=tmp_path / "found.json"))
     (again,) = json.loads((tmp_path / "out/predictions.json").read_text())
     assert again["segmentation"] == result["segmentation"]
 
@@ -203,7 +203,7 @@ def test_boxes_come_from_annotations_and_from_detections(predictor, pictures, tm
 BAD_BOXES = {
     "no JSON": "{",
     "no COCO": '{"boxes": []}',
-    "unknown picture": '[{"image_id": "zebra", "bbox": [1, 1, 5, 5]}]',
+    "unknown image": '[{"image_id": "zebra", "bbox": [1, 1, 5, 5]}]',
     "no box": '[{"image_id": "a", "bbox": [1, 1, 5]}]',
     "not a number": '[{"image_id": "a", "bbox": [1, 1, 5, NaN]}]',
     "an id that is a list": '[{"image_id": [1], "bbox": [1, 1, 5, 5]}]',
@@ -213,28 +213,28 @@ BAD_BOXES = {
 
 
 @pytest.mark.parametrize("text", BAD_BOXES.values(), ids=BAD_BOXES)
-def test_bad_boxes_are_named_and_nothing_is_written(predictor, pictures, tmp_path, text):
+def test_bad_boxes_are_named_and_nothing_is_written(predictor, image_folder, tmp_path, text):
     file = tmp_path / "boxes.json"
     file.write_text(text)
     with pytest.raises(DataError):
-        predict_files(pictures, predictor, tmp_path / "out", PredictConfig(boxes=file))
+        predict_files(image_folder, predictor, tmp_path / "out", PredictConfig(boxes=file))
     assert not (tmp_path / "out").exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"boxes.json", "pictures"}
+    assert {path.name for path in tmp_path.iterdir()} == {"boxes.json", "images"}
 
 
-def test_other_mistakes_are_named(predictor, pictures, tmp_path):
+def test_other_mistakes_are_named(predictor, image_folder, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match="prompts"):
-        predict_files(pictures, predictor, out, PredictConfig())
+        predict_files(image_folder, predictor, out, PredictConfig())
     with pytest.raises(DataError, match="no such file"):
         predict_files(tmp_path / "nowhere", predictor, out, PredictConfig(point=("3,4",)))
-    (pictures / "c.png").write_bytes(b"\x89PNG nonsense")
+    (image_folder / "c.png").write_bytes(b"\x89PNG nonsense")
     with pytest.raises(DataError, match=r"c\.png"):
-        predict_files(pictures, predictor, out, PredictConfig(point=("3,4",)))
+        predict_files(image_folder, predictor, out, PredictConfig(point=("3,4",)))
     out.mkdir()
     (out / "mine.txt").write_text("keep")
     with pytest.raises(ConfigError, match="something else"):
-        predict_files(pictures, predictor, out, PredictConfig(point=("3,4",)))
+        predict_files(image_folder, predictor, out, PredictConfig(point=("3,4",)))
     assert (out / "mine.txt").read_text() == "keep"
 
 

@@ -762,7 +762,45 @@ def train_and_trainval(root):
         write(root / f"annotations/instances_{file}.json", coco(those))
 
 
+def a_mask_per_object_beside(root):
+    for image in "ab":
+        photo(root / f"{image}.jpg")
+        for number, ring in enumerate(RINGS):
+            draw(root / f"{image}_mask_{number}.png", np.uint8(255) * mask_of(ring))
+
+
+def labelme_dataset(root):
+    for image in "ab":
+        photo(root / f"{image}_json/img.png")
+        draw(root / f"{image}_json/label.png", ids(), voc_palette())
+        draw(root / f"{image}_json/label_viz.png", colored(RED, GREEN))
+        write(root / f"{image}_json/label_names.txt", "_background_\none\ntwo\n")
+
+
+def jpeg_and_png(root):
+    for image in "abc":
+        photo(root / f"train/{image}.jpg")
+        draw(root / f"train/{image}.png", ids())
+
+
+def pairs_of_points(root):
+    photo(root / "a.png")
+    write(root / "a.json", coco(shapes=[points(ring) for ring in RINGS]))
+
+
+def deep_void(root):
+    photo(root / "images/a.png")
+    values = ids().astype(np.uint16)
+    values[:2] = 65_535
+    draw(root / "masks/a.png", values)
+
+
 INVENTED = {
+    "a mask per object beside": (a_mask_per_object_beside, "mask-folder", ("object",) * 2),
+    "labelme_json_to_dataset": (labelme_dataset, "mask-folder", CATEGORIES),
+    "a JPEG and a PNG of one name": (jpeg_and_png, "mask-folder", ("object",) * 2),
+    "pairs of points": (pairs_of_points, "coco", CATEGORIES),
+    "void in 16 bits": (deep_void, "mask-folder", ("object",) * 2),
     "VIA apart from its images": (via_apart, "via", CATEGORIES),
     "CHASE's second names": (companions, "mask-folder", ("object",) * 2),
     "ISIC's folders": (other_folder_names, "mask-folder", ("object",) * 2),

@@ -31,8 +31,8 @@ def test_products_stay_exact_whatever_library_makes_them(precision):
 def test_where_products_would_be_rounded_to_bf16_nothing_changes(precision, monkeypatch):
     """On a processor that rounds, as those with AMX do: bf16 factors make an error that is found."""
     precision("highest")
-    monkeypatch.setattr(matmul, "_onednn_is_faster", lambda: True)
-    monkeypatch.setattr(matmul, "_ROUNDING", 0.0)  # no product of this processor is as exact as that
+    monkeypatch.setattr(matmul, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(matmul, "ROUNDING", 0.0)  # no product of this processor is as exact as that
     assert not matmul.choose_matmul_library(CPU)
     assert torch.get_float32_matmul_precision() == "highest"
 
@@ -42,7 +42,7 @@ def test_bf16_factors_are_told_from_fp32():
     left, right = (torch.randn(256, 256, generator=generator) for _ in range(2))
     exact = left.double() @ right.double()
     rounded = left.bfloat16().double() @ right.bfloat16().double()
-    assert (rounded - exact).abs().max() > 10 * matmul._ROUNDING * exact.abs().max()
+    assert (rounded - exact).abs().max() > 10 * matmul.ROUNDING * exact.abs().max()
 
 
 def test_a_gpu_and_the_users_own_choice_are_left_alone(precision):

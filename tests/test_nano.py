@@ -193,7 +193,7 @@ def test_prompts_can_be_learned_before_images():
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     losses = []
     for step in range(stage.steps):
-        loss, _ = recipe.prompt_step(model, stage, recipe._generator(0, step))
+        loss, _ = recipe.prompt_step(model, stage, recipe.step_generator(0, step))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()

@@ -26,7 +26,7 @@ from samtune.errors import ConfigError, DataError, StorageError
 from samtune.nano import augment
 from samtune.nano.augment import SMALLEST, View, Window, choose_window, crop_image, crop_mask, crop_view, paste
 from samtune.nano.batches import BACKGROUND_CLICKS, made_ahead, make_batch
-from samtune.nano.pretraining import _generator, measure, pretrain
+from samtune.nano.pretraining import measure, pretrain, step_generator
 from samtune.nano.real_images import open_images
 from samtune.nano.scenes import SceneBank
 
@@ -198,7 +198,7 @@ def test_background_is_asked_only_where_everything_is_labelled(corpus, tmp_path)
     for chosen, expected in (("few", BACKGROUND_CLICKS), ("many", 0)):
         names = {"hold_out": (), "background": ("few",) if expected else ()}
         real = open_images(config.model_copy(update={"images": (corpus / chosen,)} | names))
-        batch = make_batch(SceneBank(tmp_path, 0), real, stage, _generator(0, 0))
+        batch = make_batch(SceneBank(tmp_path, 0), real, stage, step_generator(0, 0))
         empty = batch.targets.flatten(1).amax(1) == 0
         assert [int(empty[batch.image_index == image].sum()) for image in range(6)] == [expected] * 6
         assert batch.pixels.shape == (6, 3, 128, 128) and batch.targets.shape[1:] == (32, 32)

@@ -48,7 +48,7 @@ def test_transformers_answers_are_the_official_ones(tiny: LoadedModel, content: 
     check_answers(transformers_answers(tiny.model, under(content, "cases/"), 128), under(content, "answers/"))
 
 
-def test_pictures_become_the_official_input() -> None:
+def test_images_become_the_official_input() -> None:
     """To the last bit: tiny, thin, very long, and shrunk in one direction only."""
     content = load_file(FIXTURES / "official_inputs.safetensors")
     images, expected = under(content, "image/"), under(content, "input/")

@@ -13,12 +13,12 @@ sys.path.insert(0, str(REPO / "benchmarks"))
 from contest import Contestant, flops, memory_peak
 from peers import Measured, Plan, evaluation_time, report, verdicts
 
-PLAN = Plan(rounds=2, pictures=4, turns=5, evaluated=2, threads=0)
+PLAN = Plan(rounds=2, images=4, turns=5, evaluated=2, threads=0)
 
 
 @pytest.fixture
 def found():
-    """Round numbers: the script's step takes 2 s, ours 50 ms, encoding a picture 1 s."""
+    """Round numbers: the script's step takes 2 s, ours 50 ms, encoding an image 1 s."""
     rates = [{"dtype": d, "threads": t, "gflops": g} for d, t, g in (("fp32", 1, 50), ("fp32", 2, 100), ("bf16", 1, 1))]
     rates.append({"dtype": "bf16", "threads": 2, "gflops": 2})
     answer = {"embed": 2.0, "ask": 1.6, "objects": 16}
@@ -88,7 +88,7 @@ def test_a_gpu_is_held_to_its_own_rate(found):
     assert "400 (bf16)" in "\n".join(report(found, PLAN))
 
 
-def test_an_evaluation_is_extrapolated_by_pictures():
+def test_an_evaluation_is_extrapolated_by_images():
     answers = [{"embed": 1.0, "ask": 0.5, "objects": 10}, {"embed": 3.0, "ask": 1.5, "objects": 30}]
     assert evaluation_time(answers) == pytest.approx(10_000 / 20 * (2.0 + 1.0))
 
@@ -97,8 +97,8 @@ def test_the_report_says_what_is_extrapolated_and_how_memory_is_measured(found):
     said = "\n".join(report(found, PLAN))
     for expected in (
         "50 (fp32, 1 thread); 100 (fp32, 2 threads)",
-        "extrapolated from 4 pictures really encoded and 100 real steps",
-        "extrapolated from 2 pictures",
+        "extrapolated from 4 images really encoded and 100 real steps",
+        "extrapolated from 2 images",
         "high-water mark",
         "500 MiB",
         "cached: 400 MiB before, 1400 MiB at the peak",

@@ -40,7 +40,7 @@ def export(tmp_path_factory):
 
 
 def write_source(folder: Path, annotations=None, images=None, **more) -> Path:
-    """One picture of 60 x 40 pixels and a COCO file; what is not given is right."""
+    """One image of 60 x 40 pixels and a COCO file; what is not given is right."""
     folder.mkdir(parents=True)
     Image.new("RGB", (60, 40), (90, 120, 60)).save(folder / "a.jpg")
     annotations = [annotation()] if annotations is None else annotations

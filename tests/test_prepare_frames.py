@@ -18,8 +18,8 @@ STORED = np.zeros((HEIGHT, WIDTH), bool)
 STORED[5:15, 20:50] = STORED[15:20, 20:25] = True
 
 
-def source_with(folder, name, picture, mask, **image):
-    """A COCO set of one picture, with a test split so that no new split is made."""
+def source_with(folder, name, write_image, mask, **image):
+    """A COCO set of one image, with a test split so that no new split is made."""
     ys, xs = np.nonzero(mask)
     counts = _counts(mask)
     height, width = mask.shape
@@ -27,7 +27,7 @@ def source_with(folder, name, picture, mask, **image):
                   "bbox": [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]}  # fmt: skip
     entry = {"id": 1, "file_name": name, "width": width, "height": height} | image
     folder.mkdir(parents=True)
-    picture(folder / name)
+    write_image(folder / name)
     content = {"images": [entry], "categories": [{"id": 1, "name": "thing"}], "annotations": [annotation]}
     (folder / "_annotations.coco.json").write_text(json.dumps(content))
 
@@ -59,10 +59,10 @@ def test_masks_lie_on_the_upright_pixels_or_it_is_reported(tmp_path, orientation
 
 
 def test_a_row_too_many_is_cut_and_another_resolution_is_left_out(tmp_path):
-    def picture(path):
+    def write_image(path):
         Image.new("RGB", (WIDTH, HEIGHT - 1)).save(path)
 
-    source_with(tmp_path / "near/test", "a.png", picture, STORED)
+    source_with(tmp_path / "near/test", "a.png", write_image, STORED)
     report = prepare(tmp_path / "near", tmp_path / "one", PrepareConfig())
     (image,) = report.dataset.images
     assert np.array_equal(report.dataset.read_mask(image.objects[0]), STORED[:-1])
@@ -98,11 +98,11 @@ def test_a_new_split_keeps_copies_and_look_alikes_together(tmp_path):
 
 
 def test_a_negative_of_another_size_is_used_and_told(tmp_path):
-    def picture(path):
+    def write_image(path):
         Image.new("RGB", (WIDTH, HEIGHT)).save(path)
         Image.new("RGB", (90, 60)).save(path.with_name("negative.png"))
 
-    source_with(tmp_path / "source/test", "a.png", picture, STORED)
+    source_with(tmp_path / "source/test", "a.png", write_image, STORED)
     file = tmp_path / "source/test/_annotations.coco.json"
     content = json.loads(file.read_text())
     content["images"].append({"id": 2, "file_name": "negative.png", "width": WIDTH, "height": HEIGHT})

@@ -23,7 +23,7 @@ def annotation(**changes):
 
 
 def source_with(folder: Path, **changes) -> Path:
-    """A COCO set of one picture, with a test split so that no new split is made."""
+    """A COCO set of one image, with a test split so that no new split is made."""
     (folder / "test").mkdir(parents=True)
     Image.new("RGB", (60, 40), (90, 120, 60)).save(folder / "test/a.png")
     content = {
@@ -89,11 +89,11 @@ def test_annotations_in_any_order_with_any_ids(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "P", "1", "I;16"])
-def test_pictures_of_every_mode_are_prepared(tmp_path, mode):
+def test_images_of_every_mode_are_prepared(tmp_path, mode):
     source = source_with(tmp_path / "s")
     gray = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
-    picture = Image.fromarray(gray.astype(np.uint16) * 256) if mode == "I;16" else Image.fromarray(gray).convert(mode)
-    picture.save(source / "test/a.png")
+    converted = Image.fromarray(gray.astype(np.uint16) * 256) if mode == "I;16" else Image.fromarray(gray).convert(mode)
+    converted.save(source / "test/a.png")
     with Image.open(source / "test/a.png") as saved:
         assert saved.mode == mode
     report = prepare(source, tmp_path / "d", PrepareConfig())
@@ -115,9 +115,9 @@ def test_pictures_of_every_mode_are_prepared(tmp_path, mode):
 )
 def test_an_image_whose_objects_are_all_lost_is_no_negative(tmp_path, lost):
     """It would teach that what it shows is background; only an image without annotations is a negative."""
-    pictures = [{"id": n, "file_name": f"{name}.png", "width": 60, "height": 40} for n, name in enumerate("abc", 1)]
+    listed = [{"id": n, "file_name": f"{name}.png", "width": 60, "height": 40} for n, name in enumerate("abc", 1)]
     entries = [annotation(), lost | {"id": 2, "image_id": 2}]
-    source = source_with(tmp_path / "s", images=pictures, annotations=entries)
+    source = source_with(tmp_path / "s", images=listed, annotations=entries)
     for name, shade in (("b", 30), ("c", 200)):
         Image.new("RGB", (60, 40), (shade, 90, 20)).save(source / f"test/{name}.png")
     report = prepare(source, tmp_path / "d", PrepareConfig(on_error="skip"))

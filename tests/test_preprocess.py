@@ -1,4 +1,4 @@
-"""Pictures, coordinates and masks into the model's frame and back. The official numbers are held in tests/parity."""
+"""Images, coordinates and masks into the model's frame and back. The official numbers are held in tests/parity."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def flat(height: int, width: int, colour: tuple[int, int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (8, 8), (8, 900), (700, 9), (128, 128), (300, 451)])
-def test_a_picture_of_one_colour_stays_that_colour(height: int, width: int) -> None:
+def test_a_image_of_one_colour_stays_that_colour(height: int, width: int) -> None:
     pixels = to_model_input(flat(height, width, (255, 0, 51)), 128)
     expected = (torch.tensor([1.0, 0.0, 0.2]) - torch.tensor(MEAN)) / torch.tensor(STD)
     assert pixels.shape == (3, 128, 128)
@@ -39,7 +39,7 @@ def test_a_picture_of_one_colour_stays_that_colour(height: int, width: int) -> N
     torch.testing.assert_close(pixels, expected[:, None, None].expand(3, 128, 128), atol=1e-5, rtol=0)
 
 
-def test_a_picture_of_the_models_size_is_only_normalised() -> None:
+def test_a_image_of_the_models_size_is_only_normalised() -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     pixels = to_model_input(image, 64)
     back = (pixels * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]) * 255
@@ -54,15 +54,15 @@ def test_shrinking_averages_instead_of_skipping() -> None:
     assert (pixels - gray[:, None, None])[:, 2:-2, 2:-2].abs().max() < 0.05
 
 
-def test_a_huge_picture_is_resized_channel_by_channel_to_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_image_is_resized_channel_by_channel_to_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.random.default_rng(1).integers(0, 256, (300, 200, 3), np.uint8)
     whole = to_model_input(image, 64)
-    monkeypatch.setattr("samtune.model.preprocess._WHOLE_IMAGE_PIXELS", 100)
+    monkeypatch.setattr("samtune.model.preprocess.WHOLE_IMAGE_PIXELS", 100)
     assert torch.equal(to_model_input(image, 64), whole)
 
 
 @pytest.mark.slow
-def test_an_8000_pixel_picture_fits_into_memory() -> None:
+def test_an_8000_pixel_image_fits_into_memory() -> None:
     assert to_model_input(np.zeros((8000, 8000, 3), np.uint8), 1024).shape == (3, 1024, 1024)
 
 
@@ -84,25 +84,25 @@ def test_views_are_read_as_they_look() -> None:
         np.zeros((0, 8, 3), np.uint8),
     ],
 )
-def test_what_is_no_rgb_picture_is_refused(image: np.ndarray) -> None:
+def test_what_is_no_rgb_image_is_refused(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="uint8 RGB"):
         to_model_input(image, 32)
 
 
 def encoded(mode: str, **save: object) -> bytes:
-    """A picture whose left half is dark and right half bright, in one of Pillow's modes."""
+    """An image whose left half is dark and right half bright, in one of Pillow's modes."""
     values = np.zeros((20, 30), np.uint8)
     values[:, 15:] = 250
     gray = Image.fromarray(values if mode != "1" else np.where(values, 255, 0).astype(np.uint8))
-    picture = Image.fromarray(values.astype(np.uint16) * 257) if mode == "I;16" else gray.convert(mode)
+    converted = Image.fromarray(values.astype(np.uint16) * 257) if mode == "I;16" else gray.convert(mode)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", **save)
+    converted.save(buffer, "PNG", **save)
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16", "1"])
-def test_pictures_of_every_mode_become_the_same_input(mode: str, tmp_path) -> None:
-    path = tmp_path / "picture.png"
+def test_images_of_every_mode_become_the_same_input(mode: str, tmp_path) -> None:
+    path = tmp_path / "image.png"
     path.write_bytes(encoded(mode))
     pixels = to_model_input(read_image(path), 32)
     reference = np.zeros((20, 30, 3), np.uint8)
@@ -112,11 +112,11 @@ def test_pictures_of_every_mode_become_the_same_input(mode: str, tmp_path) -> No
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1"])
-def test_pictures_are_read_as_official_notebooks_read_them(mode: str, orientation: int, tmp_path) -> None:
+def test_images_are_read_as_official_notebooks_read_them(mode: str, orientation: int, tmp_path) -> None:
     """`np.array(image.convert("RGB"))`, turned upright first."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.open(io.BytesIO(encoded("L"))).convert(mode).save(path, exif=exif)
     with Image.open(path) as image:
         expected = np.array(ImageOps.exif_transpose(image).convert("RGB"))

@@ -21,7 +21,7 @@ from samtune.types import Severity, Split
 SQUARE = [10.0, 10.0, 30.0, 10.0, 30.0, 25.0, 10.0, 25.0]
 
 
-def picture(path: Path, width: int = 60, height: int = 40) -> Path:
+def draw_image(path: Path, width: int = 60, height: int = 40) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), (90, 120, 60)).save(path)
     return path
@@ -53,29 +53,29 @@ def coco(**changes):
 
 
 def make_coco(root):
-    picture(root / "a.jpg")
+    draw_image(root / "a.jpg")
     write(root / "annotations.json", coco())
 
 
 def make_roboflow(root):
     for folder in ("train", "valid", "test"):
-        picture(root / folder / "a.jpg")
+        draw_image(root / folder / "a.jpg")
         write(root / folder / "_annotations.coco.json", coco())
 
 
 def make_coco_elsewhere(root):
-    picture(root / "images/val2017/a.jpg")
+    draw_image(root / "images/val2017/a.jpg")
     write(root / "annotations/instances_val2017.json", coco())
 
 
 def make_yolo(root):
-    picture(root / "train/images/a.jpg")
+    draw_image(root / "train/images/a.jpg")
     write(root / "train/labels/a.txt", "0 0.1666667 0.25 0.5 0.25 0.5 0.625 0.1666667 0.625\n")
     write(root / "data.yaml", "names: [thing]\npath: C:\\gone\ntrain: ../train/images\nval: ../valid/images\n")
 
 
 def make_yolo_the_other_way(root):
-    picture(root / "images/train/a.jpg")
+    draw_image(root / "images/train/a.jpg")
     write(root / "labels/train/a.txt", "0 0.1666667 0.25 0.5 0.25 0.5 0.625 0.1666667 0.625\n")
     write(root / "data.yaml", "names: {0: thing}\ntrain: /home/someone/images/train\n")
 
@@ -83,19 +83,19 @@ def make_yolo_the_other_way(root):
 def make_masks(root):
     values = np.zeros((40, 60))
     values[10:25, 10:30] = 1
-    picture(root / "train/a.jpg")
+    draw_image(root / "train/a.jpg")
     labels(root / "train/a_mask.png", values)
     write(root / "train/_classes.csv", "Pixel Value, Class\n0, background\n1, thing\n")
 
 
 def make_labelme(root):
-    picture(root / "a.jpg")
+    draw_image(root / "a.jpg")
     points = np.reshape(SQUARE, (-1, 2)).tolist()
     write(root / "a.json", {"imagePath": "..\\gone\\a.jpg", "shapes": [{"label": "thing", "points": points}]})
 
 
 def make_via(root):
-    picture(root / "a.jpg")
+    draw_image(root / "a.jpg")
     shape = {"name": "polygon", "all_points_x": SQUARE[::2], "all_points_y": SQUARE[1::2]}
     region = {"shape_attributes": shape, "region_attributes": {"note": "", "kind": "thing"}}
     write(root / "via.json", {"a.jpg123": {"filename": "a.jpg", "size": 123, "regions": [region]}})
@@ -109,7 +109,7 @@ def make_sa1b(root):
     rle = mask.encode(np.asfortranarray(values.astype(np.uint8)))
     segmentation = {"size": [40, 60], "counts": rle["counts"].decode()}
     image = {"image_id": 7, "file_name": "a.jpg", "width": 60, "height": 40}
-    picture(root / "a.jpg")
+    draw_image(root / "a.jpg")
     write(root / "a.json", {"image": image, "annotations": [{"id": 1, "segmentation": segmentation}]})
 
 
@@ -151,16 +151,16 @@ def test_splits_come_from_folders(tmp_path):
 
 
 def test_images_elsewhere_are_named(tmp_path):
-    picture(tmp_path / "pictures/a.jpg")
+    draw_image(tmp_path / "images/a.jpg")
     file = write(tmp_path / "labels.json", coco())
-    (record,), _ = collect(file, images=tmp_path / "pictures")
-    assert record.path == tmp_path / "pictures/a.jpg"
+    (record,), _ = collect(file, images=tmp_path / "images")
+    assert record.path == tmp_path / "images/a.jpg"
     with pytest.raises(DataError, match="--images"):
         collect(file, images=tmp_path / "nowhere")
 
 
 def test_nothing_recognised_says_what_would_be(tmp_path):
-    picture(tmp_path / "a.jpg")
+    draw_image(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="--source-format"):
         collect(tmp_path)
     with pytest.raises(DataError, match="nothing"):
@@ -172,7 +172,7 @@ LEADING_OUT = ["../a.jpg", "/etc/passwd", "C:\\a.jpg", "a\0.jpg", "..\\a.jpg", "
 
 @pytest.mark.parametrize("name", LEADING_OUT, ids=repr)
 def test_no_name_leads_out_of_the_folder(tmp_path, name):
-    picture(tmp_path / "a.jpg")
+    draw_image(tmp_path / "a.jpg")
     source = tmp_path / "source"
     write(source / "annotations.json", coco(images=[{"id": 1, "file_name": name, "width": 60, "height": 40}]))
     records, issues = collect(source)
@@ -181,7 +181,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path, name):
 
 
 def test_links_out_of_the_folder_are_not_followed(tmp_path):
-    picture(tmp_path / "secret.jpg")
+    draw_image(tmp_path / "secret.jpg")
     source = tmp_path / "source"
     write(source / "annotations.json", coco())
     (source / "a.jpg").symlink_to(tmp_path / "secret.jpg")
@@ -201,8 +201,8 @@ def test_coco_ids_are_repaired_and_reported(tmp_path):
         annotations=[one, one, one | {"id": None}, one | {"image_id": 99}, one | {"category_id": 3}, 7],
         categories=[{"id": 0, "name": "things"}, {"id": 1.0, "name": "thing"}],
     )
-    picture(tmp_path / "a.jpg")
-    picture(tmp_path / "b.jpg")
+    draw_image(tmp_path / "a.jpg")
+    draw_image(tmp_path / "b.jpg")
     write(tmp_path / "annotations.json", content)
     records, issues = collect(tmp_path)
     assert [len(record.annotations) for record in records] == [3, 0]
@@ -236,7 +236,7 @@ def test_a_broken_file_is_named_with_its_line(tmp_path, name, text, message):
 
 
 def test_json_is_read_in_parts_whatever_falls_on_the_edge(tmp_path, monkeypatch):
-    monkeypatch.setattr("samtune.data.readers.stream._CHUNK", 7)
+    monkeypatch.setattr("samtune.data.readers.stream.CHUNK", 7)
     content = {"a": [{"name": "grün \u2603", "n": 12345}, 678901, [], "x"], "empty": [], "é": {"k": [1.5]}, "n": 12}
     file = tmp_path / "a.json"
     for text in (json.dumps(content), json.dumps(content, ensure_ascii=False, indent=1)):
@@ -249,7 +249,7 @@ def test_json_is_read_in_parts_whatever_falls_on_the_edge(tmp_path, monkeypatch)
 
 
 def test_half_a_surrogate_pair_becomes_text_that_can_be_written(tmp_path):
-    picture(tmp_path / "a.jpg")
+    draw_image(tmp_path / "a.jpg")
     write(tmp_path / "a.json", coco(categories=[{"id": 1, "name": "thing \ud83d"}]))
     (record,), _ = collect(tmp_path)
     assert record.annotations[0].category == "thing \ufffd"
@@ -283,9 +283,9 @@ def test_instance_masks_binary_masks_and_colours(tmp_path):
     colours = np.zeros((40, 60, 3))
     colours[2:8, 2:8], colours[10:20, 10:20], colours[30:35, 40:50] = (255, 0, 0), (0, 255, 0), (255, 0, 0)
     for name, values in {"ids": ids, "binary": (ids > 0) * 255, "colours": colours, "none": ids * 0}.items():
-        picture(tmp_path / f"images/{name}.jpg")
+        draw_image(tmp_path / f"images/{name}.jpg")
         labels(tmp_path / f"masks/{name}.png", values)
-    picture(tmp_path / "images/unlabelled.jpg")
+    draw_image(tmp_path / "images/unlabelled.jpg")
     assert detect_format(tmp_path) == "mask-folder"
     records, issues = collect(tmp_path)
     found = {record.image_id: [annotation.category for annotation in record.annotations] for record in records}
@@ -302,9 +302,9 @@ def test_soft_and_jpeg_masks_have_two_values(tmp_path):
     values = np.zeros((80, 80))
     values[20:50, 20:50] = 255
     soft = np.array(Image.fromarray(values.astype(np.uint8)).rotate(9, Image.Resampling.BICUBIC))
-    picture(tmp_path / "images/soft.jpg", 80, 80)
+    draw_image(tmp_path / "images/soft.jpg", 80, 80)
     labels(tmp_path / "masks/soft.png", soft)
-    picture(tmp_path / "images/jpeg.jpg", 80, 80)
+    draw_image(tmp_path / "images/jpeg.jpg", 80, 80)
     labels(tmp_path / "masks/jpeg.jpg", values)
     records, _ = collect(tmp_path)
     masks = {record.image_id: rasterise(record.annotations[0].segmentation, 80, 80) for record in records}
@@ -314,7 +314,7 @@ def test_soft_and_jpeg_masks_have_two_values(tmp_path):
 
 
 def test_labelme_shapes(tmp_path):
-    picture(tmp_path / "a.jpg")
+    draw_image(tmp_path / "a.jpg")
     buffer = io.BytesIO()
     Image.fromarray(np.full((5, 6), 255, np.uint8)).save(buffer, "PNG")
     shapes = [
@@ -354,7 +354,7 @@ def test_via_regions_without_a_category_are_reported(tmp_path):
 
 
 def test_gaps_in_category_ids_are_told(tmp_path):
-    picture(tmp_path / "a.jpg")
+    draw_image(tmp_path / "a.jpg")
     names = [{"id": number, "name": str(number)} for number in (1, 2, 5, 90)]
     write(tmp_path / "a.json", coco(categories=names))
     (gaps,) = [issue for issue in collect(tmp_path)[1] if issue.code == "category-id-gaps"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -17,7 +21,7 @@ from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
 from samtune.report.build import build_report
 from samtune.report.folder import load_comparisons
-from samtune.report.render import write_report
+from samtune.report.render import MOST_BYTES, write_report
 from tests.small import make_dataset
 from tests.tiny import tiny_sam2
 
@@ -28,10 +32,11 @@ HOSTILE = "<script>alert('x')</script>"
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory, tiny_folder):
     root = tmp_path_factory.mktemp("compared")
-    dataset = make_dataset(root / "set", train=1, valid=1, test=3)
+    dataset = make_dataset(root / "set", train=1, valid=1, test=3, seed=1)
     save_model(tiny_sam2(seed=1), root / "other")
     models = [Predictor(load_model(folder)) for folder in (tiny_folder, root / "other")]
-    curve = root / "metrics.jsonl"
+    curve = root / "run/metrics.jsonl"
+    curve.parent.mkdir()
     steps = [{"step": n, "loss": 1 / (n + 1), "lr": 1e-4, "train_iou": 0.5} for n in range(1, 20)]
     lines = [{"step": 0, "valid/box": 0.4, "best": True}, *steps, {"step": 19, "valid/box": 0.5, "best": True}]
     curve.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"step": 20, "lo')
@@ -43,7 +48,7 @@ def compared(tmp_path_factory, tiny_folder):
         EvalConfig(),
         names=("nano", HOSTILE),
         guard_scenes=2,
-        curves=[curve],
+        runs=[curve.parent],
     )
     return root / "out", comparison, curve
 
@@ -64,7 +69,9 @@ def test_the_page_needs_nothing_outside_itself(compared):
     seen.feed(page)
     assert sum(address.startswith("data:image/jpeg") for address in seen.addresses) >= 8
     assert all(address.startswith(("data:", "#")) for address in seen.addresses)
-    assert not seen.tags & {"script", "link", "iframe", "object"}
+    assert not seen.tags & {"iframe", "object", "form", "a"}
+    assert page.count("<script") == 1
+    assert len(page.encode()) < MOST_BYTES
     assert not re.search(r"url\((?!#)|@import", page)
 
 
@@ -76,6 +83,87 @@ def test_names_are_escaped_and_the_verdict_stands_there(compared):
     for guard in compared[1].guards:
         assert guard.title.replace("'", "&#39;") in page
     assert "Training" in page
+    for caption in ("simulated annotator", "drawn less exactly", "predicted IoU is right"):
+        assert caption in page
+
+
+def test_the_figures_are_there_for_programs_too(compared):
+    content = json.loads((compared[0] / "report.json").read_text())
+    assert content["verdict"] == str(compared[1].verdict)
+    assert content["settings"]["tuned model"].startswith(HOSTILE)
+    assert set(content["calibration"]["tuned"]) == {"box", "point", "box_jitter_0.1", "box_jitter_0.2", "mask"}
+    assert [one["target"] for one in content["clicks_needed"]] == [0.85, 0.9]
+
+
+def test_a_blend_has_its_curve(compared, tmp_path):
+    points = [
+        {"alpha": a, "gains": {"box": a / 10, "point": -a / 20}, "guards": {"click": -a / 20}} for a in (0, 0.5, 1)
+    ]
+    (tmp_path / "blend.json").write_text(json.dumps({"alpha": 0.5, "points": points}))
+    shutil.copytree(compared[0], tmp_path / "out")
+    write_report(tmp_path / "out", blend=tmp_path / "blend.json")
+    page = (tmp_path / "out/report.html").read_text()
+    assert "This model is a blend" in page
+    assert "<h2>Training</h2>" not in page
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("Chromium is not installed")
+    return found
+
+
+PROBE = """
+<script>
+const errors = [];
+addEventListener("error", (event) => errors.push(event.message || event.target.tagName), true);
+addEventListener("securitypolicyviolation", (event) => errors.push(event.blockedURI));
+addEventListener("load", () => {
+  const slider = document.querySelector(".slider");
+  const input = slider.querySelector("input"), stack = slider.querySelector(".stack");
+  input.value = 80;
+  input.dispatchEvent(new Event("input"));
+  const byKeyboard = stack.style.getPropertyValue("--cut");
+  const box = stack.getBoundingClientRect();
+  const at = { clientX: box.left + box.width / 4, buttons: 1, pointerType: "mouse", bubbles: true };
+  stack.dispatchEvent(new PointerEvent("pointermove", at));
+  const select = document.querySelector(".filter select");
+  select.value = select.options[1].value;
+  select.dispatchEvent(new Event("change"));
+  const shown = [...document.querySelectorAll("figure[data-category]")].filter((figure) => !figure.hidden);
+  const found = {
+    errors, byKeyboard, byMouse: stack.style.getPropertyValue("--cut"), wide: document.documentElement.scrollWidth,
+    filtered: shown.every((figure) => figure.dataset[select.name] === select.value) && shown.length,
+    requests: performance.getEntriesByType("resource").map((one) => one.name).filter((one) => !/^data:/.test(one)),
+  };
+  document.body.textContent = "FOUND" + JSON.stringify(found) + "END";
+});
+</script>
+"""
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_in_a_browser_it_works_and_asks_for_nothing(compared, browser, tmp_path, width):
+    page = (compared[0] / "report.html").read_text()
+    policy = re.search(r"script-src '[^']+'", page)[0]  # the probe is a script of its own
+    page = page.replace(policy, f"{policy} 'sha256-{_digest(PROBE)}'").replace("<style>", PROBE.strip() + "<style>", 1)
+    (tmp_path / "page.html").write_text(page)
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += [f"--window-size={width},900", "--virtual-time-budget=4000", "--enable-logging=stderr", "--dump-dom"]
+    done = subprocess.run([*command, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, timeout=300)
+    found = json.loads(re.search(r"FOUND({.*})END", done.stdout)[1])
+    assert "CONSOLE" not in done.stderr
+    assert (found["errors"], found["requests"]) == ([], [])
+    assert (found["byKeyboard"], found["byMouse"]) == ("80%", "25%")
+    assert found["filtered"] > 0
+    assert found["wide"] <= max(width, 500)
+
+
+def _digest(probe):
+    script = re.search(r"<script>(.*)</script>", probe, re.DOTALL)[1]
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def test_the_folder_holds_what_the_report_was_made_from(compared):
@@ -85,14 +173,9 @@ def test_the_folder_holds_what_the_report_was_made_from(compared):
     assert (folder / "report.html").read_bytes() == before
     content = json.loads((folder / "comparison.json").read_text())
     assert content["verdict"] == str(comparison.verdict)
-    named = {image["file"] for row in content["gallery"] for image in row["images"]}
+    images = [image for row in content["gallery"] for image in row["images"]]
+    named = {file for image in images for file in image.get("views", {"file": image.get("file")}).values()}
     assert named == {f"gallery/{path.name}" for path in (folder / "gallery").iterdir()}
-
-
-def test_without_a_curve_there_is_no_training_chart(compared):
-    folder = compared[0]
-    write_report(folder, curve=folder / "nowhere.jsonl")
-    assert "<h2>Training</h2>" not in (folder / "report.html").read_text()
 
 
 def test_a_comparison_replaces_nothing_but_a_comparison(compared, tiny_folder, tmp_path):

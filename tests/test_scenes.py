@@ -83,11 +83,11 @@ def test_the_variety_that_pretraining_needs(many):
     boxes_filled = [_fill(mask) for scene in many for mask in scene.masks]
     assert np.mean(np.array(boxes_filled) < 0.35) > 0.03, "thin objects"
     assert any((scene.image[..., 0] == scene.image[..., 2]).all() for scene in many), "gray images"
-    assert any(np.ptp(scene.image.astype(int), axis=2).max() > 40 for scene in many), "colourful pictures"
+    assert any(np.ptp(scene.image.astype(int), axis=2).max() > 40 for scene in many), "colourful images"
 
 
-def test_edges_in_the_picture_lie_where_the_masks_say(many):
-    """Within an object, colours differ less than across its edge: the label map belongs to the picture."""
+def test_edges_in_the_image_lie_where_the_masks_say(many):
+    """Within an object, colours differ less than across its edge: the label map belongs to the image."""
     inside, across = [], []
     for scene in many:
         gray = scene.image.astype(float).mean(2)
@@ -112,7 +112,7 @@ def test_shapes_are_drawn_where_they_are_placed(x, y, radius, angle, aspect):
     assert (cover * (rows + top + 0.5)).sum() / cover.sum() == pytest.approx(y, abs=0.2)
 
 
-def test_a_shape_outside_of_the_picture_draws_nothing():
+def test_a_shape_outside_of_the_image_draws_nothing():
     assert rasterise(Outline((polar(angles_of_ring(), 1.0),)).placed((-50, 10), 5), 64) is None
 
 

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samtune import api
-from samtune.config import OptimizerConfig, PrepareConfig, TrainConfig
+from samtune.config import FinderConfig, FindEvalConfig, OptimizerConfig, PrepareConfig, TrainConfig
 from samtune.utils.files import storage_errors
 from samtune.utils.output_folders import check_output
 from samtune.utils.progress import progress, stderr_console
 from samtune.utils.results import Result
 
 STEPS = 400
+FINDER_STEPS = 120
+"""Steps of the finder's network, or as many as the run has."""
 _MARK = ".samtune-demo"
 
 
@@ -23,21 +25,23 @@ class DemoResult(Result):
 
     Attributes:
         verdict: whether tuning helped, in words, with the interval.
+        found: how many objects the run finds without any prompt, in words.
         paths: where export, dataset, run and report are.
         is_better: the interval of the difference lies above 0.
     """
 
     verdict: str
+    found: str
     paths: dict[str, Path]
     is_better: bool
 
     def lines(self) -> list[str]:
         """What to tell the user."""
-        return [self.verdict, *(f"{name:<10} {path}" for name, path in self.paths.items())]
+        return [self.verdict, *(f"{name:<10} {path}" for name, path in self.paths.items()), self.found]
 
 
 def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -> DemoResult:
-    """Draw an export, prepare it, tune the built-in model on it, compare both on the test split, write the report.
+    """Draw an export, prepare it, tune the built-in model on it, compare both on the test split, find without prompts.
 
     Args:
         out: folder for everything; an earlier demo there is replaced, anything else is refused.
@@ -54,12 +58,12 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
     console = stderr_console(quiet=quiet)
     paths = {name: out / name for name in ("export", "dataset", "run", "comparison")}
     _clear(out)
-    console.print("1/4  drawing cells under a microscope, laid out like a Roboflow export", highlight=False)
+    console.print("1/5  drawing cells under a microscope, laid out like a Roboflow export", highlight=False)
     with progress("drawing", quiet=quiet) as advance:
         write_demo_export(paths["export"], seed, advance)
-    console.print("2/4  preparing: one mask file per object, and the table", highlight=False)
+    console.print("2/5  preparing: one mask file per object, and the table", highlight=False)
     api.prepare(paths["export"], paths["dataset"], PrepareConfig(), quiet=quiet)
-    console.print("3/4  tuning the mask decoder on box prompts", highlight=False)
+    console.print("3/5  tuning the mask decoder on box prompts", highlight=False)
     settings = TrainConfig(
         model="nano",
         out=paths["run"],
@@ -69,13 +73,17 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
         eval_objects=100,
         optimizer=OptimizerConfig(lr=2e-4),
     )
-    interrupted = api.train(paths["dataset"], settings, quiet=quiet).signal
+    interrupted = api.train(paths["dataset"], settings, finder=False, quiet=quiet).signal
     if interrupted:
         raise SystemExit(128 + interrupted)
-    console.print("4/4  base and tuned model on the test split, which neither has seen", highlight=False)
+    console.print("4/5  base and tuned model on the test split, which neither has seen", highlight=False)
     comparison = api.compare(paths["dataset"], "nano", paths["run"], paths["comparison"], quiet=quiet)
+    console.print("5/5  teaching the run to find cells by itself, without prompts", highlight=False)
+    api.train_finder(paths["run"], FinderConfig(steps=min(steps, FINDER_STEPS), seed=seed), quiet=quiet)
+    finds = api.evaluate_finder(paths["dataset"], paths["run"], FindEvalConfig(grid=False), quiet=quiet)
     return DemoResult(
         verdict=str(comparison.verdict),
+        found=finds.in_short(),
         paths=paths | {"report": paths["comparison"] / "report.html"},
         is_better=comparison.is_better,
     )

@@ -23,9 +23,8 @@ Color = tuple[int, int, int]
 
 # Okabe and Ito's palette, which colour-blind readers tell apart.
 TRUTH, BASE, TUNED, PROMPT = (0, 158, 115), (86, 180, 233), (230, 159, 0), (240, 228, 66)
-VIEW = 200
-"""Side of one view of a panel in pixels."""
-_GAP = 4
+VIEW = 240
+"""Side of one view of an object in pixels."""
 _MARGIN = 0.35
 """Surroundings shown around an object, as a share of its longer side."""
 _FARTHEST = 10_000.0
@@ -52,20 +51,20 @@ class FoundObject:
     score: float
 
 
-def draw_panel(panel: Panel) -> Pixels:
-    """Four views side by side, `[VIEW, 4 * VIEW + gaps, 3]`: the image with the box, ground truth, base, tuned."""
+def draw_views(panel: Panel) -> dict[str, Pixels]:
+    """Four views of one object, `[VIEW, VIEW, 3]` each: `image` with the box, `truth`, `base` and `tuned`."""
     x0, y0, side = _surroundings(panel.box)
-    views: list[Pixels] = [_view(panel.image, x0, y0, side)]
-    for mask, color in ((panel.truth, TRUTH), (panel.base, BASE), (panel.tuned, TUNED)):
-        view = _view(panel.image, x0, y0, side)
+    views = {"image": _view(panel.image, x0, y0, side)}
+    masks = (("truth", panel.truth, TRUTH), ("base", panel.base, BASE), ("tuned", panel.tuned, TUNED))
+    for name, mask, color in masks:
+        views[name] = _view(panel.image, x0, y0, side)
         mask_view = _view(mask.astype(np.uint8) * 255, x0, y0, side, cv2.INTER_NEAREST) > 127
-        outline_mask(view, mask_view, color, fill=0.25)
-        views.append(view)
+        outline_mask(views[name], mask_view, color, fill=0.25)
     left, top, right, bottom = panel.box
     scale = VIEW / side
-    outline_box(views[0], ((left - x0) * scale, (top - y0) * scale, (right - x0) * scale, (bottom - y0) * scale))
-    gap = np.full((VIEW, _GAP, 3), 255, np.uint8)
-    return np.hstack([part for view in views for part in (gap, view)][1:])
+    corners = ((left - x0) * scale, (top - y0) * scale, (right - x0) * scale, (bottom - y0) * scale)
+    outline_box(views["image"], corners)
+    return views
 
 
 def draw_unannotated(image: Pixels, annotated: Mask, found: Sequence[FoundObject]) -> Pixels:

@@ -19,6 +19,9 @@ from samtune.errors import SamtuneError, UsageError
 Box: TypeAlias = tuple[float, float, float, float]
 """xyxy in pixels of the original image."""
 
+Window: TypeAlias = tuple[int, int, int, int]
+"""A part of an image: x0, y0, x1, y1 in whole pixels, right and lower exclusive."""
+
 
 class Split(StrEnum):
     """The three roles an image can have. Readers map `val` and `validation` to `VALID`."""

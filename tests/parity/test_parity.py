@@ -61,7 +61,7 @@ def config_of(version: str, size: str) -> str:
     return f"configs/{version}/{version}_hiera_{LETTERS[size]}.yaml"
 
 
-def picture(height: int, width: int, seed: int) -> Tensor:
+def random_image(height: int, width: int, seed: int) -> Tensor:
     """Smooth colours with a few hard edges, uint8 `[H, W, 3]`."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 7, 9, generator=generator)
@@ -74,7 +74,7 @@ def picture(height: int, width: int, seed: int) -> Tensor:
 def cases(mask_size: int) -> dict[str, Tensor]:
     """Every kind of prompt on one wide and, more briefly, one tall image."""
     generator = torch.Generator().manual_seed(3)
-    wide, tall = picture(180, 320, 1), picture(411, 250, 2)
+    wide, tall = random_image(180, 320, 1), random_image(411, 250, 2)
     corners = torch.rand(8, 2, 2, generator=generator) * torch.tensor([320.0, 180.0])
     boxes = torch.cat([corners.amin(1), corners.amax(1) + 1], dim=1)
     points = torch.tensor([[150.0, 80.0], [20.5, 170.25], [300.0, 10.0], [160.0, 100.0], [0.0, 0.0]])
@@ -183,7 +183,7 @@ def test_video_weights_mean_the_same_after_the_way_there_and_back(version: str, 
     write_official(load_model(tmp_path / "tuned"), tmp_path / "back.pt")
     (tmp_path / "frames").mkdir()
     for frame in range(4):
-        image = np.roll(picture(180, 320, 1).numpy(), 8 * frame, axis=1)
+        image = np.roll(random_image(180, 320, 1).numpy(), 8 * frame, axis=1)
         Image.fromarray(image).save(tmp_path / "frames" / f"{frame}.jpg", quality=95)
     official("video", config, tmp_path / "back.pt", tmp_path / "frames", tmp_path / "video.safetensors")
     expected = load_file(tmp_path / "video.safetensors")
@@ -214,7 +214,7 @@ def test_video_weights_mean_the_same_after_the_way_there_and_back(version: str, 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 700), (8, 8000), (333, 500), (1024, 1024), (8000, 6000)])
 def test_preprocessing_is_the_official_one(shape: tuple[int, int], tmp_path: Path) -> None:
-    image = picture(*shape, seed=4)
+    image = random_image(*shape, seed=4)
     save_file({"image": image}, tmp_path / "cases.safetensors")
     official("transform", 1024, tmp_path / "cases.safetensors", tmp_path / "answers.safetensors")
     expected = load_file(tmp_path / "answers.safetensors")["image"]

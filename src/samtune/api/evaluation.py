@@ -119,7 +119,7 @@ def compare(
             names=[name_of(model, predictor) for model, predictor in zip(models, loaded, strict=True)],
             guards=others,
             guard_scenes=guard_scenes,
-            curves=[Path(one) / "metrics.jsonl" if isinstance(one, str | Path) else None for one in candidates],
+            runs=[Path(one) if isinstance(one, str | Path) else None for one in candidates],
             progress=advance,
         )[0]
 

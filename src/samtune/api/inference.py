@@ -34,11 +34,13 @@ def predict(
         StorageError: the disk refused.
     """
     from samtune.inference.files import predict_files
+    from samtune.inference.reading import reading_for
 
     config.require_prompts()
+    reading = reading_for(Path(model) if isinstance(model, str | Path) else None, config)
     predictor = predictor_of(model, config.device)
     with progress("predicting", quiet=quiet) as advance:
-        return predict_files(Path(images), predictor, Path(out), config, progress=advance)
+        return predict_files(Path(images), predictor, Path(out), config, reading=reading, progress=advance)
 
 
 def export(

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from samtune.api.finding import train_finder
 from samtune.config import EmbedConfig, FinderConfig, PretrainConfig, TrainConfig
@@ -64,7 +64,7 @@ def train(
     config: TrainConfig | None = None,
     *,
     listeners: Sequence[Listener] = (),
-    finder: bool | None = None,
+    finder: bool | FinderConfig | None = None,
     quiet: bool = False,
 ) -> TrainResult:
     """Tune a model on a prepared dataset; the same numbers each time for the same settings and machine.
@@ -76,8 +76,8 @@ def train(
         config: model, length, what learns.
         listeners: called with every event of the run (`RunStarted`, `StepDone`, `Validated`, `RunFinished`), in the
             main process only, after the run's own files are written.
-        finder: whether to make a finder after training, see docs/finder.md; None makes one where that takes less than
-            `FINDER_SHARE` of the training's time.
+        finder: whether, or how, to make a finder after training, see docs/finder.md; None makes one where that takes
+            less than `FINDER_SHARE` of the training's time.
         quiet: show no progress.
 
     Raises:
@@ -95,7 +95,11 @@ def train(
 
 
 def resume(
-    folder: Path | str, *, listeners: Sequence[Listener] = (), finder: bool | None = None, quiet: bool = False
+    folder: Path | str,
+    *,
+    listeners: Sequence[Listener] = (),
+    finder: bool | FinderConfig | None = None,
+    quiet: bool = False,
 ) -> TrainResult:
     """Continue an interrupted run at its last checkpoint, with the same numbers it would have had.
 
@@ -106,7 +110,7 @@ def resume(
     return _train(resumed(Path(folder)), listeners, finder, quiet)
 
 
-def _train(run: Run, listeners: Sequence[Listener], finder: bool | None, quiet: bool) -> TrainResult:
+def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig | None, quiet: bool) -> TrainResult:
     from samtune.training.loop import train as train_run
     from samtune.training.tracking.console import progress_listener
     from samtune.training.tracking.files import file_listeners
@@ -120,25 +124,26 @@ def _train(run: Run, listeners: Sequence[Listener], finder: bool | None, quiet: 
         finished = train_run(run, listeners)
     report, note = None, ""
     if finished.signal is None and finder is not False and run.processes.is_main:
-        report, note = _finder_after(run, monotonic() - started, wanted=bool(finder), quiet=quiet)
+        report, note = _finder_after(run, monotonic() - started, finder or None, quiet)
     return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal, report, note)
 
 
-def _finder_after(run: Run, seconds: float, *, wanted: bool, quiet: bool) -> tuple[FinderReport | None, str]:
+def _finder_after(
+    run: Run, seconds: float, wanted: Literal[True] | FinderConfig | None, quiet: bool
+) -> tuple[FinderReport | None, str]:
     """A finder for a run that has just ended, or why there is none."""
     from samtune.finder.run import expected_seconds
 
     path = run.folder.path
-    config = FinderConfig(seed=run.config.seed, device=run.config.device)
-    if not wanted:
+    config = (
+        wanted if isinstance(wanted, FinderConfig) else FinderConfig(seed=run.config.seed, device=run.config.device)
+    )
+    if wanted is None:
         if run.embeddings.cache is None or seconds < _NO_FINDER_BELOW_SECONDS:
             return None, ""
         expected = expected_seconds(run.embeddings, config)
         if expected > FINDER_SHARE * seconds:
-            return (
-                None,
-                f"left out, it would take about {expected:.0f} s more; make one with: samtune find-train {path}",
-            )
+            return None, f"left out, it would take about {expected:.0f} s; make one with: samtune find-train {path}"
     return train_finder(path, config, quiet=quiet), ""
 
 

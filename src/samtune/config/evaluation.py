@@ -20,7 +20,9 @@ class EvalConfig(Config):
         default=(0.1, 0.2),
         description="Boxes that are not exact: each edge moves by up to this share of the side, one figure per share.",
     )
-    mask_prompt: bool = Field(default=True, description="Also ask with a rough outline: the object's convex hull.")
+    mask_prompt: bool = Field(
+        default=True, description="Also ask with a click and a rough outline, the object's convex hull."
+    )
     clicks: int = Field(
         default=3,
         ge=0,

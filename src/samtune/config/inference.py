@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from samtune.config.base import Config, Device, Fraction
+from samtune.config.reading import ReadingConfig
 from samtune.errors import ConfigError
 from samtune.types import Box
 
@@ -27,7 +28,7 @@ class AutomaticConfig(Config):
     chunk: int = Field(default=64, ge=1, description="Clicks per decoder call.")
 
 
-class PredictConfig(Config):
+class PredictConfig(ReadingConfig):
     """What `samtune predict` asks about each image."""
 
     boxes: Path | None = Field(
@@ -42,6 +43,10 @@ class PredictConfig(Config):
     everything: bool = Field(default=False, description="Segment everything, from a grid of clicks.")
     automatic: AutomaticConfig = AutomaticConfig()
     chunk: int = Field(default=32, ge=1, description="Prompts per decoder call.")
+    like: Path | None = Field(
+        default=None,
+        description="Prepared dataset whose bands and stretch are used; that of a run if left out.",
+    )
     device: Device = "auto"
 
     @property

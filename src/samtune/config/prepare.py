@@ -7,10 +7,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from samtune.config.base import Config, Fraction
+from samtune.config.base import Fraction
+from samtune.config.reading import ReadingConfig
 
 
-class PrepareConfig(Config):
+class PrepareConfig(ReadingConfig):
     """How `samtune prepare` turns a source into a dataset."""
 
     source_format: Literal[
@@ -62,12 +63,21 @@ class PrepareConfig(Config):
     )
     seed: int = Field(default=0, ge=0, description="Seed of the split.")
     min_area: int = Field(default=1, ge=1, description="Smallest usable object, in mask pixels.")
+    stretch: Literal["image", "set"] = Field(
+        default="image", description="Whose percentiles become black and white, for values of more than 8 bits."
+    )
     workers: int = Field(default=0, ge=0, description="Processes; 0 means one per core.")
 
     @property
     def shares(self) -> tuple[float, float, float] | None:
         """`split` as numbers, or None where the source's splits are kept."""
         return _shares(self.split) if self.split else None
+
+    @model_validator(mode="after")
+    def _merged_masks_are_of_whole_images(self) -> PrepareConfig:
+        if self.tile and self.merge != "none":
+            raise ValueError("merged masks are of whole images: leave out merge, or tile")
+        return self
 
     @model_validator(mode="after")
     def _split_is_three_shares(self) -> PrepareConfig:

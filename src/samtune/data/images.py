@@ -1,60 +1,61 @@
 """Reading image files that others made: allowed formats, a cap on pixels, every mode to 8-bit RGB, EXIF applied.
 
 `probe_image` reads headers only. Everything here raises `DataError`, and nothing is decoded before its size is known.
+Pillow reads what it reads whole; TIFF files with more (bands, pages, deep values, very many pixels) go through
+`samtune.data.tiff`. Deep values become 8 bits in one way, see `samtune.data.intensity`.
 """
 
 from __future__ import annotations
 
-import struct
-import warnings
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
+from PIL import Image, ImageOps
+
+from samtune.data.intensity import SAMPLE, Limits, is_deep, limits_of, quantiles_of, to_8_bits
+from samtune.data.opening import (
+    FORMATS,
+    MAX_PIXELS,
+    MAX_SIDE,
+    SUFFIXES,
+    ImageError,
+    check_end,
+    check_file,
+    check_size,
+    damaged_image,
+    no_such_image,
+    opened,
+    orientation_of,
+    refuse_image,
 )
+from samtune.data.reading import PLAIN, Reading
+from samtune.data.tiff import TiffError, TiffImage, is_tiff, open_tiff
+from samtune.types import Window
 
-from samtune.errors import DataError
-from samtune.utils.files import LFS_POINTER
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "MAX_SIDE",
+    "PLAIN",
+    "SUFFIXES",
+    "ImageError",
+    "ImageInfo",
+    "Reading",
+    "no_such_image",
+    "probe_image",
+    "read_image",
+    "read_pixels",
+    "read_thumbnail",
+    "sample_quantiles",
+    "turn_upright",
+]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-"""Pillow's names of the formats that are read."""
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-"""File name endings under which readers look for images, in lower case."""
-
-MAX_SIDE = 65_500
-MAX_PIXELS = 1 << 27
-"""Largest image: 134 million pixels are 403 MB as RGB."""
-
-# Only these decoders are ever loaded; without this Pillow would import every one it has.
-_DECODERS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
-_ORIENTATION = 0x0112
 _TRANSPOSING = frozenset({5, 6, 7, 8})
-
-
-class ImageError(DataError):
-    """An image file cannot be used. `code` is the kebab-case name of the finding it becomes."""
-
-    code: str = "image-damaged"
-
-
-def _refuse(code: str, *, expected: str, found: str, where: str, do: str | None = None) -> ImageError:
-    error = ImageError.of(expected=expected, found=found, where=where, do=do)
-    error.code = code
-    return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,9 @@ class ImageInfo:
         mode: Pillow's name of the pixel layout, such as `RGB`, `L`, `P`, `I;16`.
         orientation: EXIF orientation, 1 to 8; 1 where there is none.
         bytes: size of the file.
+        bands: values per pixel, without transparency.
+        pages: images of the same size in the file.
+        windows: whether parts of it can be read without reading all of it.
     """
 
     width: int
@@ -75,6 +79,9 @@ class ImageInfo:
     mode: str
     orientation: int
     bytes: int
+    bands: int = 3
+    pages: int = 1
+    windows: bool = False
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -82,46 +89,188 @@ class ImageInfo:
         return (self.height, self.width) if self.orientation in _TRANSPOSING else (self.width, self.height)
 
 
-def probe_image(path: Path) -> ImageInfo:
+def probe_image(path: Path, reading: Reading = PLAIN) -> ImageInfo:
     """Read an image's header and check that the file is whole as far as its end tells, without decoding it.
 
     Raises:
-        DataError: missing, empty, a Git LFS pointer, not an image of a known format, beyond `MAX_PIXELS`, or cut off.
+        DataError: missing, empty, a Git LFS pointer, not an image of a known format, beyond the largest size (see
+            `Reading.in_tiles`), without the bands or the page asked for, or cut off.
     """
-    with _opened(path) as image:
-        info = ImageInfo(
-            image.width, image.height, str(image.format), image.mode, _orientation(image), path.stat().st_size
+    check_file(path)
+    if tiff := _tiff(path, reading):
+        check_size(path, tiff.width, tiff.height, in_tiles=reading.in_tiles)
+        bands = reading.bands or (1,)
+        has_bands = max(bands) <= (tiff.pages if tiff.bands == 1 else tiff.bands)
+        if not has_bands or reading.page > tiff.pages:
+            raise _no_such_band(path, reading, tiff.pages, tiff.bands)
+        mode, size = tiff.dtype.name, path.stat().st_size
+        return ImageInfo(
+            tiff.width, tiff.height, "TIFF", mode, tiff.orientation, size, tiff.bands, tiff.pages, windows=True
         )
-    _check_end(path, info.format)
+    with opened(path) as image:
+        info = ImageInfo(
+            image.width, image.height, str(image.format), image.mode, orientation_of(image), path.stat().st_size,
+            bands=sum(name not in ("A", "a") for name in image.getbands()),
+        )  # fmt: skip
+    if reading.page > 1 or (reading.bands and max(reading.bands) > info.bands):
+        raise _no_such_band(path, reading, 1, info.bands)
+    check_end(path, info.format)
     return info
 
 
-def read_image(path: Path, *, upright: bool = True) -> NDArray[np.uint8]:
-    """Read an image as 8-bit RGB.
+def read_image(
+    path: Path, *, upright: bool = True, reading: Reading = PLAIN, window: Window | None = None
+) -> NDArray[np.uint8]:
+    """Read an image, or a part of it, as 8-bit RGB.
 
-    Gray becomes three equal channels, transparency is dropped, palettes are looked up. 16-bit gray is divided by the
-    smallest of 2^8, 2^10, 2^12, 2^14, 2^16 that its largest value fits in; other deep pixels are stretched from
-    their smallest to their largest value.
+    Gray becomes three equal channels, transparency is dropped, palettes are looked up, and values of more than 8 bits
+    are stretched by the percentiles of the whole image, see `samtune.data.intensity`.
 
     Args:
-        path: the image file; of several frames the first is read.
+        path: the image file; of several pages the first is read, if `reading` does not name another.
         upright: turn the image as its EXIF orientation says; otherwise return the pixels as stored.
+        reading: which bands and page, and how values become 8 bits.
+        window: the part to read, in pixels of the result; all of it if left out.
 
     Returns:
-        uint8 `[H, W, 3]`, RGB.
+        uint8 `[H, W, 3]`, RGB, or `[h, w, 3]` of the window.
 
     Raises:
-        DataError: see `probe_image`; also pixels that cannot be decoded.
+        DataError: see `probe_image`; also pixels that cannot be decoded, or a window that lies outside.
     """
-    with _opened(path) as image:
-        turned = ImageOps.exif_transpose(image) if upright and _orientation(image) != 1 else image
+    check_file(path)
+    if tiff := _tiff(path, reading):
+        check_size(path, tiff.width, tiff.height, in_tiles=window is not None)
+        try:
+            pixels = tiff.read(reading.page - 1, _bands(tiff, reading), window)
+        except (TiffError, MemoryError) as error:
+            _leave_to_pillow(path, error, reading, tiff)
+        else:
+            if upright and tiff.orientation != 1:
+                assert window is None, "tiles of images that must be turned are refused"
+                pixels = turn_upright(pixels, tiff.orientation)
+            return _rgb(pixels, path, reading)
+    if window is None:
+        return _read_whole(path, upright, reading)
+    x0, y0, x1, y1 = window
+    part = _kept_whole(path, _stamp(path), upright, reading)[y0:y1, x0:x1]
+    if part.shape[:2] != (y1 - y0, x1 - x0):
+        raise damaged_image(path, "an image that ends before this part of it")
+    return np.ascontiguousarray(part)
+
+
+def sample_quantiles(path: Path, reading: Reading) -> NDArray[np.float32] | None:
+    """What is kept of an image to find the limits of its set, `[len(LEVELS), bands]`; None where its values are 8 bits.
+
+    Raises:
+        DataError: see `read_image`.
+    """
+    sample = _sample(path, reading)
+    return None if sample is None else quantiles_of(sample)
+
+
+def _read_whole(path: Path, upright: bool, reading: Reading) -> NDArray[np.uint8]:
+    with opened(path) as image:
+        turned = ImageOps.exif_transpose(image) if upright and orientation_of(image) != 1 else image
+        if reading.bands:
+            return _rgb(np.stack([_band(turned, band) for band in reading.bands], axis=2), path, reading)
+        if turned.mode in ("I", "F") or turned.mode.startswith("I;16"):
+            return _rgb(np.asarray(turned)[:, :, None], path, reading)
         return np.ascontiguousarray(np.asarray(_to_rgb(turned), np.uint8))
 
 
-def read_thumbnail(path: Path, side: int) -> NDArray[np.uint8]:
+@lru_cache(maxsize=1)
+def _kept_whole(path: Path, stamp: tuple[int, int], upright: bool, reading: Reading) -> NDArray[np.uint8]:
+    """An image that cannot be read in parts, kept for the next part."""
+    return _read_whole(path, upright, reading)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file does, so that what is kept of it is not used for another."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _band(image: Image.Image, band: int) -> NDArray[Any]:
+    """One band of an image that Pillow reads, `[H, W]`."""
+    if image.mode in ("P", "PA", "1"):
+        image = image.convert("RGB" if image.mode != "1" else "L")
+    return np.asarray(image.getchannel(band - 1) if len(image.getbands()) > 1 else image)
+
+
+def _bands(tiff: TiffImage, reading: Reading) -> tuple[int, ...]:
+    """The bands to read, counted from 0."""
+    if reading.bands:
+        return tuple(band - 1 for band in reading.bands)
+    return (0, 1, 2) if tiff.bands >= 3 else (0,)
+
+
+def _rgb(pixels: NDArray[Any], path: Path, reading: Reading) -> NDArray[np.uint8]:
+    """Pixels `[h, w, 1 or 3]` of any type as RGB."""
+    if pixels.dtype == np.bool_:
+        pixels = pixels.view(np.uint8) * np.uint8(255)
+    elif is_deep(pixels):
+        pixels = to_8_bits(pixels, reading.limits or _limits(path, _stamp(path), reading))
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), np.uint8)
+
+
+@lru_cache(maxsize=64)
+def _limits(path: Path, stamp: tuple[int, int], reading: Reading) -> Limits:
+    """The limits of the whole image."""
+    sample = _sample(path, reading)
+    assert sample is not None, "only deep values are stretched"
+    return limits_of(sample, reading.percentiles)
+
+
+def _sample(path: Path, reading: Reading) -> NDArray[Any] | None:
+    """Pixels `[n, bands]` from all over an image; None where its values are 8 bits."""
+    if tiff := _tiff(path, reading):
+        if tiff.dtype.itemsize == 1:
+            return None
+        try:
+            return tiff.sample(reading.page - 1, _bands(tiff, reading), SAMPLE)
+        except (TiffError, MemoryError) as error:
+            _leave_to_pillow(path, error, reading, tiff)
+    with opened(path) as image:
+        if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+            return None
+        step = max(1, int((image.width * image.height / SAMPLE) ** 0.5))
+        return np.array(np.asarray(image)[::step, ::step]).reshape(-1, 1)
+
+
+def _tiff(path: Path, reading: Reading) -> TiffImage | None:
+    """The file for `samtune.data.tiff`, where it is a TIFF that Pillow does not read, or reads less of."""
+    if not is_tiff(path):
+        return None
+    try:
+        tiff = open_tiff(path)
+    except (TiffError, MemoryError) as error:
+        _leave_to_pillow(path, error, reading)
+        return None
+    return tiff if _is_large(tiff) or reading.in_tiles or not (tiff.plain and reading.is_plain) else None
+
+
+def _leave_to_pillow(path: Path, error: Exception, reading: Reading, tiff: TiffImage | None = None) -> None:
+    """Return where Pillow may read a file, since it has codecs that tifffile lacks; else refuse it."""
+    found = str(error) or "more pixels than fit into memory"
+    if not reading.is_plain or (tiff is not None and _is_large(tiff)):
+        raise damaged_image(path, found) from error
+    try:
+        with opened(path):
+            return
+    except ImageError as other:
+        raise (damaged_image(path, found) if other.code == "image-format" else other) from error
+
+
+def _is_large(tiff: TiffImage) -> bool:
+    return tiff.width * tiff.height > MAX_PIXELS or max(tiff.width, tiff.height) > MAX_SIDE
+
+
+def read_thumbnail(path: Path, side: int, reading: Reading = PLAIN) -> NDArray[np.uint8]:
     """Decode an image, and so prove that it can be, into a small gray upright image by which to compare images.
 
-    JPEG files are decoded at an eighth of their size, which reads every byte but is several times as fast.
+    JPEG files are decoded at an eighth of their size, which reads every byte but is several times as fast. Of images
+    that are read in windows some rows are read.
 
     Returns:
         uint8 `[side, side]`, each pixel the mean of its part of the image; the aspect ratio is not kept.
@@ -129,12 +278,34 @@ def read_thumbnail(path: Path, side: int) -> NDArray[np.uint8]:
     Raises:
         DataError: see `probe_image`; also pixels that cannot be decoded.
     """
-    with _opened(path) as image:
-        orientation = _orientation(image)
+    if tiff := _tiff(path, reading):
+        return _thumbnail_of_windows(path, tiff, side, reading)
+    if not reading.is_plain:
+        whole = Image.fromarray(read_image(path, reading=reading)).convert("L")
+        return np.asarray(whole.resize((side, side), Image.Resampling.BOX), np.uint8)
+    with opened(path) as image:
+        orientation = orientation_of(image)
         image.draft("L", (4 * side, 4 * side))
-        gray = _to_rgb(image).convert("L") if image.mode != "L" else image
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            gray = Image.fromarray(_rgb(np.asarray(image)[:, :, None], path, reading)).convert("L")
+        else:
+            gray = _to_rgb(image).convert("L") if image.mode != "L" else image
         small = gray.resize((side, side), Image.Resampling.BOX)
         return np.ascontiguousarray(turn_upright(np.asarray(small, np.uint8), orientation))
+
+
+def _thumbnail_of_windows(path: Path, tiff: TiffImage, side: int, reading: Reading) -> NDArray[np.uint8]:
+    """`read_thumbnail` of a TIFF file, of which never more than some rows are in memory."""
+    small = np.zeros((side, side), np.uint8)
+    edges = [round(number * tiff.height / side) for number in range(side + 1)]
+    for row, (top, bottom) in enumerate(pairwise(edges)):
+        middle = min(tiff.height - 1, (top + bottom) // 2)
+        lines = (top, max(bottom, top + 1)) if tiff.width * (bottom - top) <= SAMPLE else (middle, middle + 1)
+        lines = (min(lines[0], tiff.height - 1), min(lines[1], tiff.height))
+        part = read_image(path, reading=reading, window=(0, lines[0], tiff.width, lines[1]))
+        gray = Image.fromarray(part).convert("L").resize((side, 1), Image.Resampling.BOX)
+        small[row] = np.asarray(gray, np.uint8)
+    return small
 
 
 def read_pixels(path: Path) -> NDArray[Any]:
@@ -147,7 +318,7 @@ def read_pixels(path: Path) -> NDArray[Any]:
     Raises:
         DataError: see `read_image`.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.mode in ("L", "P") or image.mode.startswith("I"):
             return np.array(image)
         if image.mode == "1":
@@ -170,156 +341,18 @@ def turn_upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return pixels
 
 
-def no_such_image(path: Path) -> ImageError:
-    """The error about an image that is not where annotations or a table say."""
-    return _refuse(
-        "image-file-missing",
-        expected="an image file",
-        found="no such file",
-        where=str(path),
-        do="put the image there, or name its folder with --images",
-    )
-
-
-@contextmanager
-def _opened(path: Path) -> Generator[Image.Image]:
-    """The file opened by Pillow, header read, size checked; whatever goes wrong inside becomes a `DataError`."""
-    _check_file(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                _check_size(path, image.width, image.height)
-                yield image
-    except DataError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise _too_large(path, "more pixels than that") from error
-    except Image.UnidentifiedImageError as error:
-        raise _refuse(
-            "image-format",
-            expected=f"an image ({', '.join(FORMATS)})",
-            found="a file of another kind, or one cut off in its header",
-            where=str(path),
-            do="convert it, or take it out of the annotation file",
-        ) from error
-    # Pillow's decoders raise these on damaged files; MemoryError is a header that lies about its size.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, AttributeError, struct.error,
-            MemoryError, OverflowError, ZeroDivisionError, Image.DecompressionBombWarning) as error:  # fmt: skip
-        raise _damaged(path, str(error) or type(error).__name__) from error
-
-
-def _check_file(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except FileNotFoundError as error:
-        raise no_such_image(path) from error
-    except (OSError, ValueError) as error:
-        found = getattr(error, "strerror", None) or str(error)
-        raise _refuse(
-            "image-file-unreadable", expected="a readable image file", found=found, where=str(path)
-        ) from error
-    if head.startswith(LFS_POINTER):
-        raise _refuse(
-            "image-lfs-pointer",
-            expected="an image file",
-            found="a Git LFS pointer, not the image itself",
-            where=str(path),
-            do="run `git lfs pull` in the dataset's repository",
-        )
-    if not head:
-        raise _refuse("image-file-empty", expected="an image file", found="an empty file", where=str(path))
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":  # Pillow reserves the canvas of a WebP when it opens it
-        _check_size(path, *_webp_size(head))
-
-
-def _check_size(path: Path, width: int, height: int) -> None:
-    if width < 1 or height < 1:
-        raise _damaged(path, f"a size of {width} x {height}")
-    if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
-        raise _too_large(path, f"{width} x {height} pixels")
-
-
-def _webp_size(head: bytes) -> tuple[int, int]:
-    """Width and height from the first chunk of a WebP file. Source: RFC 9649, sections 2.5 to 2.7."""
-    kind, data = head[12:16], head[20:]
-    if len(data) < 10:
-        return 0, 0
-    if kind == b"VP8X":
-        return 1 + int.from_bytes(data[4:7], "little"), 1 + int.from_bytes(data[7:10], "little")
-    if kind == b"VP8L":
-        bits = int.from_bytes(data[1:5], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    width, height = struct.unpack("<HH", data[6:10])
-    return width & 0x3FFF, height & 0x3FFF
-
-
-def _check_end(path: Path, format: str) -> None:
-    """Formats with an end mark must have it; a file cut off by a broken copy has not."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(0, size - 4096))
-        tail = file.read()
-        file.seek(0)
-        head = file.read(12)
-    whole = True
-    if format in ("JPEG", "MPO"):
-        whole = b"\xff\xd9" in tail
-    elif format == "PNG":
-        whole = b"IEND" in tail
-    elif format == "WEBP":
-        whole = size >= 8 + int.from_bytes(head[4:8], "little")
-    if not whole:
-        raise _damaged(path, "a file cut off before its end")
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):  # a broken EXIF block turns nothing
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return Image.fromarray(_shifted(np.asarray(image))).convert("RGB")
-    if image.mode in ("I", "F"):
-        return Image.fromarray(_stretched(np.asarray(image))).convert("RGB")
     if image.mode in ("P", "PA"):
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
 
 
-def _shifted(deep: NDArray[Any]) -> NDArray[np.uint8]:
-    bits = max(8, int(deep.max()).bit_length())
-    return (deep >> (bits + bits % 2 - 8)).astype(np.uint8)
-
-
-def _stretched(deep: NDArray[Any]) -> NDArray[np.uint8]:
-    values = np.nan_to_num(deep.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if low >= 0 and high <= 255 and deep.dtype.kind == "i":
-        return values.astype(np.uint8)
-    return ((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
-
-
-def _too_large(path: Path, found: str) -> DataError:
-    return _refuse(
-        "image-too-large",
-        expected=f"an image of at most {MAX_PIXELS:,} pixels and {MAX_SIDE:,} a side",
-        found=found,
+def _no_such_band(path: Path, reading: Reading, pages: int, bands: int) -> ImageError:
+    asked = f"bands {','.join(map(str, reading.bands))}" if reading.bands else f"page {reading.page}"
+    return refuse_image(
+        "image-without-band",
+        expected=f"an image with {asked}",
+        found=f"{pages} page{'s' * (pages != 1)} of {bands} band{'s' * (bands != 1)}",
         where=str(path),
-        do="cut it into tiles",
-    )
-
-
-def _damaged(path: Path, found: str) -> DataError:
-    return _refuse(
-        "image-damaged",
-        expected="a whole image file",
-        found=found,
-        where=str(path),
-        do="fetch the file again, or take it out",
+        do="give other numbers to --bands or --page",
     )

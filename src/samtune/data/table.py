@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -22,8 +22,9 @@ from polars.io.plugins import register_io_source
 from samtune.data.images import read_image
 from samtune.data.masks import read_mask_file
 from samtune.data.prepare.spool import TABLE, TABLE_CSV, Row
+from samtune.data.reading import PLAIN, Reading, read_reading
 from samtune.errors import DataError
-from samtune.types import Split
+from samtune.types import Split, Window
 from samtune.utils.files import new_file
 
 SCHEMA: dict[str, pl.DataType] = {
@@ -42,13 +43,23 @@ SCHEMA: dict[str, pl.DataType] = {
     "height": pl.Int32(),
     "group": pl.String(),
     "iscrowd": pl.Boolean(),
+    "is_fragment": pl.Boolean(),
+    "page": pl.Int32(),
+    "window_x": pl.Int32(),
+    "window_y": pl.Int32(),
 }
 """Columns in order. Box xyxy in pixels with exclusive right and lower edge, computed from the mask; area in mask
 pixels; paths relative to the dataset's folder with forward slashes. Null in a row of an image without objects:
-`mask_path`, `annotation_id`, `category`, the box, `area`, `iscrowd`."""
+`mask_path`, `annotation_id`, `category`, the box, `area`, `iscrowd`.
+
+A tile of a large image is an image like any other, of `width` x `height` pixels; `window_x` and `window_y` say where in
+the file its upper left pixel is, null for whole images. `page` counts from 1 in files of several pages, null for the
+first. `is_fragment` marks objects that belong to a neighbouring tile: their pixels are known, and are no background."""
 
 _PIECE = 5_000
 _ROW_GROUP = 20_000
+_ADDED = ("is_fragment", "page", "window_x", "window_y")
+"""Columns that tables of earlier versions lack; null there."""
 _OF_IMAGE = ("image_path", "split", "image_id", "width", "height", "group")
 _OF_OBJECT = ("mask_path", "annotation_id", "category", "x0", "y0", "x1", "y1", "area", "iscrowd")
 _LEAVES_ROOT = r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:|[\x00-\x1f]"
@@ -65,6 +76,7 @@ class ObjectEntry:
         box: xyxy in pixels, right and lower exclusive, tight around the mask.
         area: mask pixels.
         iscrowd: the mask covers a group of objects.
+        is_fragment: the object belongs to a neighbouring tile, and may be cut off here.
     """
 
     annotation_id: str
@@ -73,11 +85,15 @@ class ObjectEntry:
     box: tuple[int, int, int, int]
     area: int
     iscrowd: bool
+    is_fragment: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ImageEntry:
-    """One image of the table and its objects, in the table's order; `objects` is empty for a negative image."""
+    """One image of the table and its objects, in the table's order; `objects` is empty for a negative image.
+
+    `window` is the part of the file that a tile shows, None for whole images; `page` counts from 1.
+    """
 
     image_path: str
     image_id: str
@@ -86,11 +102,20 @@ class ImageEntry:
     height: int
     group: str
     objects: tuple[ObjectEntry, ...]
+    window: Window | None = None
+    page: int = 1
 
     @property
     def single_objects(self) -> tuple[ObjectEntry, ...]:
-        """The objects that make sense as one object: crowd regions are not."""
-        return tuple(found for found in self.objects if not found.iscrowd)
+        """The objects to learn and to measure: crowd regions and fragments of a neighbouring tile's objects are not."""
+        return tuple(found for found in self.objects if not found.iscrowd and not found.is_fragment)
+
+    @property
+    def part(self) -> str:
+        """What of the file the image is, as a text; empty for all of its first page."""
+        page = f"page {self.page}" if self.page != 1 else ""
+        window = "window " + ",".join(map(str, self.window)) if self.window else ""
+        return " ".join(filter(None, (page, window)))
 
 
 @dataclass(frozen=True)
@@ -100,10 +125,12 @@ class Dataset:
     Attributes:
         root: the folder that `table.parquet` stands in.
         table: the rows, see `SCHEMA`; may be a part of the file's, after `split`.
+        reading: which bands of the images are read, and how deep values become 8 bits.
     """
 
     root: Path
     table: pl.DataFrame
+    reading: Reading = PLAIN
 
     @classmethod
     def open(cls, root: Path | str) -> Dataset:
@@ -132,8 +159,10 @@ class Dataset:
                 where=str(path),
                 do="run samtune prepare again",
             ) from error
+        missing = [pl.lit(None, SCHEMA[name]).alias(name) for name in _ADDED if name not in table.columns]
+        table = table.with_columns(missing)
         _check(table, path)
-        return cls(root, table)
+        return cls(root, table, read_reading(root))
 
     def split(self, split: Split | str) -> Dataset:
         """The part of the dataset in one split; may be empty.
@@ -143,7 +172,7 @@ class Dataset:
         """
         if split not in set(Split):
             raise DataError.of(expected="train, valid or test", found=str(split))
-        return Dataset(self.root, self.table.filter(pl.col("split") == str(split)))
+        return replace(self, table=self.table.filter(pl.col("split") == str(split)))
 
     @cached_property
     def images(self) -> tuple[ImageEntry, ...]:
@@ -169,7 +198,8 @@ class Dataset:
                 where=str(path),
                 do="put it back, or run samtune prepare again",
             )
-        pixels = read_image(path)
+        reading = replace(self.reading, page=entry.page, in_tiles=entry.window is not None)
+        pixels = read_image(path, reading=reading, window=entry.window)
         if pixels.shape[:2] != (entry.height, entry.width):
             raise DataError.of(
                 expected=f"an image of {entry.width} x {entry.height} pixels, as when the dataset was prepared",
@@ -178,6 +208,10 @@ class Dataset:
                 do="run samtune prepare again",
             )
         return pixels
+
+    def view_of(self, entry: ImageEntry) -> str:
+        """What of its file an image is and how it is read, as a text; empty for a whole image read in the usual way."""
+        return " ".join(filter(None, (entry.part, self.reading.key)))
 
     def read_mask(self, entry: ObjectEntry) -> NDArray[np.bool_]:
         """An object's mask, bool `[H, W]`.
@@ -309,7 +343,14 @@ def _entries(table: pl.DataFrame) -> Iterator[ImageEntry]:
             height=first["height"],
             group=first["group"],
             objects=tuple(_object(row) for row in rows if row["mask_path"] is not None),
+            window=_window(first),
+            page=first["page"] or 1,
         )
+
+
+def _window(row: dict[str, Any]) -> Window | None:
+    x, y = row["window_x"], row["window_y"]
+    return None if x is None or y is None else (x, y, x + row["width"], y + row["height"])
 
 
 def _object(row: dict[str, Any]) -> ObjectEntry:
@@ -320,4 +361,5 @@ def _object(row: dict[str, Any]) -> ObjectEntry:
         box=(row["x0"], row["y0"], row["x1"], row["y1"]),
         area=row["area"],
         iscrowd=row["iscrowd"],
+        is_fragment=bool(row["is_fragment"]),
     )

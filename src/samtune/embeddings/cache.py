@@ -34,7 +34,7 @@ from samtune.model.io.tensors import hash_tensors
 from samtune.model.preprocess import processor_config
 from samtune.utils.files import storage_errors, write_json
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the files, the reading of images or the preprocessing change what is stored."""
 
 _STRIPES = 256
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CachedView:
-    """The subject of an entry: an image file, and how the encoder sees it (`""` as it is, `"flipped"`, ...)."""
+    """The subject of an entry: an image file, and how it is seen (`""` as it is, `"flipped"`, a window, ...)."""
 
     path: Path
     view: str = ""

@@ -48,7 +48,7 @@ class View:
 
     def __hash__(self) -> int:
         """Without the image's objects, of which there may be hundreds."""
-        return hash((self.image.image_path, self.flipped))
+        return hash((self.image.image_path, self.image.window, self.image.page, self.flipped))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ class DatasetEmbeddings:
         return [view for view in views if self._entry(view) in lacking]
 
     def _entry(self, view: View) -> CachedView:
-        return CachedView(self.dataset.root / view.image.image_path, "flipped" if view.flipped else "")
+        parts = (self.dataset.view_of(view.image), "flipped" if view.flipped else "")
+        return CachedView(self.dataset.root / view.image.image_path, " ".join(filter(None, parts)))
 
     def _encode(self, pixels: Tensor) -> ImageEmbeddings:
         with autocast(self.device, self.precision):

@@ -189,7 +189,7 @@ def clicks_of(objects: Sequence[ObjectPrompts]) -> PromptBatch:
 
 
 def masks_of(objects: Sequence[ObjectPrompts], size: tuple[int, int], mask_size: int) -> PromptBatch:
-    """Mask prompts: the outlines filled.
+    """Mask prompts: the outlines filled, each with its click, as the official predictor takes them together.
 
     Args:
         objects: N objects.
@@ -204,8 +204,7 @@ def masks_of(objects: Sequence[ObjectPrompts], size: tuple[int, int], mask_size:
         points = (np.array(found.outline).reshape(-1, 2) + 0.5) * scale - 0.5
         cv2.fillPoly(mask, [points.round().astype(np.int32)], 1)
     logits = mask_prompt(torch.from_numpy(filled).bool(), mask_size)[:, None]
-    nothing = torch.zeros(len(objects), 0)
-    return PromptBatch(nothing[..., None].expand(-1, -1, 2), nothing.long()).with_masks(logits)
+    return clicks_of(objects).with_masks(logits)
 
 
 def deepest_click(region: Region) -> Tensor:

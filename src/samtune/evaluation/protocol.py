@@ -1,10 +1,10 @@
 """Measuring a model on a split: fixed prompts, masks at full resolution, figures of every object.
 
 Each object is asked for with its exact box, with boxes whose edges moved, with one click at its deepest pixel, and
-with a rough outline as a mask. Measured is the mask that a user would get; for the exact box and the click also the
-first and the best of the three guesses. Beside every box stand the two trivial guesses, the filled box and the ellipse
-inscribed in it. Clicks on the background count how often the model says that nothing is there. A simulated annotator
-clicks where the mask is wrong.
+with that click and a rough outline as a mask. Measured is the mask that a user would get; for the exact box and the
+click also the first and the best of the three guesses. Beside every box stand the two trivial guesses, the filled box
+and the ellipse inscribed in it. Clicks on the background count how often the model says that nothing is there. A
+simulated annotator clicks where the mask is wrong.
 
 The prompts are made beforehand (`fixed_prompts.py`): base and tuned model get the same ones.
 """

@@ -400,7 +400,7 @@ def _interval(figure: Summary) -> str:
 def kind_title(kind: str) -> str:
     """A kind of prompt for people."""
     if kind.startswith("box_jitter_"):
-        return f"box +-{float(kind.removeprefix('box_jitter_')):.0%}"
+        return f"box ±{float(kind.removeprefix('box_jitter_')):.0%}"
     return {"box": "exact box", "point": "one click", MASK: "rough outline"}.get(kind, kind)
 
 

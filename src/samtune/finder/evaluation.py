@@ -102,6 +102,11 @@ class FindEvaluation(Result):
         """How many annotated objects there are."""
         return sum(len(one.masks) for one in self.truth)
 
+    def in_short(self) -> str:
+        """One sentence: what was found at the threshold."""
+        right, wrong = self.matched.right, self.matched.finds - self.matched.right
+        return f"found {right} of {self.objects} objects without any prompt, and {wrong} finds that are none"
+
     def lines(self) -> list[str]:
         """What to tell the user."""
         lines = [f"{self.objects} objects in {len(self.truth)} images of {self.split}; masks, in %"]

@@ -115,7 +115,7 @@ def find_in_files(
                 zip(masks, finds.classes.tolist(), finds.scores.tolist(), finds.object_scores.tolist(), strict=True)
             ):
                 write_mask_file(folder / MASKS / f"{file.name}-{number:03}.png", mask)
-                answer = MaskResult(mask, score, seen, file.name, name + 1)
+                answer = MaskResult.of_mask(mask, score, seen, file.name, name + 1)
                 results.append(coco_result(answer, file) | {"category": finder.names[name]})
             Image.fromarray(draw_overlay(image, masks)).save(folder / OVERLAYS / f"{file.name}.png")
             counts.append((file.name, tuple(np.bincount(finds.classes, minlength=len(finder.names)).tolist())))

@@ -55,7 +55,7 @@ def find(predictor: Predictor, embedded: EmbeddedImage, finder: Finder, *, chunk
     scores = finder.calibration(evidence[kept])
     height, width = embedded.size
     found = Finds(
-        logits=answers.logits.cpu().numpy()[kept],
+        logits=answers.logits[torch.from_numpy(kept).to(answers.logits.device)].cpu().numpy(),
         boxes=(boxes[kept] * np.array([width, height] * 2) * (STRIDE / finder.image_size)).astype(np.float32),
         classes=classes[kept],
         evidence=evidence[kept],
@@ -90,14 +90,14 @@ def answer_boxes(predictor: Predictor, embedded: EmbeddedImage, boxes: Tensor, c
         boxes: `[N, 4]`, xyxy in cells of the stride-4 grid.
     """
     size, tokens = predictor.loaded.mask_size, asked_tokens(predictor.loaded.model, multimask_output=False)
-    logits, scores, present = [torch.zeros(0, size, size, device=predictor.device)], [torch.zeros(0)], [torch.zeros(0)]
-    for part in boxes.split(chunk) if len(boxes) else ():
-        output = predictor.decode(embedded, PromptBatch.from_boxes(part * STRIDE), tokens)
+    logits = torch.empty(len(boxes), size, size, device=predictor.device)
+    scores, present = torch.empty(len(boxes)), torch.empty(len(boxes))
+    for start in range(0, len(boxes), chunk):
+        rows = slice(start, start + chunk)
+        output = predictor.decode(embedded, PromptBatch.from_boxes(boxes[rows] * STRIDE), tokens)
         masks, iou = select_masks(predictor.loaded.model, output, multimask_output=False)
-        logits.append(masks[:, 0].float())
-        scores.append(iou[:, 0].float().cpu())
-        present.append(output.object_score_logits.float().cpu())
-    return BoxAnswers(torch.cat(logits), torch.cat(scores).clamp(0, 1).numpy(), torch.cat(present).numpy())
+        logits[rows], scores[rows], present[rows] = masks[:, 0], iou[:, 0], output.object_score_logits
+    return BoxAnswers(logits, scores.clamp(0, 1).numpy(), present.numpy())
 
 
 def name_masks(maps: Tensor, logits: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -109,7 +109,8 @@ def name_masks(maps: Tensor, logits: Tensor) -> tuple[NDArray[np.int64], NDArray
     """
     if not len(maps) or not len(logits):
         return np.zeros(len(logits), np.int64), np.ones(len(logits), np.float32)
-    likely, number = pooled(maps, (logits > MASK_THRESHOLD).float()).softmax(1).max(1)
+    means = [pooled(maps, (part > MASK_THRESHOLD).float()) for part in logits.split(CHUNK)]
+    likely, number = torch.cat(means).softmax(1).max(1)
     return number.cpu().numpy(), likely.float().cpu().numpy()
 
 

@@ -78,7 +78,7 @@ def make_finder(
     Raises:
         DataError: the training split has no object.
     """
-    tell = progress or (lambda what, done, total: None)
+    advance = progress or (lambda what, done, total: None)
     dataset = embeddings.dataset
     lessons = choose_lessons(dataset, config.seed)
     counts = Counter(one.category for image in lessons.train for one in image.single_objects)
@@ -86,7 +86,7 @@ def make_finder(
     low_res = LowResTargets(dataset, predictor.loaded.mask_size)
     train, valid = (read_examples(images, low_res, classes) for images in (lessons.train, lessons.valid))
     trained = train_head(
-        embeddings, train, valid, low_res, len(classes), config, progress=lambda done, all: tell("finder", done, all)
+        embeddings, train, valid, low_res, len(classes), config, progress=lambda done, all: advance("finder", done, all)
     )
     looked_at = train[:: max(1, len(train) // _TRAIN_LOOKED_AT)][:_TRAIN_LOOKED_AT]
     finder = Finder(
@@ -107,7 +107,7 @@ def make_finder(
             "history": [asdict(one) for one in trained.history],
         },
     )
-    return _proven(finder, predictor, embeddings, valid, low_res, lambda done, all: tell("calibrating", done, all))
+    return _proven(finder, predictor, embeddings, valid, low_res, lambda done, all: advance("calibrating", done, all))
 
 
 def _only(counts: Counter[str], config: FinderConfig) -> tuple[str, ...]:
@@ -139,7 +139,7 @@ def _proven(
         regions = [read_truth(embeddings.dataset, found) for found in one.image.single_objects]
         answers = measure(predictor, embedded, "box", one.image.single_objects, regions, 32)
         outlined += [answer.iou for answer in answers]
-        named += _told_right(finder, embedded, one, low_res)
+        named += _named_right(finder, embedded, one, low_res)
         progress(done, len(valid))
     images = [FoundImage.of(finds) for finds in raw]
     right, counted = _judged(truth, images)
@@ -179,7 +179,7 @@ def _met(finds: Finds, image: ImageEntry) -> np.ndarray:
 
 
 @torch.no_grad()
-def _told_right(finder: Finder, embedded: EmbeddedImage, one: Example, low_res: LowResTargets) -> list[bool]:
+def _named_right(finder: Finder, embedded: EmbeddedImage, one: Example, low_res: LowResTargets) -> list[bool]:
     """Whether the class of each object is told from its true mask; nothing for a finder that learned no classes."""
     if not finder.head.classes or not len(one.truth):
         return []

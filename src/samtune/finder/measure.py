@@ -102,7 +102,8 @@ class Matched:
     """Finds kept by a threshold, matched to objects at a mask IoU of 0.5.
 
     Attributes:
-        point: precision and recall, with the right name.
+        finds, right: how many were kept, and how many of them are right, with the right name.
+        point: precision and recall that come of it.
         confusion: `[K + 1, K + 1]`, objects of class (row) found as class (column); the last row counts finds where no
             object is, the last column objects that were not found. Names play no part in the matching here.
         count_error: |found - annotated| of each image, over images, with an interval over groups.
@@ -110,6 +111,8 @@ class Matched:
         counts: per class, how many were annotated and found.
     """
 
+    finds: int
+    right: int
     point: OperatingPoint
     confusion: NDArray[np.int64]
     count_error: Summary
@@ -237,7 +240,8 @@ def matched(truth: Sequence[TrueImage], found: Sequence[FoundImage], classes: in
     error, share = (summarize(values, groups, bounds=_COUNT_ERRORS) for values in (errors, relative))
     assert error is not None and share is not None
     precision = hits / finds if finds else 1.0
-    return Matched(OperatingPoint(threshold, precision, hits / max(objects, 1)), confusion, error, share, counts)
+    point = OperatingPoint(threshold, precision, hits / max(objects, 1))
+    return Matched(finds, hits, point, confusion, error, share, counts)
 
 
 def mask_iou(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> NDArray[np.float64]:

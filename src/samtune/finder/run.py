@@ -96,12 +96,12 @@ def expected_seconds(embeddings: DatasetEmbeddings, config: FinderConfig) -> flo
     seconds: list[float] = []
     last = monotonic()
 
-    def tell(done: int, total: int) -> None:
+    def measure(done: int, total: int) -> None:
         nonlocal last
         now = monotonic()
         seconds.append(now - last)
         last = now
 
     short = config.model_copy(update={"steps": _TRIED_STEPS})
-    train_head(embeddings, examples, (), low_res, len(classes), short, progress=tell)
+    train_head(embeddings, examples, (), low_res, len(classes), short, progress=measure)
     return float(np.median(seconds[1:])) * config.steps

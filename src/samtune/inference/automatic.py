@@ -21,7 +21,7 @@ from samtune.prompts.batch import PromptBatch
 
 STABILITY_OFFSET = 1.0
 """Distance of the two logit thresholds whose masks must agree, as in the official generator."""
-_BLOCK = 256
+BLOCK = 256
 """Masks compared at once, which bounds memory and changes no number."""
 
 
@@ -66,7 +66,7 @@ def automatic_masks(predictor: Predictor, embedded: EmbeddedImage, config: Autom
         for points in torch.arange(len(grid)).split(config.chunk)
     ]
     bits, table = np.concatenate([bits for bits, _ in candidates]), torch.cat([figures for _, figures in candidates])
-    kept = _without_duplicates(bits, table[:, 0], config.duplicate_iou)
+    kept = without_duplicates(bits, table[:, 0], config.duplicate_iou)
     found: list[FoundMask] = []
     for rows in table[kept].split(config.chunk) if kept else ():
         points = grid[rows[:, 3].long()]
@@ -103,7 +103,7 @@ def _good(output: DecoderOutput, points: Tensor, config: AutomaticConfig) -> tup
     return np.packbits(masks, axis=1), figures[good]
 
 
-def _without_duplicates(bits: NDArray[np.uint8], scores: Tensor, duplicate_iou: float) -> list[int]:
+def without_duplicates(bits: NDArray[np.uint8], scores: Tensor, duplicate_iou: float) -> list[int]:
     """Greedy suppression: of two masks with an IoU above `duplicate_iou`, the better scored one stays.
 
     Args:
@@ -115,11 +115,11 @@ def _without_duplicates(bits: NDArray[np.uint8], scores: Tensor, duplicate_iou: 
         Numbers of the masks that stay, the best scored first.
     """
     kept: list[int] = []
-    for block in scores.argsort(descending=True, stable=True).split(_BLOCK):
+    for block in scores.argsort(descending=True, stable=True).split(BLOCK):
         masks = _unpacked(bits[block.numpy()])
         free = torch.ones(len(block), dtype=torch.bool)
-        for start in range(0, len(kept), _BLOCK):
-            free &= ~_duplicates(masks, _unpacked(bits[kept[start : start + _BLOCK]]), duplicate_iou).any(1)
+        for start in range(0, len(kept), BLOCK):
+            free &= ~_duplicates(masks, _unpacked(bits[kept[start : start + BLOCK]]), duplicate_iou).any(1)
         similar, chosen = _duplicates(masks, masks, duplicate_iou), list[int]()
         for row in free.nonzero().flatten().tolist():
             if not similar[row, chosen].any():

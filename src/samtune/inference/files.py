@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samtune.config import PredictConfig
-from samtune.data.images import SUFFIXES, read_image
-from samtune.data.masks import encode_rle, format_counts, mask_box, write_mask_file
+from samtune.data.images import MAX_PIXELS, SUFFIXES, ImageInfo, probe_image, read_image
+from samtune.data.masks import Region, encode_region, format_counts, region_of, write_region_file
+from samtune.data.reading import PLAIN, Reading
 from samtune.drawing import draw_overlay
 from samtune.errors import DataError
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.names import ImageNames
-from samtune.inference.predictor import EmbeddedImage, Predictor
+from samtune.inference.predictor import Predictor
+from samtune.inference.tiles import LargeImage, ask_in_tiles, draw_overview, everything_in_tiles
 from samtune.types import Box, Prompt
 from samtune.utils.files import new_folder, write_json
 from samtune.utils.output_folders import check_output
@@ -72,13 +74,24 @@ class _NamedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class MaskResult:
-    """One mask and what belongs to it in the results file; both ids are the user's where the user gave some."""
+    """One mask and what belongs to it in the results file; both ids are the user's where the user gave some.
 
-    mask: NDArray[np.bool_]
+    `region` is None for a mask without pixels; `size` is the image's, (H, W).
+    """
+
+    region: Region | None
+    size: tuple[int, int]
     score: float
     object_score: float
     image_id: int | str
     category_id: int
+
+    @classmethod
+    def of_mask(
+        cls, mask: NDArray[np.bool_], score: float, object_score: float, image_id: int | str, category_id: int
+    ) -> MaskResult:
+        """From a mask of the whole image, bool `[H, W]`."""
+        return cls(region_of(mask), (mask.shape[0], mask.shape[1]), score, object_score, image_id, category_id)
 
 
 def predict_files(
@@ -87,6 +100,7 @@ def predict_files(
     out: Path,
     config: PredictConfig,
     *,
+    reading: Reading = PLAIN,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PredictReport:
     """Segment images and write what was found.
@@ -95,7 +109,8 @@ def predict_files(
         images: one image, or a folder whose images are taken in the order of their names.
         predictor: the model.
         out: folder to write, as a whole or not at all; an earlier result there is replaced.
-        config: the prompts.
+        config: the prompts, and the tiles of large images.
+        reading: bands, page and stretch, see `samtune.inference.reading`.
         progress: called with the number of images done and their total.
 
     Raises:
@@ -114,13 +129,17 @@ def predict_files(
         (folder / OVERLAYS).mkdir()
         asked = [file for file in files if config.everything or prompts[file.name]]
         for done, file in enumerate(asked, start=1):
-            image = read_image(file)
-            predicted = _predict_one(predictor, image, file, prompts[file.name], config)
+            info = probe_image(file, replace(reading, in_tiles=config.tile > 0))
+            if config.tile and max(info.upright_size) > config.tile:
+                predicted, overlay = _predict_large(predictor, info, file, prompts[file.name], config, reading)
+            else:
+                image = read_image(file, reading=reading)
+                predicted = _predict_one(predictor, image, file, prompts[file.name], config)
+                overlay = draw_overlay(image, [_whole(result) for result in predicted])
             for number, result in enumerate(predicted):
-                write_mask_file(folder / MASKS / f"{file.name}-{number:03}.png", result.mask)
+                _write_mask(folder / MASKS, f"{file.name}-{number:03}", result)
                 results.append(coco_result(result, file))
                 refused += result.object_score < 0
-            overlay = draw_overlay(image, [result.mask for result in predicted])
             Image.fromarray(overlay).save(folder / OVERLAYS / f"{file.name}.png")
             progress(done, len(asked))
         write_json(folder / RESULTS, results)
@@ -239,10 +258,10 @@ def _predict_one(
 ) -> list[MaskResult]:
     embedded = predictor.embed(image)
     for named in prompts:
-        _check_inside(named.prompt, embedded, file)
+        _check_inside(named.prompt, embedded.size, file)
     predictions = predictor.predict(embedded, [named.prompt for named in prompts], chunk=config.chunk)
     results = [
-        MaskResult(
+        MaskResult.of_mask(
             prediction.best,
             float(prediction.iou_scores.max()),
             prediction.object_score,
@@ -253,13 +272,60 @@ def _predict_one(
     ]
     if config.everything:
         found = automatic_masks(predictor, embedded, config.automatic)
-        results += [MaskResult(one.mask, one.iou_score, one.object_score, file.name, 1) for one in found]
+        results += [MaskResult.of_mask(one.mask, one.iou_score, one.object_score, file.name, 1) for one in found]
     return results
 
 
-def _check_inside(prompt: Prompt, embedded: EmbeddedImage, file: Path) -> None:
-    """Refuse a prompt that does not touch the image."""
-    height, width = embedded.size
+def _predict_large(
+    predictor: Predictor,
+    info: ImageInfo,
+    file: Path,
+    prompts: Sequence[_NamedPrompt],
+    config: PredictConfig,
+    reading: Reading,
+) -> tuple[list[MaskResult], NDArray[np.uint8]]:
+    """What is found in an image that is looked at in tiles, and an overview of it, drawn on it small."""
+    if info.orientation != 1:
+        raise DataError.of(
+            expected="an image stored upright, to look at in tiles",
+            found=f"EXIF orientation {info.orientation}",
+            where=str(file),
+            do="store it upright, or leave out --tile",
+        )
+    image = LargeImage(file, info.width, info.height, replace(reading, in_tiles=True), config.tile, config.halo)
+    size = (info.height, info.width)
+    for named in prompts:
+        _check_inside(named.prompt, size, file)
+    answers = ask_in_tiles(predictor, image, [named.prompt for named in prompts], chunk=config.chunk)
+    results = [
+        MaskResult(one.region, size, one.score, one.object_score, named.image_id, named.category_id)
+        for one, named in zip(answers, prompts, strict=True)
+    ]
+    if config.everything:
+        found = everything_in_tiles(predictor, image, config.automatic)
+        results += [MaskResult(one.region, size, one.score, one.object_score, file.name, 1) for one in found]
+    return results, draw_overview(image, [result.region for result in results if result.region])
+
+
+def _whole(result: MaskResult) -> NDArray[np.bool_]:
+    """The mask at the image's size, bool `[H, W]`."""
+    return np.zeros(result.size, bool) if result.region is None else result.region.paste(*result.size)
+
+
+def _write_mask(folder: Path, name: str, result: MaskResult) -> None:
+    """The mask at the image's size; of images too large for that its part, whose place is in the file's name."""
+    if math.prod(result.size) <= MAX_PIXELS:
+        write_region_file(folder / f"{name}.png", result.region, *result.size)
+    elif result.region is not None:
+        part = replace(result.region, x0=0, y0=0)
+        write_region_file(
+            folder / f"{name}-x{result.region.x0}-y{result.region.y0}.png", part, *result.region.mask.shape
+        )
+
+
+def _check_inside(prompt: Prompt, size: tuple[int, int], file: Path) -> None:
+    """Refuse a prompt that does not touch the image of `size`, (H, W)."""
+    height, width = size
     parts = [part for part in (prompt.input_box, prompt.input_points) if part is not None]
     points = np.concatenate([part.reshape(-1, 2) for part in parts])
     low, high = points.min(0), points.max(0)
@@ -273,15 +339,15 @@ def _check_inside(prompt: Prompt, embedded: EmbeddedImage, file: Path) -> None:
 
 def coco_result(result: MaskResult, file: Path) -> dict[str, Any]:
     """One row of the results file: COCO's results format with `file_name`, `area` and `object_score` added."""
-    height, width = result.mask.shape
-    x0, y0, x1, y1 = mask_box(result.mask) or (0, 0, 0, 0)
+    height, width = result.size
+    x0, y0, x1, y1 = result.region.box if result.region else (0, 0, 0, 0)
     return {
         "image_id": result.image_id,
         "file_name": file.name,
         "category_id": result.category_id,
         "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "area": int(result.mask.sum()),
-        "segmentation": {"size": [height, width], "counts": format_counts(encode_rle(result.mask))},
+        "area": result.region.area if result.region else 0,
+        "segmentation": {"size": [height, width], "counts": format_counts(encode_region(result.region, height, width))},
         "score": round(result.score, 6),
         "object_score": round(result.object_score, 6),
     }

@@ -24,7 +24,7 @@ MASK_THRESHOLD = 0.0
 """Logits above this are the object."""
 LOW_RES_CLAMP = 32.0
 """Low-res logits as the official predictor returns them are clamped to this, below and above 0."""
-_WHOLE_IMAGE_PIXELS = 2**24
+WHOLE_IMAGE_PIXELS = 2**24
 """Larger images are resized one channel at a time, which bounds memory and changes no number."""
 
 
@@ -46,7 +46,7 @@ def to_model_input(image: NDArray[np.uint8], size: int) -> Tensor:
     if not image.flags.writeable or any(stride < 0 for stride in image.strides):
         image = image.copy()
     channels = torch.from_numpy(image).permute(2, 0, 1)
-    if image.shape[0] * image.shape[1] > _WHOLE_IMAGE_PIXELS:
+    if image.shape[0] * image.shape[1] > WHOLE_IMAGE_PIXELS:
         resized = torch.cat([_resize(channel[None], size) for channel in channels])
     else:
         resized = _resize(channels, size)

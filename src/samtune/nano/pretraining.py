@@ -100,7 +100,7 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
     log = _Log(folder.metrics, report)
 
     def prepare(step: Step) -> tuple[Batch | None, torch.Generator]:
-        generator = _generator(config.seed, step.number)
+        generator = step_generator(config.seed, step.number)
         if step.stage.subject == "prompts":
             return None, generator
         return make_batch(bank, real, step.stage.model_copy(update={"size": step.size}), generator), generator
@@ -240,7 +240,7 @@ def _ious(output: DecoderOutput, targets: Tensor, prompts: PromptBatch) -> dict[
 # Measuring, logging, schedule.
 
 
-def _generator(seed: int, step: int) -> torch.Generator:
+def step_generator(seed: int, step: int) -> torch.Generator:
     """The source of everything random in a step."""
     (state,) = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state >> 1))

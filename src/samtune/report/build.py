@@ -16,6 +16,7 @@ from pathlib import Path
 from samtune.config import EvalConfig
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError
+from samtune.evaluation.blend import BLEND
 from samtune.evaluation.comparison import Comparison, compare, ranked
 from samtune.evaluation.fixed_prompts import make_prompts
 from samtune.evaluation.protocol import evaluate_all
@@ -44,7 +45,7 @@ def build_report(
     names: Sequence[str],
     guards: Sequence[Dataset] = (),
     guard_scenes: int = 0,
-    curves: Sequence[Path | None] = (),
+    runs: Sequence[Path | None] = (),
     progress: Advance = lambda what, done, total: None,
 ) -> list[Comparison]:
     """Evaluate all models on the same prompts, compare them, draw the gallery, write the report.
@@ -58,7 +59,7 @@ def build_report(
         names: what to call the models, the base first.
         guards: datasets of images of another kind; their test split is used, or the one that has objects.
         guard_scenes: procedural scenes as one more guard; 0 leaves them out.
-        curves: `metrics.jsonl` of each tuned model's run, for its training curve.
+        runs: folder of each tuned model that has one, for its training curve (`metrics.jsonl`) or its curve of blends.
         progress: called with what is being done, images done and their total.
 
     Returns:
@@ -83,7 +84,8 @@ def build_report(
         best = next(number for number, one in enumerate(compared) if one is comparisons[0])
         gallery = draw_gallery(dataset, (base, tuned[best]), comparisons[0], folder / GALLERY, progress)
         save_comparisons(folder, comparisons, gallery)
-        write_report(folder, curve=curves[best] if curves else None)
+        run = runs[best] if runs else None
+        write_report(folder, curve=run and run / "metrics.jsonl", blend=run and run / BLEND)
     return comparisons
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from samtune.drawing import BASE, TRUTH, TUNED
 from samtune.evaluation.comparison import Comparison
+from samtune.evaluation.fixed_prompts import JITTER
+from samtune.evaluation.metrics import calibration
+from samtune.evaluation.results import Evaluation
 
 _GRAY = "#888888"
 _MANY = 3000
@@ -54,6 +58,94 @@ def shares_chart(comparison: Comparison) -> Figure:
     axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="IoU", ylabel="share of objects with at least this IoU")
     axes.legend(frameon=False, loc="lower left")
     return figure
+
+
+def clicks_chart(comparison: Comparison) -> Figure | None:
+    """IoU after each click of the simulated annotator with 95 % intervals; None where none was simulated."""
+    if not comparison.clicks:
+        return None
+    figure, axes = _axes()
+    for name, model, color, line in _models(comparison):
+        found = model.after_clicks()
+        at = list(range(1, len(found) + 1))
+        _banded(axes, at, [one.mean for one in found], [(one.low, one.high) for one in found], name, color, line)
+    axes.set(xlabel="clicks", ylabel="mean IoU", xticks=list(range(1, len(comparison.clicks) + 1)))
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def jitter_chart(comparison: Comparison) -> Figure | None:
+    """IoU against how far the box's edges move; None where no jittered boxes were measured."""
+    kinds = ["box", *(kind for kind in comparison.base.kinds if kind.startswith(JITTER))]
+    if len(kinds) < 2:
+        return None
+    at = [0.0, *(float(kind.removeprefix(JITTER)) for kind in kinds[1:])]
+    figure, axes = _axes()
+    for name, model, color, line in _models(comparison):
+        found = [model.summary(kind) for kind in kinds]
+        _banded(axes, at, [one.mean for one in found], [(one.low, one.high) for one in found], name, color, line)
+    axes.set(xlabel="box edges move by up to this share of the side", ylabel="mean IoU", xticks=at)
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def calibration_chart(comparison: Comparison) -> Figure:
+    """Reliability: mean IoU of the masks in each tenth of the predicted IoU, boxes and clicks together."""
+    figure, axes = _axes()
+    axes.plot([0, 1], [0, 1], color=_GRAY, linewidth=1)
+    for name, model, color, line in _models(comparison):
+        predicted = [*model.values("box", "predicted_iou"), *model.values("point", "predicted_iou")]
+        found = calibration(predicted, [*model.values("box"), *model.values("point")])
+        assert found is not None
+        places = [one.predicted for one in found.bins]
+        axes.plot(places, [one.reached for one in found.bins], color=color, linestyle=line, linewidth=1.2)
+        sizes = [8 + 60 * one.count / len(predicted) for one in found.bins]
+        axes.scatter(places, [one.reached for one in found.bins], s=sizes, color=color, label=name)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted IoU", ylabel="IoU reached", aspect="equal")
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def blend_chart(points: Sequence[Mapping[str, Any]], alpha: float) -> Figure:
+    """Gain and largest loss of the blends between base (0) and tuned model (1)."""
+    figure, axes = _axes()
+    at = [point["alpha"] for point in points]
+    axes.axhline(0, color=_GRAY, linewidth=1)
+    axes.axvline(alpha, color=_GRAY, linewidth=1, linestyle=":")
+    for name, color, line in (("box", hex_color(TUNED), "-"), ("point", hex_color(BASE), "--")):
+        label = {"box": "boxes", "point": "clicks"}[name]
+        axes.plot(at, [point["gains"][name] for point in points], color=color, linestyle=line, marker="o", label=label)
+    worst = [min(point["guards"].values(), default=0.0) for point in points]
+    axes.plot(at, worst, color=_GRAY, linestyle="-.", label="worst guard")
+    axes.set(xlabel="alpha (0 base, 1 tuned)", ylabel="difference to the base model")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _axes() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.6, 3.6), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _models(comparison: Comparison) -> tuple[tuple[str, Evaluation, str, str], ...]:
+    """Name, evaluation, colour and line of both models."""
+    return ("base", comparison.base, hex_color(BASE), "--"), ("tuned", comparison.tuned, hex_color(TUNED), "-")
+
+
+def _banded(
+    axes: Axes,
+    at: Sequence[float],
+    means: Sequence[float],
+    bounds: Sequence[tuple[float | None, float | None]],
+    name: str,
+    color: str,
+    line: str,
+) -> None:
+    """A line with its interval as a band, where there is one."""
+    axes.plot(at, means, color=color, linestyle=line, marker="o", markersize=4, label=name)
+    lows, highs = [low for low, _ in bounds if low is not None], [high for _, high in bounds if high is not None]
+    if len(lows) == len(highs) == len(at):
+        axes.fill_between(at, lows, highs, color=color, alpha=0.15, linewidth=0)
 
 
 def training_chart(lines: Sequence[dict[str, Any]]) -> Figure:

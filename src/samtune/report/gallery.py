@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from samtune.config import AutomaticConfig
 from samtune.data.table import Dataset, ImageEntry, ObjectEntry
-from samtune.drawing import FoundObject, Panel, draw_panel, draw_unannotated, to_jpeg
+from samtune.drawing import FoundObject, Panel, draw_unannotated, draw_views, to_jpeg
 from samtune.evaluation.comparison import Comparison
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import Predictor
@@ -60,17 +60,19 @@ def draw_gallery(
     gallery: list[dict[str, Any]] = []
     masks = _masks(dataset, models, {row: _entries(comparison, row, split) for one in choices for row in one.rows})
     for choice in choices:
-        files: list[dict[str, str]] = []
+        files: list[dict[str, Any]] = []
         for row in choice.rows:
             before, after = comparison.base.objects[row], comparison.tuned.objects[row]
             image, found = _entries(comparison, row, split)
             panel = Panel(dataset.read_image(image), found.box, dataset.read_mask(found), *masks[row])
-            file = f"{choice.name}-{len(files)}.jpg"
-            (folder / file).write_bytes(to_jpeg(draw_panel(panel)))
+            views: dict[str, str] = {}
+            for view, drawn in draw_views(panel).items():
+                views[view] = f"{GALLERY}/{choice.name}-{len(files)}-{view}.jpg"
+                (folder.parent / views[view]).write_bytes(to_jpeg(drawn))
             ious = before.answers["box"].iou, after.answers["box"].iou
             name = Path(image.image_path).name
             caption = f"{found.category}: base {ious[0]:.3f}, tuned {ious[1]:.3f} ({name})"
-            files.append({"file": f"{GALLERY}/{file}", "caption": caption})
+            files.append({"views": views, "caption": caption, "category": found.category, "size": after.size})
             done += 1
             progress("drawing", done, total)
         gallery.append({"title": choice.title, "kind": "objects", "images": files})

@@ -6,7 +6,7 @@ import torch
 
 _EXACT, _ONEDNN = "highest", "medium"
 """Values of torch's `float32_matmul_precision`."""
-_ROUNDING = 1e-5
+ROUNDING = 1e-5
 """Error allowed to a product of fp32 matrices, relative to its largest value; bf16 factors make a hundredfold."""
 
 
@@ -29,9 +29,9 @@ def choose_matmul_library(device: torch.device) -> bool:
     before = torch.get_float32_matmul_precision()
     if before not in (_EXACT, _ONEDNN):
         return False
-    wanted = device.type == "cpu" and _onednn_is_faster()
+    wanted = device.type == "cpu" and onednn_is_faster()
     torch.set_float32_matmul_precision(_ONEDNN if wanted else _EXACT)
-    if wanted and not _is_exact():
+    if wanted and not is_exact():
         torch.set_float32_matmul_precision(_EXACT)
     return uses_onednn()
 
@@ -41,16 +41,16 @@ def uses_onednn() -> bool:
     return torch.get_float32_matmul_precision() == _ONEDNN
 
 
-def _onednn_is_faster() -> bool:
+def onednn_is_faster() -> bool:
     """On AMD's processors with AVX-512. Versions of torch before 2.13 cannot tell."""
     known = getattr(torch.cpu, "get_capabilities", dict)()
     has_amx = any(value for name, value in known.items() if name.startswith("amx"))
     return bool(known.get("avx512_f")) and "AMD" in str(known.get("cpu_name", "")) and not has_amx
 
 
-def _is_exact() -> bool:
+def is_exact() -> bool:
     """Whether a product of fp32 matrices has the error of fp32."""
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(256, 256, generator=generator) for _ in range(2))
     exact = left.double() @ right.double()
-    return bool(((left @ right) - exact).abs().max() <= _ROUNDING * exact.abs().max())
+    return bool(((left @ right) - exact).abs().max() <= ROUNDING * exact.abs().max())

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtune.data.images import read_thumbnail
+from samtune.data.reading import PLAIN, Reading
 
 SIDE = 16
 """Side of a look, in pixels."""
@@ -58,13 +59,13 @@ class Pair(NamedTuple):
     kind: Literal["bytes", "looks"]
 
 
-def fingerprint(path: Path) -> Fingerprint:
+def fingerprint(path: Path, reading: Reading = PLAIN) -> Fingerprint:
     """Fingerprint of an image file; decodes it, so that a damaged one is found out.
 
     Raises:
         DataError: see `samtune.data.images.probe_image`.
     """
-    look = read_thumbnail(path, SIDE)
+    look = read_thumbnail(path, SIDE, reading)
     with path.open("rb") as file:
         return Fingerprint(hashlib.file_digest(file, "sha256").digest(), look.tobytes())
 

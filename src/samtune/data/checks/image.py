@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.data.images import ImageError, ImageInfo
+from samtune.data.images import MAX_PIXELS, ImageError, ImageInfo
 from samtune.data.masks import Region, SegmentationError, rasterise_region, region_of
+from samtune.data.masks.regions import check_size
+from samtune.data.reading import Reading
 from samtune.errors import DataError, SamtuneError
 from samtune.types import Annotation, ImageRecord, Issue, Polygons, RunLengths, Severity
 
@@ -91,6 +93,32 @@ def check_frame(record: ImageRecord, info: ImageInfo, issues: list[Issue]) -> Fr
         return None
     issues.append(about_image(record, "image-size-differs", text, "The file's size counts.", Severity.WARNING))
     return Frame(*upright)
+
+
+def check_bands(record: ImageRecord, info: ImageInfo, reading: Reading, issues: list[Issue]) -> None:
+    """Report pages and bands that are not looked at, where nobody said which ones should be."""
+    if info.pages > 1 and reading.is_plain:
+        text = f"The file has {info.pages} pages, of which the first is read."
+        issue = about_image(record, "several-pages", text, "Page 1 is prepared.", Severity.WARNING)
+        choices = "--page 2 reads another page"
+        do = f"{choices}; --bands 1,2,3 takes pages as red, green and blue" if info.bands == 1 else choices
+        issues.append(replace(issue, do=do))
+    if info.bands not in (1, 3) and not reading.bands and info.windows:
+        used = "the first three are read as red, green and blue" if info.bands > 3 else "the first is read as gray"
+        text = f"The image has {info.bands} bands; {used}."
+        issue = about_image(record, "several-bands", text, "It is prepared so.", Severity.WARNING)
+        issues.append(replace(issue, do="say which: --bands 4,3,2, or --channel 1 for a single one"))
+
+
+def check_turned(record: ImageRecord, info: ImageInfo, reading: Reading, issues: list[Issue]) -> bool:
+    """Whether an image can be turned as its EXIF orientation says; not where only parts or bands of it are read."""
+    if info.orientation == 1 or (reading.is_plain and info.width * info.height <= MAX_PIXELS):
+        return True
+    text = f"The image carries EXIF orientation {info.orientation}, and is to be read in parts or bands."
+    issue = about_image(record, "exif-orientation-in-parts", text, "The image and its objects are left out.")
+    issues.append(replace(issue, do="store it upright, without an orientation tag"))
+    issues += _all_lost(record, "unusable-image", "The object's image cannot be used.")
+    return False
 
 
 def check_object(
@@ -189,6 +217,7 @@ def _rasterised(annotation: Annotation, record: ImageRecord, frame: Frame) -> Re
     stated = (record.height, record.width)
     if isinstance(shape, RunLengths) and (shape.height, shape.width) == stated != (frame.height, frame.width):
         # The stated size is a pixel or two off; run lengths need exactly it, so the edge is cut or left empty after.
+        check_size(shape.height, shape.width)
         whole = np.zeros((max(shape.height, frame.height), max(shape.width, frame.width)), bool)
         region = rasterise_region(shape, shape.height, shape.width)
         if region is not None:

@@ -7,11 +7,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from samtune.data.checks.dataset import Seen
 from samtune.data.checks.duplicates import fingerprint
-from samtune.data.checks.image import Frame, check_frame, check_negative, check_object, suspicions, unusable_image
-from samtune.data.images import ImageInfo, probe_image
+from samtune.data.checks.image import (
+    Frame,
+    check_bands,
+    check_frame,
+    check_negative,
+    check_object,
+    check_turned,
+    suspicions,
+    unusable_image,
+)
+from samtune.data.images import ImageInfo, probe_image, sample_quantiles
 from samtune.data.masks import Region
+from samtune.data.reading import PLAIN, Reading
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue
 
@@ -34,12 +47,14 @@ class UsableImage:
         frame: the frame that its annotations are in.
         objects: its usable objects; empty for an image that shows none.
         seen: what it is compared with the other images by.
+        quantiles: of its deep values, where they are asked for; see `samtune.data.intensity`.
     """
 
     info: ImageInfo
     frame: Frame
     objects: tuple[CheckedObject, ...]
     seen: Seen
+    quantiles: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +72,27 @@ class CheckedRecord:
     frame: Frame | None = None
 
 
-def check_record(record: ImageRecord, min_area: int = 1) -> CheckedRecord:
+def check_record(
+    record: ImageRecord, min_area: int = 1, reading: Reading = PLAIN, *, quantiles: bool = False
+) -> CheckedRecord:
     """Check an image file, its size, and each of its objects.
 
     Args:
         record: what a reader says of the image.
         min_area: objects of fewer mask pixels cannot be used.
+        reading: which of its bands and pages is read, and whether all at once.
+        quantiles: whether its deep values are to be summed up.
     """
     issues: list[Issue] = []
     try:
-        info = probe_image(record.path)
-        print = fingerprint(record.path)
+        info = probe_image(record.path, reading)
+        print = fingerprint(record.path, reading)
+        found = sample_quantiles(record.path, reading) if quantiles else None
     except DataError as error:
         return CheckedRecord(tuple(unusable_image(record, error)))
+    if not check_turned(record, info, reading, issues):
+        return CheckedRecord(tuple(issues))
+    check_bands(record, info, reading, issues)
     frame = check_frame(record, info, issues)
     if frame is None:
         return CheckedRecord(tuple(issues))
@@ -82,5 +105,5 @@ def check_record(record: ImageRecord, min_area: int = 1) -> CheckedRecord:
     if not objects and not check_negative(record, issues):
         return CheckedRecord(tuple(issues), frame=frame)
     suspicions(record, frame, [(found.annotation, found.region) for found in objects], issues)
-    usable = UsableImage(info, frame, objects, Seen.of(record, print))
+    usable = UsableImage(info, frame, objects, Seen.of(record, print), found)
     return CheckedRecord(tuple(issues), usable, frame)

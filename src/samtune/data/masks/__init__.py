@@ -8,7 +8,7 @@ are refused before the library sees them, because mask libraries crash or return
 from samtune.data.masks.files import components_of, read_labels, read_mask_file, write_mask_file, write_region_file
 from samtune.data.masks.polygons import MAX_COORDINATE, MAX_OUTLINE, MAX_POINTS, check_polygons
 from samtune.data.masks.regions import Region, SegmentationError, mask_box, region_of
-from samtune.data.masks.run_lengths import check_run_lengths, encode_rle, format_counts, parse_counts
+from samtune.data.masks.run_lengths import check_run_lengths, encode_region, encode_rle, format_counts, parse_counts
 from samtune.data.masks.segmentations import decode_rle, rasterise, rasterise_region
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "check_run_lengths",
     "components_of",
     "decode_rle",
+    "encode_region",
     "encode_rle",
     "format_counts",
     "mask_box",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.data.images import MAX_PIXELS, MAX_SIDE
+from samtune.data.opening import MAX_PIXELS, MAX_PIXELS_IN_TILES, MAX_SIDE, MAX_SIDE_IN_TILES
 from samtune.errors import DataError
 
 
@@ -74,16 +74,17 @@ def mask_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def check_size(height: int, width: int) -> None:
-    """Refuse sizes of images that are never read, before memory is reserved for them.
+def check_size(height: int, width: int, *, in_tiles: bool = False) -> None:
+    """Refuse sizes of images that are never read, whole or in tiles, before memory is reserved for them.
 
     Raises:
         SegmentationError: no pixels, or too many.
     """
-    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE and height * width <= MAX_PIXELS):
+    side, pixels = (MAX_SIDE_IN_TILES, MAX_PIXELS_IN_TILES) if in_tiles else (MAX_SIDE, MAX_PIXELS)
+    if not (1 <= height <= side and 1 <= width <= side and height * width <= pixels):
         raise refuse(
             "image-size",
-            expected=f"an image of 1 to {MAX_PIXELS:,} pixels and at most {MAX_SIDE:,} a side",
+            expected=f"an image of 1 to {pixels:,} pixels and at most {side:,} a side",
             found=f"{width} x {height}",
         )
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtune.data.masks.native import NATIVE
-from samtune.data.masks.regions import check_size, refuse
+from samtune.data.masks.regions import Region, check_size, refuse
 from samtune.types import RunLengths
 
 _COUNTS = re.compile(rb"(?:[P-o]{0,5}[0-O])*")
@@ -44,6 +44,25 @@ def encode_rle(mask: NDArray[np.bool_]) -> RunLengths:
     return RunLengths((*first, *(int(count) for count in counts)), height, width)
 
 
+def encode_region(region: Region | None, height: int, width: int) -> RunLengths:
+    """As `encode_rle` of the whole mask of an image of `height` x `width`, without making that."""
+    if region is None:
+        return RunLengths((height * width,), height, width)
+    rows, columns = region.mask.shape
+    framed = np.zeros((columns, rows + 2), np.int8)
+    framed[:, 1:-1] = region.mask.T
+    changes = np.diff(framed, axis=1)
+    starts, stops = (
+        (column.astype(np.int64) + region.x0) * height + row + region.y0
+        for column, row in (np.nonzero(changes == 1), np.nonzero(changes == -1))
+    )
+    # A run that reaches the last row goes on where the next column begins with one.
+    apart = np.append(True, starts[1:] > stops[:-1])
+    edges = np.stack([starts[apart], stops[np.append(apart[1:], True)]], axis=1).ravel()
+    counts = np.diff(np.concatenate([[0], edges, [height * width]])).tolist()
+    return RunLengths(tuple(counts if counts[-1] else counts[:-1]), height, width)
+
+
 def parse_counts(counts: str | bytes, height: int, width: int) -> RunLengths:
     """Read COCO's compressed counts, a text of printable characters.
 
@@ -51,7 +70,7 @@ def parse_counts(counts: str | bytes, height: int, width: int) -> RunLengths:
         SegmentationError: a size beyond the caps, a text cut off or of other characters, counts that do not sum to the
             size.
     """
-    check_size(height, width)
+    check_size(height, width, in_tiles=True)
     data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
     if not _COUNTS.fullmatch(data):
         raise refuse("rle-text", expected="COCO's compressed counts", found="other characters, or a text cut off")
@@ -70,7 +89,7 @@ def format_counts(runs: RunLengths) -> str:
     Raises:
         SegmentationError: see `decode_rle`.
     """
-    check_size(runs.height, runs.width)
+    check_size(runs.height, runs.width, in_tiles=True)
     check_run_lengths(runs, runs.height, runs.width)
     size = [runs.height, runs.width]
     text: bytes = NATIVE.frUncompressedRLE([{"size": size, "counts": list(runs.counts)}])[0]["counts"]

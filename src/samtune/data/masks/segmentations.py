@@ -26,17 +26,21 @@ def rasterise(segmentation: Segmentation, height: int, width: int) -> NDArray[np
         DataError: numbers the mask API cannot take or a size that is not the image's (both `SegmentationError`), or a
             mask file that cannot be read.
     """
+    check_size(height, width)
     region = rasterise_region(segmentation, height, width)
     return np.zeros((height, width), bool) if region is None else region.paste(height, width)
 
 
 def rasterise_region(segmentation: Segmentation, height: int, width: int) -> Region | None:
-    """As `rasterise`, but only the part that holds the object; None where there is no pixel.
+    """As `rasterise`, but only the part that holds the object, also of images that are only read in tiles.
+
+    Returns:
+        The part; None where there is no pixel.
 
     Raises:
         DataError: see `rasterise`.
     """
-    check_size(height, width)
+    check_size(height, width, in_tiles=True)
     match segmentation:
         case Polygons():
             return polygon_region(segmentation, height, width)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +17,16 @@ from PIL import Image
 
 from samtune.data.checks.dataset import Seen
 from samtune.data.checks.image import Frame
-from samtune.data.checks.record import check_record
+from samtune.data.checks.record import UsableImage, check_record
 from samtune.data.images import ImageInfo, read_image, turn_upright
 from samtune.data.masks import Region, region_of, write_region_file
 from samtune.data.paths import relative_to
 from samtune.data.prepare.spool import Row
+from samtune.data.prepare.tiling import TileContent, TileObject, cut_objects, tiles_of
 from samtune.data.readers.common import unique
-from samtune.types import Annotation, ImageRecord, Issue
+from samtune.data.reading import PLAIN, Reading
+from samtune.data.tiles import TileGrid
+from samtune.types import ImageRecord, Issue
 
 _MOST_BYTES = 120
 """Longest part of a file name; systems take 255, and a number and an ending follow."""
@@ -40,6 +43,9 @@ class Writing:
         min_area: objects of fewer mask pixels are left out.
         mask_format: ending of mask files.
         merge: which masks are written merged, too.
+        reading: which bands and page of the images are read.
+        stretch_set: whether deep values are stretched alike in all images, so that their quantiles are needed.
+        tile, halo: in pixels; larger images are cut into tiles of this side; 0 for none.
     """
 
     target: Path
@@ -48,15 +54,27 @@ class Writing:
     min_area: int
     mask_format: str
     merge: Literal["none", "image", "category"]
+    reading: Reading = PLAIN
+    stretch_set: bool = False
+    tile: int = 0
+    halo: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """What became of one image: its rows for the table (none when it cannot be used), findings, how to know it."""
+    """What became of one image of the source.
 
-    rows: list[Row]
+    Attributes:
+        images: the rows of each image of the dataset: one, or one for each tile; none when it cannot be used.
+        issues: findings.
+        seen: what it is compared with the other images by.
+        quantiles: of its deep values, where they are asked for.
+    """
+
+    images: Sequence[list[Row]]
     issues: Sequence[Issue]
     seen: Seen | None = None
+    quantiles: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +87,58 @@ class NamedImage:
 
 def prepare_image(image: NamedImage, how: Writing) -> PreparedImage:
     """Write one image's masks; the rows and issues are all that comes back."""
-    checked = check_record(image.record, how.min_area)
+    checked = check_record(image.record, how.min_area, how.reading, quantiles=how.stretch_set)
     if checked.usable is None:
         return PreparedImage([], checked.issues)
-    usable, record = checked.usable, image.record
+    usable = checked.usable
     width, height = usable.info.upright_size
-    if usable.objects:
-        (how.target / "masks" / image.name).mkdir(parents=True)
-    written: list[tuple[str, Annotation, Region]] = []
-    for found in usable.objects:
-        region = _upright(found.region, usable.frame)
-        mask_path = f"masks/{image.name}/{found.number:03}.{how.mask_format}"
-        write_region_file(how.target / mask_path, region, height, width)
-        written.append((mask_path, found.annotation, region))
-    _write_merged([(found.category, region) for _, found, region in written], image.name, height, width, how)
-    rows = _rows(_placed_image(image, usable.info, how), record, width, height, written)
-    return PreparedImage(rows, checked.issues, usable.seen)
+    objects = tuple(replace(found, region=_upright(found.region, usable.frame)) for found in usable.objects)
+    usable = replace(usable, objects=objects)
+    path = _placed_image(image, usable.info, how)
+    issues = list(checked.issues)
+    if how.tile and max(width, height) > how.tile:
+        contents = list(tiles_of(TileGrid(width, height, how.tile, how.halo), usable, image.record))
+        issues += cut_objects(contents, image.record)
+        images = [_tile(image, path, content, how) for content in contents]
+    else:
+        images = [_whole(image, path, usable, how)]
+    return PreparedImage(images, issues, usable.seen, usable.quantiles)
+
+
+def _whole(image: NamedImage, path: str, usable: UsableImage, how: Writing) -> list[Row]:
+    """The masks of an image that is one image of the dataset, and its rows."""
+    width, height = usable.info.upright_size
+    named = [(f"{found.number:03}", TileObject(found, found.region, is_fragment=False)) for found in usable.objects]
+    regions = [(found.annotation.category, found.region) for found in usable.objects]
+    _write_merged(regions, image.name, height, width, how)
+    page = how.reading.page if how.reading.page != 1 else None
+    about = Row.of_image(path, image.record, image.record.image_id, width, height)._replace(page=page)
+    return _rows(about, _write_masks(image, named, height, width, how))
+
+
+def _tile(image: NamedImage, path: str, content: TileContent, how: Writing) -> list[Row]:
+    """The masks of a tile, and its rows."""
+    x0, y0, x1, y1 = content.tile.window
+    width, height, name = x1 - x0, y1 - y0, content.tile.name
+    page = how.reading.page if how.reading.page != 1 else None
+    about = Row.of_image(path, image.record, f"{image.record.image_id}@{name}", width, height)
+    about = about._replace(page=page, window_x=x0, window_y=y0)
+    named = [(f"{name}-{one.found.number:03}{'f' * one.is_fragment}", one) for one in content.objects]
+    return _rows(about, _write_masks(image, named, height, width, how))
+
+
+def _write_masks(
+    image: NamedImage, named: Sequence[tuple[str, TileObject]], height: int, width: int, how: Writing
+) -> list[tuple[str, TileObject]]:
+    """Write one mask file for each object; their paths, relative to the dataset."""
+    if named:
+        (how.target / "masks" / image.name).mkdir(parents=True, exist_ok=True)
+    written: list[tuple[str, TileObject]] = []
+    for name, one in named:
+        mask_path = f"masks/{image.name}/{name}.{how.mask_format}"
+        write_region_file(how.target / mask_path, one.region, height, width)
+        written.append((mask_path, one))
+    return written
 
 
 def _upright(region: Region, frame: Frame) -> Region:
@@ -96,19 +150,19 @@ def _upright(region: Region, frame: Frame) -> Region:
     return turned
 
 
-def _rows(
-    image_path: str, record: ImageRecord, width: int, height: int, objects: Sequence[tuple[str, Annotation, Region]]
-) -> list[Row]:
-    """The image's rows of the table: one for each object, or one for an image that shows none."""
-    group, split = record.group, record.split.value
-    if not objects:
-        nothing = (None, None, None, None, None, None, None)
-        return [Row(image_path, None, split, record.image_id, *nothing, width, height, group, None)]
-    return [
-        Row(image_path, mask_path, split, record.image_id, found.annotation_id, found.category, *region.box,
-            region.area, width, height, group, found.iscrowd)
-        for mask_path, found, region in objects
-    ]  # fmt: skip
+def _rows(about: Row, objects: Sequence[tuple[str, TileObject]]) -> list[Row]:
+    """The rows of an image, of which `about` says what all have in common: one for each object, or that one alone."""
+    rows: list[Row] = []
+    for mask_path, one in objects:
+        annotation, (x0, y0, x1, y1) = one.found.annotation, one.region.box
+        number = f"{annotation.annotation_id}#fragment" if one.is_fragment else annotation.annotation_id
+        rows.append(
+            about._replace(
+                mask_path=mask_path, annotation_id=number, category=annotation.category, x0=x0, y0=y0, x1=x1, y1=y1,
+                area=one.region.area, iscrowd=annotation.iscrowd, is_fragment=one.is_fragment,
+            )
+        )  # fmt: skip
+    return rows or [about]
 
 
 def _placed_image(image: NamedImage, info: ImageInfo, how: Writing) -> str:
@@ -126,7 +180,7 @@ def _placed_image(image: NamedImage, info: ImageInfo, how: Writing) -> str:
     if info.orientation == 1:
         shutil.copyfile(path, how.target / place)
     else:
-        Image.fromarray(read_image(path)).save(how.target / place, compress_level=1)
+        Image.fromarray(read_image(path, reading=how.reading)).save(how.target / place, compress_level=1)
     return place
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -25,16 +25,22 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from samtune.data.archive import is_archive, unpack
 from samtune.data.checks.dataset import KEPT_APART, Seen, find_leaks, never_learned, splits_without_objects
 from samtune.data.checks.duplicates import same_images
 from samtune.data.checks.image import errors_naming, naming_archive
 from samtune.data.images import SUFFIXES
+from samtune.data.intensity import limits_of_set
 from samtune.data.prepare.image import NamedImage, PreparedImage, Writing, prepare_image, safe_name
-from samtune.data.prepare.split import SplitItem, assign_splits, group_of, join_groups
+from samtune.data.prepare.placement import new_shares, place_images, split_within_images
+from samtune.data.prepare.split import group_of
 from samtune.data.prepare.spool import TABLE, ImageSummary, IssueSpool, Row, RowSpool, read_issues, write_issues
 from samtune.data.readers import ReadOptions, detect_format, read
 from samtune.data.readers.common import unique
+from samtune.data.reading import ABOUT, Reading
 from samtune.errors import DataError, SamtuneError
 from samtune.types import ImageRecord, Issue, Severity, Split
 from samtune.utils.files import new_folder, storage_errors, write_json
@@ -47,8 +53,7 @@ if TYPE_CHECKING:
     from samtune.config import PrepareConfig
     from samtune.data.table import Dataset
 
-ISSUES, ABOUT = "issues.json", "dataset.json"
-DEFAULT_SHARES = (0.8, 0.1, 0.1)
+ISSUES = "issues.json"
 _ASKED_APART = "--group-by source keeps such images together; --group-by {} was asked for."
 
 
@@ -152,7 +157,11 @@ def prepare(
             options = ReadOptions(config.crowd, config.mask_pattern)
             records = read(folder, source_format, config.images, on_issue=gathered.from_reader, options=options)
             images = _named(records, folder, config)
-            how = Writing(target, out, copy, config.min_area, config.mask_format, config.merge)
+            reading = _reading(config)
+            how = Writing(
+                target, out, copy, config.min_area, config.mask_format, config.merge,
+                reading, config.stretch == "set", config.tile, config.halo,
+            )  # fmt: skip
             work = partial(prepare_image, how=how)
             done = 0
             results = mapped(work, images, config.workers, expected=expected, meanwhile=_load_table)
@@ -161,7 +170,9 @@ def prepare(
                 progress(done, max(expected, done))
             progress(done, done)
             _check_share(gathered, done, config)
-            _write(target, _final_rows(gathered, config), gathered, source_format, config)
+            if gathered.quantiles:
+                reading = replace(reading, limits=limits_of_set(gathered.quantiles, reading.percentiles))
+            _write(target, _final_rows(gathered, config), gathered, source_format, reading, config)
     return gathered.report(out)
 
 
@@ -173,8 +184,10 @@ class _Gathered:
         rows: the table, in the splits of the source.
         read: findings of the reader.
         found: findings about images, objects and the whole set.
-        images: the usable images.
-        seen: how to know them again, in the same order.
+        images: the usable images, tile by tile where they are cut.
+        seen: what the files of the usable images are compared by.
+        first: for each of these files, the position of its (first) image among `images`.
+        quantiles: of deep values, by file, where all are stretched alike.
     """
 
     def __init__(self, target: Path, source: Path, folder: Path) -> None:
@@ -183,6 +196,8 @@ class _Gathered:
         self.read, self.found = IssueSpool(target), IssueSpool(target)
         self.images: list[ImageSummary] = []
         self.seen: list[Seen] = []
+        self.first: list[int] = []
+        self.quantiles: list[NDArray[np.float32]] = []
         self._folder = folder
 
     def from_reader(self, issue: Issue) -> None:
@@ -197,11 +212,15 @@ class _Gathered:
     def add(self, prepared: PreparedImage) -> None:
         """Take what became of the next image."""
         self.add_issues(prepared.issues)
-        if prepared.seen is None:
+        if prepared.seen is None or not prepared.images:
             return
-        self.rows.add(prepared.rows)
         self.seen.append(prepared.seen)
-        self.images.append(ImageSummary.of(prepared.rows))
+        self.first.append(len(self.images))
+        for rows in prepared.images:
+            self.rows.add(rows)
+            self.images.append(ImageSummary.of(rows))
+        if prepared.quantiles is not None:
+            self.quantiles.append(prepared.quantiles)
 
     def objects(self) -> dict[str, Counter[str]]:
         """Objects by split and category; a split without objects is there too."""
@@ -259,75 +278,21 @@ def _count_images(root: Path) -> int:
 def _final_rows(gathered: _Gathered, config: PrepareConfig) -> Iterator[Row]:
     """The rows in their final splits; `gathered` gets these splits, and what only the whole set shows."""
     pairs = same_images([image.print for image in gathered.seen])
-    shares = _shares(gathered.images, config)
+    shares = new_shares(gathered.images, config.shares)
     rows, repair, seen = iter(gathered.rows), KEPT_APART, gathered.seen
     if shares is not None:
-        paths = [image.image_path for image in gathered.images]
-        same = [(paths[pair.first], paths[pair.second]) for pair in pairs]
-        rows = _moved(rows, _move(gathered.images, shares, same, config.seed))
+        files = [gathered.images[position] for position in gathered.first]
+        same = [(files[pair.first].image_path, files[pair.second].image_path) for pair in pairs]
+        placement = place_images(gathered.images, shares, same, config.seed)
+        rows = placement.moved(rows)
         repair = _ASKED_APART.format(config.group_by)
-        seen = [replace(one, split=Split(image.split)) for one, image in zip(seen, gathered.images, strict=True)]
+        seen = [replace(one, split=Split(image.split)) for one, image in zip(seen, files, strict=True)]
+        if placement.blocks:
+            gathered.add_issues([split_within_images(placement.blocks, config.halo, gathered.source)])
     gathered.add_issues(leak.issue for leak in find_leaks(seen, pairs, repair))
     gathered.add_issues(splits_without_objects(gathered.objects(), gathered.source))
     gathered.add_issues(never_learned(gathered.objects(), gathered.source))
     return rows
-
-
-def _shares(images: Iterable[ImageSummary], config: PrepareConfig) -> tuple[float, float, float] | None:
-    """The shares of new splits where these are asked for or the source has only one."""
-    if config.shares is None and {image.split for image in images} == {Split.TRAIN.value}:
-        return DEFAULT_SHARES
-    return config.shares
-
-
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """Where images are now.
-
-    Attributes:
-        splits, groups: by `image_path`.
-        rename: whether ids were unique within the source's splits only, so that they need the split's name in front.
-    """
-
-    splits: dict[str, Split]
-    groups: dict[str, str]
-    rename: bool
-
-    def id_of(self, image_id: str, split: str) -> str:
-        """The id of what had this id in this split of the source."""
-        return f"{split}-{image_id}" if self.rename else image_id
-
-
-def _move(
-    images: Sequence[ImageSummary], shares: tuple[float, float, float], same: Iterable[tuple[str, str]], seed: int
-) -> _Places:
-    """Put the images into new splits.
-
-    Images with the same bytes, or that look the same, stay together, so that no split leaks into another.
-    """
-    first: dict[str, ImageSummary] = {}  # a file may be listed in several splits
-    objects: dict[str, Counter[str]] = {}
-    for image in images:
-        first.setdefault(image.image_path, image)
-        objects.setdefault(image.image_path, Counter()).update(image.categories)
-    groups = join_groups({path: image.group for path, image in first.items()}, same)
-    splits = assign_splits([SplitItem(path, groups[path], objects[path]) for path in first], shares, seed)
-    rename = len({image.image_id for image in first.values()}) < len(first)
-    places = _Places(splits, groups, rename)
-    for image in images:
-        image.image_id = places.id_of(image.image_id, image.split)
-        image.split = splits[image.image_path].value
-    return places
-
-
-def _moved(rows: Iterable[Row], places: _Places) -> Iterator[Row]:
-    """The rows in the splits and groups that their images are in now."""
-    for row in rows:
-        yield row._replace(
-            split=places.splits[row.image_path].value,
-            image_id=places.id_of(row.image_id, row.split),
-            group=places.groups[row.image_path],
-        )
 
 
 def _check_share(gathered: _Gathered, images: int, config: PrepareConfig) -> None:
@@ -359,7 +324,14 @@ def _load_table() -> ModuleType:
     return import_module("samtune.data.table")
 
 
-def _write(target: Path, rows: Iterator[Row], gathered: _Gathered, source_format: str, config: PrepareConfig) -> None:
+def _reading(config: PrepareConfig) -> Reading:
+    """How the settings say that images are read."""
+    return Reading(config.band_numbers, config.page, config.percentile_pair, in_tiles=config.tile > 0)
+
+
+def _write(
+    target: Path, rows: Iterator[Row], gathered: _Gathered, source_format: str, reading: Reading, config: PrepareConfig
+) -> None:
     """Write all but the masks and images."""
     _load_table().write_rows(target, rows)
     write_issues(target / ISSUES, (gathered.read, gathered.found))
@@ -367,6 +339,7 @@ def _write(target: Path, rows: Iterator[Row], gathered: _Gathered, source_format
         "format": 1,
         "source_format": source_format,
         "categories": sorted(set[str]().union(*gathered.objects().values())),
+        "reading": replace(reading, in_tiles=False).to_json(),
         "config": config.model_dump(mode="json", exclude={"workers"}),
     }
     write_json(target / ABOUT, about)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple
 
-from samtune.types import Issue, Severity
+from samtune.types import ImageRecord, Issue, Severity
 from samtune.utils.files import new_file
 
 TABLE, TABLE_CSV = "table.parquet", "table.csv"
@@ -41,6 +41,22 @@ class Row(NamedTuple):
     height: int
     group: str
     iscrowd: bool | None
+    is_fragment: bool | None = None
+    page: int | None = None
+    window_x: int | None = None
+    window_y: int | None = None
+
+    @classmethod
+    def of_image(cls, image_path: str, record: ImageRecord, image_id: str, width: int, height: int) -> Row:
+        """The row of an image without objects."""
+        nothing = (None, None, None, None, None, None, None)
+        split, group = record.split.value, record.group
+        return cls(image_path, None, split, image_id, *nothing, width, height, group, None)
+
+
+def place_of(row: Row) -> tuple[int, int] | None:
+    """Where in its file the tile lies that a row is about, x and y of its window; None for whole images."""
+    return None if row.window_x is None or row.window_y is None else (row.window_x, row.window_y)
 
 
 @dataclass(slots=True)
@@ -49,6 +65,7 @@ class ImageSummary:
 
     Attributes:
         image_path, split, image_id, group: as in its rows.
+        place: x and y of a tile's window; None for whole images.
         categories: its objects by category.
     """
 
@@ -57,13 +74,14 @@ class ImageSummary:
     image_id: str
     group: str
     categories: dict[str, int]
+    place: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> ImageSummary:
         """What is kept of the image that these rows are about."""
         first = rows[0]
-        categories = Counter(row.category for row in rows if row.category is not None)
-        return cls(first.image_path, first.split, first.image_id, first.group, dict(categories))
+        categories = Counter(row.category for row in rows if row.category is not None and not row.is_fragment)
+        return cls(first.image_path, first.split, first.image_id, first.group, dict(categories), place_of(first))
 
 
 class RowSpool:

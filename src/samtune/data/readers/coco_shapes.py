@@ -62,6 +62,9 @@ def _polygons(value: list[Any], box: Box | None, where: str, notes: list[tuple[s
     elif len(value) >= 3 and all(isinstance(item, list) and len(cast("list[Any]", item)) == 2 for item in value):
         notes.append(("polygon-pairs", "The points are pairs; taken as one polygon.", where))
         rings = [[coordinate for point in value for coordinate in point]]
+    elif all(map(_is_pairs, value)):
+        notes.append(("polygon-pairs", "The points of each polygon are pairs.", where))
+        rings = [[coordinate for point in ring for coordinate in point] for ring in value]
     elif isinstance(value[0], list) and any(isinstance(item, list) for item in cast("list[Any]", value[0])):
         raise _unreadable("segmentation-invalid", "lists nested deeper than polygons")
     usable: list[tuple[float, ...]] = []
@@ -76,6 +79,12 @@ def _polygons(value: list[Any], box: Box | None, where: str, notes: list[tuple[s
     if not usable:
         raise problems[0]
     return Polygons(tuple(usable))
+
+
+def _is_pairs(ring: Any) -> bool:
+    """Whether a polygon is a list of points instead of a list of numbers."""
+    points = cast("list[Any]", ring) if isinstance(ring, list) else []
+    return len(points) >= 3 and all(isinstance(point, list) and len(cast("list[Any]", point)) == 2 for point in points)
 
 
 def _ring(ring: Any, box: Box | None, where: str, notes: list[tuple[str, str, str]]) -> tuple[float, ...]:

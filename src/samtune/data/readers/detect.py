@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, cast
 
 import yaml
 
@@ -42,7 +43,8 @@ FORMATS = (
 )
 ROBOFLOW_NAME = "_annotations.coco.json"
 NO_LABELS = frozenset(
-    {"classes.txt", "labels.txt", "labelmap.txt", "class_names.txt", "readme.txt", "readme.dataset.txt",
+    {"classes.txt", "labels.txt", "labelmap.txt", "class_names.txt", "label_names.txt", "readme.txt",
+     "readme.dataset.txt",
      "readme.roboflow.txt", "license.txt", "requirements.txt", "train.txt", "val.txt", "valid.txt", "test.txt",
      "trainval.txt", "default.txt", "notes.txt"}
 )  # fmt: skip
@@ -193,10 +195,10 @@ def is_yolo_yaml(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
             data = opened.read(_MAX_YAML + 1)
-        content = yaml.safe_load(data.decode("utf-8-sig"))
+        content: Any = yaml.safe_load(data.decode("utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return file.name.lower() in ("data.yaml", "data.yml")
-    keys = set(content) if isinstance(content, dict) else set[object]()
+    keys = set(cast("dict[object, Any]", content)) if isinstance(content, dict) else set[object]()
     return "names" in keys or bool({"nc", "kpt_shape"} & keys) or len({"train", "val", "test", "path"} & keys) > 1
 
 

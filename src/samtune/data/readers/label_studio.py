@@ -53,8 +53,8 @@ def _parse(content: Any, file: Path, on_issue: OnIssue) -> Iterator[ImageItems]:
             regions = _chosen(task, file, where, name, on_issue)
         else:
             name = _image_name(task)
-            lists = (inner for inner in task.values() if isinstance(inner, list))
-            regions = [_flat(region) for inner in lists for region in cast("list[Any]", inner)]
+            lists = [cast("list[Any]", inner) for inner in task.values() if isinstance(inner, list)]
+            regions = [_flat(region) for inner in lists for region in inner]
         if name is None:
             raise DataError.of(expected="tasks with an image", found="one without", where=f"{file}, {where}")
         if regions is None:
@@ -80,8 +80,9 @@ def _chosen(
 ) -> list[dict[str, Any]] | None:
     """The regions of a task; None where nobody has annotated it."""
     raw = task.get("annotations", task.get("completions"))
-    found = [cast("dict[str, Any]", one) for one in cast("list[Any]", raw)] if isinstance(raw, list) else []
-    done = [one for one in found if isinstance(one, dict) and not one.get("was_cancelled")]
+    listed = cast("list[Any]", raw) if isinstance(raw, list) else []
+    found = [cast("dict[str, Any]", one) for one in listed if isinstance(one, dict)]
+    done = [one for one in found if not one.get("was_cancelled")]
     if len(done) > 1:
         text = f"The task was annotated {len(done)} times."
         on_issue(Issue("annotated-twice", Severity.WARNING, text, "The first annotation counts.", str(file), name,

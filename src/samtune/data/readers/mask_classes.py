@@ -103,8 +103,13 @@ def _listed(file: Path) -> Classes:
     return Classes(file, dict[Value, str](enumerate(lines)))
 
 
-_FILES = {"_classes.csv": _from_csv, "labelmap.txt": _from_labelmap, "class_names.txt": _listed,
-          "class_dict.csv": _from_csv}  # fmt: skip
+_FILES = {
+    "_classes.csv": _from_csv,
+    "labelmap.txt": _from_labelmap,
+    "class_names.txt": _listed,
+    "label_names.txt": _listed,
+    "class_dict.csv": _from_csv,
+}
 
 
 def _add(names: dict[Value, str], value: Value, name: str, file: Path, line: int) -> None:

@@ -48,6 +48,8 @@ from samtune.data.readers.text import read_text
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, MaskFile, Segmentation, Severity, Split
 
+_DEEP_VOID = 65_535
+"""Void in masks of 16 bits."""
 _MOST_HEADER = 1 << 31
 _MOST_LIST = 64 << 20
 _SHOWN = 3
@@ -310,11 +312,12 @@ class _Reader:
     def _without_void(self, file: Path, values: list[Value], *, sure: bool) -> list[Value]:
         """The values of objects: not 0, and not VOC's 255 beside ids that are counted up, or in masks as VOC's."""
         objects = [value for value in values if value != 0]
-        others = [value for value in objects if isinstance(value, int) and value != VOID]
-        counted = bool(others) and max(others) == len(others)
-        if VOID in objects and len(objects) < VOID and others and (sure or counted):
-            self._report_void(file, Severity.INFO if sure else Severity.WARNING)
-            objects.remove(VOID)
+        for void in (VOID, _DEEP_VOID):
+            others = [value for value in objects if isinstance(value, int) and value != void]
+            counted = bool(others) and max(others) == len(others)
+            if void in objects and len(objects) < void and others and (sure or counted):
+                self._report_void(file, Severity.INFO if sure else Severity.WARNING, void)
+                objects.remove(void)
         return [value for value in objects if value != VOID_COLOR]
 
     def _check_border(self, file: Path, labels: NDArray[Any]) -> None:
@@ -335,11 +338,11 @@ class _Reader:
                                        "A file _classes.csv beside the masks says what values mean.",
                                        Severity.WARNING))  # fmt: skip
 
-    def _report_void(self, file: Path, severity: Severity) -> None:
+    def _report_void(self, file: Path, severity: Severity, value: int = VOID) -> None:
         """Report once that a value means no object."""
         if "void" not in self._reported:
             self._reported.add("void")
-            text = "The value 255 is taken for what is neither object nor background, as Pascal VOC has it."
+            text = f"The value {value} is taken for what is neither object nor background, as Pascal VOC has it."
             self._on_issue(self._issue("mask-void", text, file, None, "Its pixels are background.", severity))
 
     def _issue(

@@ -27,9 +27,11 @@ _ENDINGS = (
     "_labels", "_label", "_groundtruth", "_ground_truth", "_gt", "_annotation", "_anno", "_l",
 )  # fmt: skip
 _BEGINNINGS = ("masks", "mask", "labels", "label", "seg", "gt", "groundtruth")
-_NO_MASKS = re.compile(r"(vis|visuali[sz]ations?|overlays?|preview|outlines?|contours?|flows?|weights?)$")
-_NEITHER = re.compile(r"(_flows|_flow|_dp|_cp_outlines|_outlines|_outline|_overlay|_vis|_cp_flows|_prob|_cellprob)$")
-_CLASS_FILES = ("_classes.csv", "labelmap.txt", "class_names.txt", "class_dict.csv")
+_NO_MASKS = re.compile(r"(vi[sz]|visuali[sz]ations?|overlays?|preview|outlines?|contours?|flows?|weights?)$")
+_NEITHER = re.compile(r"(_flows|_flow|_dp|_cp_outlines|_outlines|_outline|_overlay|_vi[sz]|_cp_flows|_prob|_cellprob)$")
+_NUMBERED = re.compile(r"(.+?)([_. -](?:masks?|seg|labels?|instances?|objects?|obj|gt)[_. -]?[0-9]+)", re.IGNORECASE)
+"""A mask of one object: `a_mask_0`."""
+_CLASS_FILES = ("_classes.csv", "labelmap.txt", "class_names.txt", "label_names.txt", "class_dict.csv")
 _SEPARATORS = "_-. ()[]"
 _Keys: TypeAlias = Callable[[Path, Path], list[str]]
 
@@ -118,11 +120,13 @@ def _masks_among(root: Path, files: list[Path]) -> list[Path]:
         outside = files  # one folder, whatever its name, holds both
     stems = {(file.parent, file.stem) for file in outside}
     named = [file for file in outside if _is_named_mask(file, stems)]
-    return named or in_folders or _second_folder(root, outside) or _companions(outside)
+    return named or in_folders or _second_folder(root, outside) or _companions(outside) or _lossless_copies(outside)
 
 
 def _is_named_mask(file: Path, stems: set[tuple[Path, str]]) -> bool:
     """Whether a file's ending or beginning says that it is a mask; a single letter only beside the image itself."""
+    if file.stem.lower() in _BEGINNINGS:
+        return True
     for stem, ending in _stripped(file.stem):
         if (len(ending) > 3 or (file.parent, stem) in stems) and stem:
             return True
@@ -138,6 +142,8 @@ def _stripped(stem: str) -> list[tuple[str, str]]:
         for ending in (plain, plain.replace("_", "-"), plain.replace("_", "."), plain.replace("_", " "))
         if low.endswith(ending) and len(stem) > len(ending)
     ]
+    if match := _NUMBERED.fullmatch(stem):
+        found.append((match.group(1), match.group(2).lower()))
     for plain in _BEGINNINGS:
         for mark in _SEPARATORS[:4]:
             if low.startswith(plain + mark) and len(stem) > len(plain) + 1:
@@ -154,8 +160,20 @@ def _companions(files: list[Path]) -> list[Path]:
             if file.stem[end] in _SEPARATORS and (file.parent, file.stem[:end]) in by_stem:
                 rests[file.stem[end:]].append(file)
                 break
-    found = next(iter(rests.values()), [])
+    found = next(iter(rests.values()), list[Path]())
     return found if len(rests) == 1 and 2 * len(found) == len(files) else []
+
+
+def _lossless_copies(files: list[Path]) -> list[Path]:
+    """Of files in pairs of one name, a JPEG and another, the others; none where any file is not in such a pair."""
+    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for file in files:
+        groups[file.parent, file.stem].append(file)
+    found = [
+        [file for file in group if file.suffix.lower() not in (".jpg", ".jpeg", ".jfif")] for group in groups.values()
+    ]
+    paired = all(len(group) == 2 for group in groups.values()) and all(len(others) == 1 for others in found)
+    return [file for others in found for file in others] if paired else []
 
 
 def _second_folder(root: Path, files: list[Path]) -> list[Path]:
@@ -223,9 +241,8 @@ def _image_names(root: Path, image: Path) -> list[str]:
 
 def _mask_names(root: Path, mask: Path) -> list[str]:
     """The names an image of this mask may have, likeliest first."""
+    del root
     stems = [mask.stem, *(stem for stem, _ in _stripped(mask.stem))]
-    if not _role_folder(root, mask) and mask.suffix.lower() != ".npy":
-        stems = stems[1:]  # beside the image, which has that name itself
     return [name for stem in stems for name in sorted(spellings(stem))]
 
 
@@ -235,13 +252,13 @@ def _folder_of_image(root: Path, image: Path) -> list[str]:
     parts = parts_below(root, image)
     if len(parts) > 1 and is_image_folder(parts[-1]):
         names.append("/".join(parts[:-1]))
-    return names
+    return [*names, f"{'/'.join(parts)}/"]
 
 
 def _folder_of_mask(root: Path, mask: Path) -> list[str]:
     """The folder of an image's masks: one named after it, or the one above `masks/`."""
     parts = parts_below(root, mask)
-    names: list[str] = []
+    names = [f"{'/'.join(parts)}/"] if mask.stem.lower() in _BEGINNINGS else []
     if parts and not is_mask_folder(parts[-1]):
         names.append(parts[-1])
     elif len(parts) > 1:
@@ -259,7 +276,7 @@ def _by_keys(
             by_key[key].append(image)
     left: list[Path] = []
     for mask in masks:
-        candidates = next((by_key[key] for key in mask_keys(root, mask) if key in by_key), [])
+        candidates = next((by_key[key] for key in mask_keys(root, mask) if key in by_key), list[Path]())
         chosen = _nearest(root, mask, candidates)
         if len(chosen) == 1:
             found.matched.setdefault(chosen[0], []).append(mask)
@@ -376,7 +393,13 @@ def _role_rank(role: str) -> tuple[bool, bool, bool, str]:
 def _best_beside(root: Path, image: Path, masks: list[Path]) -> tuple[list[Path], list[Path]]:
     """Of masks beside an image that are named by different endings the one that is read best, and the others."""
     endings = {mask: next((end for stem, end in _stripped(mask.stem) if stem == image.stem), "") for mask in masks}
-    if len(masks) < 2 or not all(endings.values()) or any(_role_folder(root, mask) for mask in masks):
+    kinds = {re.sub(r"[0-9]+$", "", ending) for ending in endings.values()}
+    if (
+        len(masks) < 2
+        or len(kinds) == 1
+        or not all(endings.values())
+        or any(_role_folder(root, mask) for mask in masks)
+    ):
         return masks, []
     order = {ending: number for number, ending in enumerate(_ENDINGS)}
 

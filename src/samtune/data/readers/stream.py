@@ -20,7 +20,7 @@ MAX_FILE = 16 << 30
 MAX_VALUE = 256 << 20
 """Largest single value: one annotation, one image entry, or one member that is not a list. In bytes."""
 
-_CHUNK = 1 << 20
+CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _UTF8_MARK = b"\xef\xbb\xbf"
@@ -217,7 +217,7 @@ class _Scanner:
         rest = self._window[self._at :]
         if len(rest) > MAX_VALUE:
             self._fail(f"values of at most {MAX_VALUE >> 20} MiB", found="a larger one, or an error in the JSON")
-        data = self._file.read(max(_CHUNK, len(rest)))
+        data = self._file.read(max(CHUNK, len(rest)))
         self._ended = not data
         self._base += self._at
         self._window, self._at = rest + data.decode("latin-1"), 0
@@ -228,7 +228,7 @@ class _Scanner:
         self._file.seek(0)
         line = 1
         left = place
-        while left > 0 and (data := self._file.read(min(_CHUNK, left))):
+        while left > 0 and (data := self._file.read(min(CHUNK, left))):
             line += data.count(b"\n")
             left -= len(data)
         found = found or (repr(self._window[self._at]) if self._at < len(self._window) else "the end of the file")

@@ -16,6 +16,7 @@ from samtune.data.readers.files import files_below
 from samtune.data.readers.text import read_text
 from samtune.data.readers.yolo_layout import LabelFinder, YoloSettings, find_settings, images_by_split, read_settings
 from samtune.data.readers.yolo_lines import Lines, look_at_lines
+from samtune.data.reading import IN_TILES
 from samtune.errors import DataError
 from samtune.types import Annotation, Box, ImageRecord, Issue, Polygons, Severity, Split
 
@@ -80,7 +81,7 @@ class _Reader:
         """One image with its objects."""
         width = height = 0
         try:
-            info = probe_image(image)
+            info = probe_image(image, IN_TILES)
             width, height = info.upright_size
             if info.orientation != 1:
                 self._report_orientation(image, info.orientation)

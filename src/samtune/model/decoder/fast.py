@@ -56,7 +56,7 @@ def decode(
     shared: dict[tuple[int, ...], ImageRows] = {}
     with _precision_of_pixels(embeddings) as dtype:
         positions = _positions(model).to(dtype)
-        for some, images, masked in _grids(prompts, image_index):
+        for some, images, masked in prompt_grids(prompts, image_index):
             rows.append(some)
             same = (len(some), *images)
             if same not in shared:
@@ -87,7 +87,7 @@ def decode_grid(model: Sam2Model, embeddings: ImageEmbeddings, prompts: PromptBa
         return _decode_some(model, images, prompts, prompts.masks is not None, ALL_TOKENS)
 
 
-def _grids(prompts: PromptBatch, image_index: Tensor | None) -> Iterator[tuple[Tensor, list[int], bool]]:
+def prompt_grids(prompts: PromptBatch, image_index: Tensor | None) -> Iterator[tuple[Tensor, list[int], bool]]:
     """Prompts in as few grids as hold equally many of each of some images, all with a mask or all without.
 
     Yields:

@@ -7,8 +7,8 @@ then: the second convolution takes pixels in any order, and what both have made 
 sorted at the very end. The high-resolution features are brought into the same order once for each image.
 
 Half of the decoder's time goes by here, on arrays sixteen times as long as those before. On a CPU one prompt at a time
-goes through, forward and backward (`_Masks`), so that they are read from the cache they were written to. A GPU takes
-all prompts together.
+goes through, forward and backward (`MaskByMask`), so that they are read from the cache they were written to. A GPU
+takes all prompts together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder
 
 
-class _Weights(NamedTuple):
+class Weights(NamedTuple):
     """What upscaling learns: the matrices and biases of both convolutions, scale and shift of the layer norm between.
 
     A matrix comes in halves, for even and odd rows: `[2, in, 2 * out]`.
@@ -71,14 +71,14 @@ def masks(
     first, second, norm = decoder.upscale_conv1, decoder.upscale_conv2, decoder.upscale_layer_norm
     assert first.bias is not None
     assert second.bias is not None
-    heads, matrices = heads.to(rows.dtype), [_halves(layer.weight.to(rows.dtype)) for layer in (first, second)]
-    weights = _Weights(matrices[0], matrices[1], first.bias, second.bias, norm.weight, norm.bias)
+    heads, matrices = heads.to(rows.dtype), [row_halves(layer.weight.to(rows.dtype)) for layer in (first, second)]
+    weights = Weights(matrices[0], matrices[1], first.bias, second.bias, norm.weight, norm.bias)
     if rows.device.type == "cpu":
-        return _Masks.apply(rows, heads, fine, finer, size, norm.eps, torch.is_grad_enabled(), *weights)
-    return _masks_together(rows, heads, fine, finer, size, norm.eps, weights)
+        return MaskByMask.apply(rows, heads, fine, finer, size, norm.eps, torch.is_grad_enabled(), *weights)
+    return masks_together(rows, heads, fine, finer, size, norm.eps, weights)
 
 
-def _halves(weight: Tensor) -> Tensor:
+def row_halves(weight: Tensor) -> Tensor:
     """A transposed convolution's weight `[in, out, 2, 2]` as matrices for even and odd rows, `[2, in, 2 * out]`."""
     return weight.permute(2, 0, 3, 1).flatten(2)
 
@@ -101,8 +101,14 @@ def _in_strips(images: Tensor, size: tuple[int, int]) -> Tensor:
     return rows.transpose(-3, -2).movedim(-4, -2).flatten(-4)
 
 
-def _masks_together(
-    rows: Tensor, heads: Tensor, fine: Tensor, finer: Tensor, size: tuple[int, int], eps: float, weights: _Weights
+def masks_together(
+    rows: Tensor,
+    heads: Tensor,
+    fine: Tensor,
+    finer: Tensor,
+    size: tuple[int, int],
+    eps: float,
+    weights: Weights,
 ) -> Tensor:
     """All prompts at once. Arguments as for `masks`."""
     B, each = len(fine), len(rows) // len(fine)
@@ -120,8 +126,8 @@ def _masks_together(
     return _sorted(heads @ four_times.view(len(rows), -1, heads.shape[-1]).transpose(1, 2), size)
 
 
-class _Masks(torch.autograd.Function):
-    """`_masks_together`, one prompt after the other, with the backward pass written out.
+class MaskByMask(torch.autograd.Function):
+    """`masks_together`, one prompt after the other, with the backward pass written out.
 
     Whatever lives no longer than a prompt is written to the same memory for each (`small`, `large`): fresh memory is
     not in the cache, and to fetch it takes longer than the arithmetic. The GELUs are computed again instead of kept.
@@ -139,7 +145,8 @@ class _Masks(torch.autograd.Function):
         keep: bool,
         *flat: Tensor,
     ) -> Tensor:
-        weights = _Weights(*flat)
+        """As `masks_together`; `flat` is the fields of `Weights`, and `keep` keeps what `backward` needs."""
+        weights = Weights(*flat)
         (n, M, c), each, channels = heads.shape, len(rows) // len(fine), [len(weights.scale)]
         fine, finer = _plus_bias(fine, weights.first_bias), _plus_bias(finer, weights.second_bias)
         found = rows.new_empty(n, M, 4 * size[0], 4 * size[1])
@@ -163,8 +170,9 @@ class _Masks(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, by_masks: Tensor
     ) -> tuple[Tensor | None, ...]:
+        """Gradients of rows, heads, features and weights, from those of the masks."""
         rows, heads, *saved = ctx.saved_tensors
-        weights, kept = _Weights(*saved[: len(_Weights._fields)]), saved[len(_Weights._fields) :]
+        weights, kept = Weights(*saved[: len(Weights._fields)]), saved[len(Weights._fields) :]
         (n, L, _), c, channels = rows.shape, heads.shape[2], [len(weights.scale)]
         by_rows, by_heads = torch.empty_like(rows), torch.empty_like(heads)
         by_first = _Gradients(weights.first, ctx.images * ctx.needs_input_grad[2], L)
