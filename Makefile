@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare real-sets finder-sets lock clean
+.PHONY: onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets finder-sets lock clean
 
 demo: $(READY)  ## Draw a dataset, tune the built-in model on it, compare both, write a report
 	$(BIN)/samtune demo --out demo
@@ -49,6 +49,10 @@ notebooks: $(READY)  ## Run both notebooks from start to end, in place
 proofs: $(READY)  ## The longer proofs
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
+onnx-browser: $(READY)  ## nano's ONNX decoder in Chromium; needs chromium and npm
+	npm install --silent --prefix build/web onnxruntime-web
+	$(BIN)/python benchmarks/onnx_browser.py --ort build/web/node_modules/onnxruntime-web/dist
+
 fuzz: $(READY)  ## 10,000 damaged COCO files, 2,000 of YOLO, LabelMe, VIA and mask folders each, new ones each time
 	SAMTUNE_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz_coco.py
 	SAMTUNE_FUZZ_FORMAT_CASES=2000 $(BIN)/python -m pytest tests/test_fuzz_formats.py
@@ -84,6 +88,9 @@ build/parity/.ready: $(READY) tests/parity/requirements.txt
 
 bench-prepare: $(READY)  ## prepare's throughput and memory beside the plain loop, 1,000 to 100,000 objects
 	$(BIN)/python benchmarks/prepare.py --out build/bench-prepare.json --real $(wildcard $(REAL)/nanoshapes_coco)
+
+bench-large: $(READY)  ## One image of 30,000 x 30,000 pixels in tiles: prepare, tune, predict; hours on two cores
+	$(BIN)/python benchmarks/large_image.py --folder build/large --out build/bench-large.json $(BENCH_OPTIONS)
 
 lock:  ## Pin what a fresh install gives today
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

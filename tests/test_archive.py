@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from samtune.data.archive import Limits, is_archive, unpack
+from samtune.data.archive import ArchiveLimits, is_archive, unpack
 from samtune.errors import ConfigError, DataError
 
 
@@ -46,7 +46,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, linkname: str = "") -> tarf
     return info
 
 
-def refuse(archive: Path, tmp_path: Path, *words: str, limits: Limits | None = None) -> str:
+def refuse(archive: Path, tmp_path: Path, *words: str, limits: ArchiveLimits | None = None) -> str:
     """Unpack must fail, say `words`, and leave neither the target nor anything beside it."""
     out = tmp_path / "place" / "out"
     out.parent.mkdir(exist_ok=True)
@@ -191,7 +191,7 @@ def test_a_hundred_thousand_entries(tmp_path: Path) -> None:
 
 def test_total_size(tmp_path: Path) -> None:
     archive = zip_of(tmp_path / "a.zip", {"a": b"1" * 600, "b": b"2" * 600}, zipfile.ZIP_STORED)
-    refuse(archive, tmp_path, "GiB", ", b", limits=Limits(total_bytes=1000))
+    refuse(archive, tmp_path, "GiB", ", b", limits=ArchiveLimits(total_bytes=1000))
 
 
 def test_one_path_twice(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from transformers import Sam2Model
 from samtune.config import TrainableConfig
 from samtune.errors import ConfigError, ModelError, SamtuneError, StorageError
 from samtune.exports.export import Format, export
-from samtune.exports.verify import Difference, answers, check, difference
+from samtune.exports.verify import ExportDifference, answers, check, difference
 from samtune.model.io.load import load_model
 from samtune.model.io.loaded import LoadedModel
 from samtune.model.io.save import save_model
@@ -56,7 +56,7 @@ def tuned(folder: Path, train: str, *, steps: int = 2) -> tuple[Path, LoadedMode
 def _answers_with_gradients(model: Sam2Model) -> torch.Tensor:
     from samtune.model.decoder.reference import decode
     from samtune.model.encoder.embeddings import encode
-    from samtune.prompts import PromptBatch
+    from samtune.prompts.batch import PromptBatch
 
     pixels = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     prompts = PromptBatch.from_boxes(torch.tensor([[10.0, 12.0, 80.0, 100.0]]))
@@ -171,7 +171,7 @@ def test_an_export_that_answers_differently_is_not_kept(tmp_path: Path) -> None:
 
 def test_a_difference_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(SamtuneError):
-        check(Difference(masks=1, logits=float("nan"), scores=0.0, pixels=0.0), "here")
+        check(ExportDifference(masks=1, logits=float("nan"), scores=0.0, pixels=0.0), "here")
 
 
 def test_an_export_never_replaces_anything(decoder_run: Path, tmp_path: Path) -> None:

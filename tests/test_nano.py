@@ -18,7 +18,7 @@ from samtune.model.io.load import load_model
 from samtune.model.preprocess import to_model_input, upscale_masks
 from samtune.nano import pretraining as recipe
 from samtune.nano.architecture import NANO_SIZE, nano_config, untrained_nano
-from samtune.nano.augment import View, turned
+from samtune.nano.augment import TrainingView, turned
 from samtune.nano.batches import tight_boxes
 from samtune.nano.pretraining import pretrain
 from samtune.nano.scenes import object_masks, random_part
@@ -208,7 +208,7 @@ def test_a_view_keeps_image_and_labels_together():
     for seed in range(20):
         rng = np.random.default_rng(seed)
         seen, named = random_part(rng, image, labels, 64)
-        view = turned(rng, View(seen, named[None] == named[32, 32], named > 0))
+        view = turned(rng, TrainingView(seen, named[None] == named[32, 32], named > 0))
         assert view.image.shape == (64, 64, 3) and view.masks.shape == (1, 64, 64)
         shown = np.abs(view.image[..., 0].astype(int) - int(named[32, 32]) * 15) <= 7
         agree = shown == view.masks[0]

@@ -24,7 +24,7 @@ from samtune.config import PrepareConfig, PretrainConfig, PretrainStage
 from samtune.data.masks import Region
 from samtune.errors import ConfigError, DataError, StorageError
 from samtune.nano import augment
-from samtune.nano.augment import SMALLEST, View, Window, choose_window, crop_image, crop_mask, crop_view, paste
+from samtune.nano.augment import SMALLEST, TrainingView, Window, choose_window, crop_image, crop_mask, crop_view, paste
 from samtune.nano.batches import BACKGROUND_CLICKS, made_ahead, make_batch
 from samtune.nano.pretraining import measure, pretrain, step_generator
 from samtune.nano.real_images import open_images
@@ -178,7 +178,7 @@ def test_what_lies_outside_the_image_is_filled():
 def test_a_pasted_object_is_a_target_and_hides_what_is_below():
     below = np.zeros((1, 64, 64), bool)
     below[0, 4:60, 4:60] = True
-    view = View(np.zeros((64, 64, 3), np.uint8), below, below[0])
+    view = TrainingView(np.zeros((64, 64, 3), np.uint8), below, below[0])
     bright = np.full((30, 30, 3), 250, np.uint8)
     pasted = [
         paste(np.random.default_rng(seed), view, bright, Region(np.ones((30, 30), bool), 0, 0)) for seed in range(20)

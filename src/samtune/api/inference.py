@@ -46,17 +46,24 @@ def predict(
 def export(
     model: Model,
     out: Path | str,
-    format: Literal["official", "hf", "adapter"] = "official",
+    format: Literal["official", "hf", "adapter", "onnx"] = "official",
     *,
     comparison: Path | None = None,
+    layout: Literal["anylabeling", "transformersjs", "rectlabel"] | None = None,
+    precision: Literal["fp32", "fp16"] = "fp32",
+    opset: int = 18,
 ) -> ExportReport:
     """Write a model in another tool's layout, load the result again and compare its masks.
 
     Args:
         model: a run or any other model by name or path, or a loaded model; an adapter needs a run.
         out: a folder that does not exist or is empty; for `official` also a `.pt` file that does not exist.
-        format: `official` loads in the sam2 package, `hf` in transformers, `adapter` in peft.
+        format: `official` loads in the sam2 package, `hf` in transformers, `adapter` in peft, `onnx` in the tool of its
+            layout.
         comparison: folder that `compare` wrote; its verdict goes into the model card.
+        layout: of `onnx`: which tool the files are for, X-AnyLabeling, transformers.js or RectLabel and labelme.
+        precision: of the arithmetic inside `onnx` files.
+        opset: of `onnx` files, 18 or later.
 
     Raises:
         ConfigError: something stands where the export would.
@@ -67,4 +74,5 @@ def export(
     from samtune.exports.export import export as write
     from samtune.inference.predictor import Predictor
 
-    return write(model.loaded if isinstance(model, Predictor) else model, Path(out), format, comparison=comparison)
+    loaded = model.loaded if isinstance(model, Predictor) else model
+    return write(loaded, Path(out), format, comparison=comparison, layout=layout, precision=precision, opset=opset)

@@ -41,14 +41,20 @@ def export(
     /,
     *,
     out: Out,
-    format: Literal["official", "hf", "adapter"] = "official",
+    format: Literal["official", "hf", "adapter", "onnx"] = "official",
+    layout: Literal["anylabeling", "transformersjs", "rectlabel"] | None = None,
+    precision: Literal["fp32", "fp16"] = "fp32",
+    opset: int = 18,
     comparison: Path | None = None,
 ) -> None:
     """Write a tuned model for other tools, load the result again, and compare its masks before saying done.
 
     Args:
         model: Run or model to export.
-        format: official loads in the sam2 package, hf in transformers, adapter in peft.
+        format: official loads in the sam2 package, hf in transformers, adapter in peft, onnx in the tool of --layout.
+        layout: Tool the ONNX files are for: X-AnyLabeling, transformers.js, or RectLabel and labelme.
+        precision: Arithmetic inside the ONNX files; fp16 halves them, for browsers.
+        opset: ONNX opset, 18 or later.
         comparison: Folder that `samtune compare` wrote; its verdict goes into the model card.
     """
-    show(api.export(model, out, format, comparison=comparison))
+    show(api.export(model, out, format, comparison=comparison, layout=layout, precision=precision, opset=opset))

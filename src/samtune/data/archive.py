@@ -40,7 +40,7 @@ _COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.ope
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ArchiveLimits:
     """What an archive may hold.
 
     Attributes:
@@ -73,7 +73,7 @@ class _Entry:
 class _Reader(Protocol):
     """Yields the entries of one archive; each must be read before the next is asked for."""
 
-    def __call__(self, archive: Path, limits: Limits) -> Iterator[_Entry]: ...
+    def __call__(self, archive: Path, limits: ArchiveLimits) -> Iterator[_Entry]: ...
 
 
 def is_archive(path: Path) -> bool:
@@ -82,7 +82,7 @@ def is_archive(path: Path) -> bool:
 
 
 def unpack(
-    archive: Path, out: Path, *, limits: Limits | None = None, progress: Callable[[int, int], None] | None = None
+    archive: Path, out: Path, *, limits: ArchiveLimits | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Path:
     """Unpack a zip or tar archive into a new folder, all of it or nothing.
 
@@ -100,7 +100,7 @@ def unpack(
         DataError: the file is no archive, is damaged, or holds an entry that is refused; `out` is as it was before.
         StorageError: the disk refused.
     """
-    limits = limits or Limits()
+    limits = limits or ArchiveLimits()
     check_output(out)
     read = _reader_of(archive)
     for _entry in _checked_entries(read, archive, limits):
@@ -138,7 +138,7 @@ def _first_bytes(path: Path) -> str:
     return f"a file that begins with {start!r}" if start else "an empty file"
 
 
-def _checked_entries(read: _Reader, archive: Path, limits: Limits) -> Iterator[tuple[_Entry, tuple[str, ...]]]:
+def _checked_entries(read: _Reader, archive: Path, limits: ArchiveLimits) -> Iterator[tuple[_Entry, tuple[str, ...]]]:
     """Yields the entries worth writing with their safe path below the target; the first bad one raises."""
     names: dict[str, bool] = {}  # normalised path -> is a folder
     size = archive.stat().st_size
@@ -192,7 +192,7 @@ def _copy(entry: _Entry, destination: Path, archive: Path) -> Iterator[int]:
         raise _refusal("an entry as long as it claims to be", f"{left} bytes too few", archive, entry.name)
 
 
-def _check_caps(count: int, claimed: int, size: int, entry: _Entry, archive: Path, limits: Limits) -> None:
+def _check_caps(count: int, claimed: int, size: int, entry: _Entry, archive: Path, limits: ArchiveLimits) -> None:
     unpack_yourself = "if you trust this archive, unpack it yourself and give samtune the folder"
     if count > limits.entries:
         raise _refusal(f"at most {limits.entries:,} entries", "more", archive, entry.name, unpack_yourself)
@@ -209,7 +209,7 @@ def _check_caps(count: int, claimed: int, size: int, entry: _Entry, archive: Pat
         )
 
 
-def _safe_parts(entry: _Entry, archive: Path, limits: Limits) -> tuple[str, ...]:
+def _safe_parts(entry: _Entry, archive: Path, limits: ArchiveLimits) -> tuple[str, ...]:
     """The entry's path as parts below the target; backslashes are separators, as some Windows programs write them."""
     if entry.kind not in ("file", "folder"):
         found = {"link": "a link", "special": "a device or pipe", "encrypted": "an encrypted entry"}[entry.kind]
@@ -253,7 +253,7 @@ def _content_root(out: Path) -> Path:
     return inside[0] if wrapped else out
 
 
-def _zip_entries(archive: Path, limits: Limits) -> Iterator[_Entry]:
+def _zip_entries(archive: Path, limits: ArchiveLimits) -> Iterator[_Entry]:
     del limits  # the central directory is as long as the file at most, and is read before any entry is known
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
@@ -277,7 +277,7 @@ def _zip_kind(info: zipfile.ZipInfo) -> Literal["file", "folder", "link", "speci
     return "folder" if info.orig_filename.endswith(("/", "\\")) or kind == stat.S_IFDIR else "file"
 
 
-def _tar_entries(archive: Path, limits: Limits) -> Iterator[_Entry]:
+def _tar_entries(archive: Path, limits: ArchiveLimits) -> Iterator[_Entry]:
     with archive.open("rb") as raw, _decompressed(raw) as stream:
         bounded = cast("IO[bytes]", _BoundedReads(stream, max(limits.header_bytes, _CHUNK)))
         with tarfile.open(fileobj=bounded, mode="r:") as file:

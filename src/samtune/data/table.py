@@ -21,7 +21,7 @@ from polars.io.plugins import register_io_source
 
 from samtune.data.images import read_image
 from samtune.data.masks import read_mask_file
-from samtune.data.prepare.spool import TABLE, TABLE_CSV, Row
+from samtune.data.prepare.spool import TABLE, TABLE_CSV, TableRow
 from samtune.data.reading import PLAIN, Reading, read_reading
 from samtune.errors import DataError
 from samtune.types import Split, Window
@@ -241,7 +241,7 @@ def write_table(folder: Path, frame: pl.DataFrame) -> None:
     _write(folder, iter([frame]))
 
 
-def write_rows(folder: Path, rows: Iterable[Row]) -> None:
+def write_rows(folder: Path, rows: Iterable[TableRow]) -> None:
     """As `write_table`, but with rows that need not all be in memory: they are taken once, some thousand at a time.
 
     Raises:

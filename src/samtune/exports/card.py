@@ -45,6 +45,17 @@ predictor = SAM2ImagePredictor(build_sam2("{config}", "{file}"))
 # sam2 1.1.0 takes 1024 pixels for granted in this one place:
 predictor._bb_feat_sizes = [({size} // stride,) * 2 for stride in (4, 8, 16)]
 ```""",
+    "onnx-anylabeling": """In X-AnyLabeling: Load Custom Model, `{yaml}`; both `.onnx` files stay beside it.""",
+    "onnx-transformersjs": """```js
+import { Sam2Model, AutoProcessor, RawImage } from "@huggingface/transformers";
+
+const model = await Sam2Model.from_pretrained("FOLDER", { dtype: "fp32" });
+const processor = await AutoProcessor.from_pretrained("FOLDER");
+const inputs = await processor(await RawImage.read("image.jpg"), { input_boxes: [[[10, 10, 200, 150]]] });
+const { pred_masks, iou_scores } = await model(inputs);
+```""",
+    "onnx-rectlabel": """`{encoder}` gives the features of an image, `{decoder}` the masks (opset {opset}).
+RectLabel loads both; for labelme's osam see docs/handoff in samtune's repository.""",
     "adapter": """```python
 from peft import PeftModel
 from transformers import Sam2Model

@@ -8,18 +8,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from peft import PeftModel
 from transformers import Sam2Model
 from transformers.utils import logging
 
-from samtune.errors import ModelError
+from samtune.errors import ConfigError, ModelError
 from samtune.exports.card import RunFacts, model_card, read_run
 from samtune.exports.official_package import official_config, write_official
-from samtune.exports.verify import Difference, answers, check, difference
+from samtune.exports.verify import ExportDifference, answers, check, difference
 from samtune.finder.results import Finder
 from samtune.finder.storage import FILE, finder_of, write_finder
 from samtune.model.catalogue import hub_name
@@ -30,7 +31,12 @@ from samtune.utils.files import new_folder, storage_errors
 from samtune.utils.output_folders import check_output
 from samtune.utils.results import Result
 
-Format: TypeAlias = Literal["official", "hf", "adapter"]
+if TYPE_CHECKING:
+    from samtune.exports.onnx.check import OnnxDifference
+
+Format: TypeAlias = Literal["official", "hf", "adapter", "onnx"]
+Layout: TypeAlias = Literal["anylabeling", "transformersjs", "rectlabel"]
+Precision: TypeAlias = Literal["fp32", "fp16"]
 _OFFICIAL_FILE = "model.pt"
 _CARD = "README.md"
 
@@ -40,7 +46,7 @@ class ExportReport(Result):
     """What was written and how it was proven.
 
     Attributes:
-        format: `official`, `hf` or `adapter`.
+        format: `official`, `hf`, `adapter` or `onnx`.
         path: the file or folder.
         difference: between the masks of the export, loaded again, and those of the model it was made from.
         notes: what the user needs to know to load it.
@@ -48,7 +54,7 @@ class ExportReport(Result):
 
     format: Format
     path: Path
-    difference: Difference
+    difference: ExportDifference | OnnxDifference
     notes: tuple[str, ...]
 
     def lines(self) -> list[str]:
@@ -57,28 +63,43 @@ class ExportReport(Result):
 
 
 def export(
-    model: str | Path | LoadedModel, out: Path, format: Format = "official", *, comparison: Path | None = None
+    model: str | Path | LoadedModel,
+    out: Path,
+    format: Format = "official",
+    *,
+    comparison: Path | None = None,
+    layout: Layout | None = None,
+    precision: Precision = "fp32",
+    opset: int = 18,
 ) -> ExportReport:
     """Write a model in the layout of other tools.
 
     Args:
         model: a run, anything `load_model` takes, or a loaded model; an adapter needs a run.
         out: a folder that does not exist or is empty; for `official` also a `.pt` file that does not exist.
-        format: `official` loads in the sam2 package, `hf` in transformers, `adapter` in peft.
+        format: `official` loads in the sam2 package, `hf` in transformers, `adapter` in peft, `onnx` in the tool of its
+            layout.
         comparison: folder `samtune compare` wrote, whose verdict goes into the model card; RUN/comparison if left out.
+        layout: of `onnx`: which tool the files are for, X-AnyLabeling, transformers.js or RectLabel and labelme.
+        precision: of the arithmetic inside `onnx` files.
+        opset: of `onnx` files, 18 or later.
 
     Returns:
         Where it stands and how far its masks are from the model's.
 
     Raises:
-        ConfigError: something stands where the export would.
+        ConfigError: something stands where the export would; `onnx` without a layout, its packages or a known opset.
         ModelError: the model cannot be loaded, or has no counterpart in this format.
         StorageError: the disk refused.
         SamtuneError: the export, loaded again, answers differently; nothing is kept.
     """
     for place in (out, out.with_suffix(".yaml")) if out.suffix == ".pt" else (out,):
         check_output(place)
-    loaded = model if isinstance(model, LoadedModel) else load_model(model)
+    if format == "onnx":
+        _check_onnx(layout, opset)
+    elif layout is not None:
+        raise ConfigError.of(expected="--layout with --format onnx", found=f"--format {format}", where="--layout")
+    loaded = load_model(model)
     run = Path(loaded.name).expanduser()
     facts = read_run(run, loaded.fingerprint(), comparison) if (run / "run.json").is_file() else None
     finder = finder_of(run, loaded)
@@ -89,6 +110,9 @@ def export(
             return _huggingface(loaded, facts, finder, out)
         case "adapter":
             return _adapter(loaded, facts, run, out)
+        case "onnx":
+            assert layout is not None
+            return _onnx(loaded, facts, out, layout, precision, opset)
 
 
 def _official(loaded: LoadedModel, facts: RunFacts | None, finder: Finder | None, out: Path) -> ExportReport:
@@ -151,6 +175,48 @@ def _adapter(loaded: LoadedModel, facts: RunFacts | None, run: Path, out: Path) 
         found = difference(answers(adapted.get_base_model()), answers(loaded.model))  # pyright: ignore[reportArgumentType]
         check(found, str(out))
     return ExportReport("adapter", out, found, (f"load with  PeftModel.from_pretrained(BASE, {str(out)!r})",))
+
+
+def _check_onnx(layout: Layout | None, opset: int) -> None:
+    """Refuse what no ONNX export can be made of, before a model is loaded."""
+    if layout is None:
+        raise ConfigError.of(
+            expected="--layout anylabeling, transformersjs or rectlabel: which tool the files are for",
+            found="no layout",
+            where="--format onnx",
+        )
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise ConfigError.of(
+            expected="the packages that write and check ONNX files",
+            found=f"no {', '.join(missing)}",
+            where="--format onnx",
+            do="pip install 'samtune[onnx]'",
+        )
+    from samtune.exports.onnx.write import check_opset
+
+    check_opset(opset)
+
+
+def _onnx(
+    loaded: LoadedModel, facts: RunFacts | None, out: Path, layout: Layout, precision: Precision, opset: int
+) -> ExportReport:
+    from samtune.exports.onnx.write import PROMPTS_OF_EACH_KIND, write_onnx
+
+    name = out.resolve().name
+    with new_folder(out) as folder:
+        files = write_onnx(
+            loaded, folder, layout, name=name, precision=precision, opset=opset, each=PROMPTS_OF_EACH_KIND
+        )
+        encoder, decoder = (str(path.relative_to(folder)) for path in (files.encoder, files.decoder))
+        names = {"encoder": encoder, "decoder": decoder, "yaml": f"{files.stem}.yaml", "opset": str(opset)}
+        (folder / _CARD).write_text(model_card(loaded, facts, f"onnx-{layout}", **names), encoding="utf-8")
+    notes = [f"files      {encoder}, {decoder} (opset {opset}, {precision})"]
+    if layout == "anylabeling":
+        notes.append(f"load with  X-AnyLabeling: Load Custom Model, {out / names['yaml']}")
+    if layout == "rectlabel" and loaded.image_size != 1024:
+        notes.append(f"note       RectLabel's own models take 1024 px; this one takes {loaded.image_size} px")
+    return ExportReport("onnx", out, files.difference, tuple(notes))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ _SHAPE = (240, 360)
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ExportDifference:
     """How far the answers of two models are apart.
 
     Attributes:
@@ -52,20 +52,20 @@ def answers(model: Sam2Model) -> DecoderOutput:
     """All four masks to the probe's prompts: boxes, single clicks, clicks with a box, a mask prompt."""
     size = input_size(model)
     prompts = _prompts(size)
-    image = to_model_input(_image(), size)[None]
+    image = to_model_input(probe_image(), size)[None]
     first = next(model.parameters())
     embeddings = encode(model, image.to(first.device, first.dtype))
     return decode(model, embeddings, prompts.to(first.device))
 
 
-def difference(found: DecoderOutput, expected: DecoderOutput) -> Difference:
+def difference(found: DecoderOutput, expected: DecoderOutput) -> ExportDifference:
     """Compare the answers of two models to the probe."""
     masks = [upscale_masks(output.masks, _SHAPE) > 0 for output in (found, expected)]
     scores = [
         (found.iou_scores - expected.iou_scores).abs().max(),
         (found.object_score_logits - expected.object_score_logits).abs().max(),
     ]
-    return Difference(
+    return ExportDifference(
         masks=found.masks.shape[0] * found.masks.shape[1],
         logits=float((found.masks - expected.masks).abs().max()),
         scores=float(torch.stack(scores).max()),
@@ -73,7 +73,7 @@ def difference(found: DecoderOutput, expected: DecoderOutput) -> Difference:
     )
 
 
-def check(found: Difference, where: str) -> None:
+def check(found: ExportDifference, where: str) -> None:
     """Refuse an export that answers differently.
 
     Raises:
@@ -88,7 +88,7 @@ def check(found: Difference, where: str) -> None:
         )
 
 
-def _image() -> NDArray[np.uint8]:
+def probe_image() -> NDArray[np.uint8]:
     """Smooth colours and one hard edge, the same on every machine; not square, as most images are not."""
     coarse = torch.from_numpy(np.random.default_rng(0).random((1, 3, 6, 9), np.float32))
     image = functional.interpolate(coarse, _SHAPE, mode="bilinear", align_corners=False)[0]

@@ -26,7 +26,7 @@ BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class ScoreCalibration:
     """A logistic regression on the logits of the evidence.
 
     Attributes:
@@ -42,7 +42,7 @@ class Calibration:
         return _sigmoid(_logits(evidence) @ np.array(self.weights) + self.bias)
 
 
-def fit(evidence: Floats, right: NDArray[np.bool_]) -> Calibration:
+def fit(evidence: Floats, right: NDArray[np.bool_]) -> ScoreCalibration:
     """Fit to finds of held-out images.
 
     Projected gradient descent with a step that the curvature bounds; convex, so it ends at the one best answer.
@@ -67,7 +67,7 @@ def fit(evidence: Floats, right: NDArray[np.bool_]) -> Calibration:
         ahead = following + (momentum - 1) / faster * (following - at)
         at, momentum = following, faster
     w = at / scale
-    return Calibration(tuple(float(value) for value in w[:-1]), float(w[-1]))
+    return ScoreCalibration(tuple(float(value) for value in w[:-1]), float(w[-1]))
 
 
 def calibration_error(scores: Floats, right: NDArray[np.bool_]) -> float:

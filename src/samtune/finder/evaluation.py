@@ -50,7 +50,7 @@ _EVERYTHING = {"min_iou_score": 0.1, "min_stability": 0.5}
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodResult:
     """One way to find objects, measured.
 
     Attributes:
@@ -92,7 +92,7 @@ class FindEvaluation(Result):
 
     split: str
     classes: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[MethodResult, ...]
     matched: Matched
     calibration_error: float
     truth: tuple[TrueImage, ...]
@@ -234,9 +234,9 @@ def evaluate_finder(
     )
 
 
-def _row(name: str, truth: Sequence[TrueImage], found: Sequence[FoundImage], finder: Finder) -> Row:
+def _row(name: str, truth: Sequence[TrueImage], found: Sequence[FoundImage], finder: Finder) -> MethodResult:
     has_names = finder.head.classes > 0 and "grid" not in name
-    return Row(
+    return MethodResult(
         name=name,
         one_class=coco_precision(truth, found, named=False),
         named=coco_precision(truth, found, named=True) if has_names else None,

@@ -26,7 +26,7 @@ from samtune.finder.matching import best_f1, match, operating_points
 from samtune.finder.measure import RIGHT, FoundImage, TrueImage, read_true, right_finds
 from samtune.finder.proposals import box_iou
 from samtune.finder.results import Finder, Finds, Quality
-from samtune.finder.training import Example, box_f1, read_examples, train_head
+from samtune.finder.training import FinderExample, box_f1, read_examples, train_head
 from samtune.inference.predictor import EmbeddedImage, Predictor
 
 LENT = 0.2
@@ -119,7 +119,7 @@ def _proven(
     finder: Finder,
     predictor: Predictor,
     embeddings: DatasetEmbeddings,
-    valid: Sequence[Example],
+    valid: Sequence[FinderExample],
     low_res: LowResTargets,
     progress: Callable[[int, int], None],
 ) -> Finder:
@@ -179,7 +179,7 @@ def _met(finds: Finds, image: ImageEntry) -> np.ndarray:
 
 
 @torch.no_grad()
-def _named_right(finder: Finder, embedded: EmbeddedImage, one: Example, low_res: LowResTargets) -> list[bool]:
+def _named_right(finder: Finder, embedded: EmbeddedImage, one: FinderExample, low_res: LowResTargets) -> list[bool]:
     """Whether the class of each object is told from its true mask; nothing for a finder that learned no classes."""
     if not finder.head.classes or not len(one.truth):
         return []

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from samtune.config import FindConfig
 from samtune.errors import ConfigError
-from samtune.finder.calibration import Calibration
+from samtune.finder.calibration import ScoreCalibration
 from samtune.finder.head import FinderHead
 from samtune.finder.matching import OperatingPoint, best_f1, with_precision, with_recall
 
@@ -110,7 +110,7 @@ class Finder:
     image_size: int
     encoder: str
     decoder: str
-    calibration: Calibration = field(default_factory=Calibration)
+    calibration: ScoreCalibration = field(default_factory=ScoreCalibration)
     points: tuple[OperatingPoint, ...] = ()
     chosen_on: str = "nothing"
     rare: tuple[tuple[str, int], ...] = ()

@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class FinderExample:
     """One image and what is to be found in it."""
 
     image: ImageEntry
@@ -46,7 +46,7 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Validated:
+class HeadValidation:
     """One validation: after `step` steps, the mean F1 of proposed boxes over `OVERLAPS`, and the mean loss since."""
 
     step: int
@@ -68,18 +68,20 @@ class TrainedHead:
     head: FinderHead
     step: int
     most: int
-    history: tuple[Validated, ...]
+    history: tuple[HeadValidation, ...]
 
 
-def read_examples(images: Sequence[ImageEntry], low_res: LowResTargets, classes: Sequence[str]) -> tuple[Example, ...]:
+def read_examples(
+    images: Sequence[ImageEntry], low_res: LowResTargets, classes: Sequence[str]
+) -> tuple[FinderExample, ...]:
     """Images with what is to be found in them; those without objects teach where nothing is."""
-    return tuple(Example(image, read_truth(image, low_res, classes)) for image in images)
+    return tuple(FinderExample(image, read_truth(image, low_res, classes)) for image in images)
 
 
 def train_head(
     embeddings: DatasetEmbeddings,
-    train: Sequence[Example],
-    valid: Sequence[Example],
+    train: Sequence[FinderExample],
+    valid: Sequence[FinderExample],
     low_res: LowResTargets,
     classes: int,
     config: FinderConfig,
@@ -115,7 +117,7 @@ def train_head(
     weights = weights.to(embeddings.device)
     most = max(LEAST_MOST, 2 * max(len(one.truth) for one in train))
     every = config.eval_every or max(1, config.steps // 8)
-    best, best_step, history, losses = copy.deepcopy(head.state_dict()), 0, list[Validated](), list[Tensor]()
+    best, best_step, history, losses = copy.deepcopy(head.state_dict()), 0, list[HeadValidation](), list[Tensor]()
     for step in range(config.steps):
         rng = np.random.default_rng((config.seed, step))
         loss = _loss(head, embeddings, _chosen(train, step, config, rng), low_res, weights, config, rng)
@@ -128,7 +130,7 @@ def train_head(
         progress(step + 1, config.steps)
         if (step + 1) % every == 0 or step + 1 == config.steps:
             head.eval()
-            found = Validated(step + 1, box_f1(head, embeddings, valid, most), float(torch.stack(losses).mean()))
+            found = HeadValidation(step + 1, box_f1(head, embeddings, valid, most), float(torch.stack(losses).mean()))
             if not valid or found.f1 >= max((one.f1 for one in history), default=0.0):
                 best, best_step = copy.deepcopy(head.state_dict()), step + 1
             history.append(found)
@@ -139,7 +141,7 @@ def train_head(
 
 
 @torch.no_grad()
-def box_f1(head: FinderHead, embeddings: DatasetEmbeddings, examples: Sequence[Example], most: int) -> float:
+def box_f1(head: FinderHead, embeddings: DatasetEmbeddings, examples: Sequence[FinderExample], most: int) -> float:
     """Best F1 that some threshold gives the proposed boxes, whatever their class; the mean over `OVERLAPS`."""
     scores: list[np.ndarray] = []
     right: list[list[np.ndarray]] = [[] for _ in OVERLAPS]
@@ -157,7 +159,7 @@ def box_f1(head: FinderHead, embeddings: DatasetEmbeddings, examples: Sequence[E
 
 
 def _new_head(
-    embeddings: DatasetEmbeddings, train: Sequence[Example], classes: int, config: FinderConfig
+    embeddings: DatasetEmbeddings, train: Sequence[FinderExample], classes: int, config: FinderConfig
 ) -> FinderHead:
     """A network that knows the features' mean and spread and the size of the boxes, and nothing else."""
     places = np.linspace(0, len(train) - 1, min(len(train), _NORMALISED_OVER)).round().astype(int)
@@ -180,10 +182,10 @@ def _groups(head: FinderHead, weight_decay: float) -> list[dict[str, object]]:
 
 
 def _chosen(
-    train: Sequence[Example], step: int, config: FinderConfig, rng: np.random.Generator
-) -> list[tuple[Example, bool]]:
+    train: Sequence[FinderExample], step: int, config: FinderConfig, rng: np.random.Generator
+) -> list[tuple[FinderExample, bool]]:
     """The images of a step, and which of them are mirrored; each pass over the data has its own shuffled order."""
-    chosen: list[tuple[Example, bool]] = []
+    chosen: list[tuple[FinderExample, bool]] = []
     for position in range(step * config.images_per_step, (step + 1) * config.images_per_step):
         turn, place = divmod(position, len(train))
         order = np.random.default_rng((config.seed, turn)).permutation(len(train))
@@ -194,7 +196,7 @@ def _chosen(
 def _loss(
     head: FinderHead,
     embeddings: DatasetEmbeddings,
-    chosen: Sequence[tuple[Example, bool]],
+    chosen: Sequence[tuple[FinderExample, bool]],
     low_res: LowResTargets,
     weights: Tensor,
     config: FinderConfig,
@@ -227,7 +229,7 @@ def _place_loss(output: FinderOutput, truths: Sequence[Truth]) -> Tensor:
 
 def _name_loss(
     output: FinderOutput,
-    chosen: Sequence[tuple[Example, bool]],
+    chosen: Sequence[tuple[FinderExample, bool]],
     low_res: LowResTargets,
     weights: Tensor,
     most: int,

@@ -26,7 +26,7 @@ _SOFT_EDGE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class TrainingView:
     """What the model sees of one image, and what it is asked for.
 
     Attributes:
@@ -131,7 +131,7 @@ def crop_view(
     most: int,
     *,
     complete: bool,
-) -> View | None:
+) -> TrainingView | None:
     """A window of an image with the masks of at most `most` objects in it, `first` among them.
 
     Returns:
@@ -158,14 +158,14 @@ def crop_view(
         assert found is not None, "a view has objects"
         occupied = crop_mask(found, window, size)
     fill = tuple(int(value) for value in rng.integers(0, 256, 3))
-    return View(crop_image(image, window, size, (fill[0], fill[1], fill[2])), np.stack(masks), occupied)
+    return TrainingView(crop_image(image, window, size, (fill[0], fill[1], fill[2])), np.stack(masks), occupied)
 
 
 def _fits(mask: NDArray[np.bool_]) -> bool:
     return bool(SMALLEST <= np.count_nonzero(mask) <= _LARGEST * mask.size)
 
 
-def paste(rng: np.random.Generator, view: View, image: NDArray[np.uint8], region: Region) -> View:
+def paste(rng: np.random.Generator, view: TrainingView, image: NDArray[np.uint8], region: Region) -> TrainingView:
     """Lay an object of another image over a view, with a soft edge; it becomes a target, and hides what is below it."""
     size = view.image.shape[0]
     x0, y0, x1, y1 = region.box
@@ -189,10 +189,10 @@ def paste(rng: np.random.Generator, view: View, image: NDArray[np.uint8], region
     blended = (view.image * (1 - alpha) + pixels * alpha).astype(np.uint8)
     hidden = [left for left in (old & ~mask for old in view.masks) if _fits(left)]
     occupied = None if view.occupied is None else view.occupied | mask
-    return View(blended, np.stack([mask, *hidden]), occupied)
+    return TrainingView(blended, np.stack([mask, *hidden]), occupied)
 
 
-def turned(rng: np.random.Generator, view: View) -> View:
+def turned(rng: np.random.Generator, view: TrainingView) -> TrainingView:
     """The view turned by a multiple of 90 degrees and perhaps mirrored."""
     turns, mirror = int(rng.integers(4)), rng.random() < 0.5
 
@@ -201,7 +201,7 @@ def turned(rng: np.random.Generator, view: View) -> View:
         return np.ascontiguousarray(np.flip(found, axes[1]) if mirror else found)
 
     occupied = None if view.occupied is None else move(view.occupied, (0, 1))
-    return View(move(view.image, (0, 1)), move(view.masks, (1, 2)), occupied)
+    return TrainingView(move(view.image, (0, 1)), move(view.masks, (1, 2)), occupied)
 
 
 def degraded(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from samtune.config import PretrainStage, PromptPolicy
 from samtune.model.preprocess import MEAN, STD
-from samtune.nano.augment import View, degraded, recoloured, turned
+from samtune.nano.augment import TrainingView, degraded, recoloured, turned
 from samtune.nano.real_images import RealImages
 from samtune.nano.scenes import SceneBank
 from samtune.prompts.batch import LOW_RES_STRIDE, PromptBatch
@@ -41,7 +41,7 @@ _Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PretrainingBatch:
     """One step's work: B images, N prompts.
 
     Attributes:
@@ -56,16 +56,16 @@ class Batch:
     image_index: Tensor
     targets: Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> PretrainingBatch:
         """The same work on `device`."""
         pixels, image_index, targets = (tensor.to(device) for tensor in (self.pixels, self.image_index, self.targets))
-        return Batch(pixels, self.prompts.to(device), image_index, targets)
+        return PretrainingBatch(pixels, self.prompts.to(device), image_index, targets)
 
 
-def make_batch(bank: SceneBank, real: RealImages, stage: PretrainStage, generator: torch.Generator) -> Batch:
+def make_batch(bank: SceneBank, real: RealImages, stage: PretrainStage, generator: torch.Generator) -> PretrainingBatch:
     """Views of random scenes and real images with prompts, all of it from `generator`."""
     rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
-    views: list[View] = []
+    views: list[TrainingView] = []
     centered: list[bool] = []
     while len(views) < stage.images:
         source = real.draw(rng)
@@ -79,7 +79,9 @@ def make_batch(bank: SceneBank, real: RealImages, stage: PretrainStage, generato
     return _with_prompts(views, pixels, centered, generator)
 
 
-def _with_prompts(views: list[View], pixels: list[Tensor], centered: list[bool], generator: torch.Generator) -> Batch:
+def _with_prompts(
+    views: list[TrainingView], pixels: list[Tensor], centered: list[bool], generator: torch.Generator
+) -> PretrainingBatch:
     """First prompts for the objects of each view, and clicks where there is none."""
     prompts: list[PromptBatch] = []
     targets: list[Tensor] = []
@@ -97,7 +99,7 @@ def _with_prompts(views: list[View], pixels: list[Tensor], centered: list[bool],
         prompts += found
         targets.append(functional.pad(low_res, (0, 0, 0, 0, 0, count - len(low_res))))
         index.append(torch.full((count,), number))
-    return Batch(torch.stack(pixels), PromptBatch.cat(prompts), torch.cat(index), torch.cat(targets))
+    return PretrainingBatch(torch.stack(pixels), PromptBatch.cat(prompts), torch.cat(index), torch.cat(targets))
 
 
 def normalised(pixels: NDArray[np.floating]) -> Tensor:

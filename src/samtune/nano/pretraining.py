@@ -37,7 +37,7 @@ from samtune.model.io.load import load_model
 from samtune.model.preprocess import upscale_masks
 from samtune.nano.architecture import untrained_nano
 from samtune.nano.augment import SMALLEST, Window, crop_image, crop_mask
-from samtune.nano.batches import LOOSE, TIGHT, Batch, made_ahead, make_batch, normalised, tight_boxes
+from samtune.nano.batches import LOOSE, TIGHT, PretrainingBatch, made_ahead, make_batch, normalised, tight_boxes
 from samtune.nano.real_images import RealImages, open_images
 from samtune.nano.scenes import SceneBank, draw_scenes, object_masks, resized
 from samtune.prompts.batch import LOW_RES_STRIDE, PromptBatch, low_res_to_input
@@ -99,7 +99,7 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
     cut_logs(folder, done)
     log = _Log(folder.metrics, report)
 
-    def prepare(step: Step) -> tuple[Batch | None, torch.Generator]:
+    def prepare(step: Step) -> tuple[PretrainingBatch | None, torch.Generator]:
         generator = step_generator(config.seed, step.number)
         if step.stage.subject == "prompts":
             return None, generator
@@ -195,7 +195,7 @@ def prompt_step(model: Sam2Model, stage: PretrainStage, generator: torch.Generat
 
 
 def image_step(
-    model: Sam2Model, batch: Batch, stage: PretrainStage, generator: torch.Generator
+    model: Sam2Model, batch: PretrainingBatch, stage: PretrainStage, generator: torch.Generator
 ) -> tuple[Loss, dict[str, float]]:
     """Prompts on views of images; in a share of the steps with one to three rounds of corrections."""
     embeddings = encode(model, batch.pixels)
@@ -212,7 +212,7 @@ def image_step(
     return loss, measured
 
 
-def _corrected(batch: Batch, output: DecoderOutput, generator: torch.Generator) -> Batch:
+def _corrected(batch: PretrainingBatch, output: DecoderOutput, generator: torch.Generator) -> PretrainingBatch:
     """The prompts about objects, each with the mask that ranks first and a click where it is wrong."""
     rows = torch.nonzero(batch.targets.flatten(1).amax(1) > 0).squeeze(1)
     targets = batch.targets[rows]
@@ -222,7 +222,9 @@ def _corrected(batch: Batch, output: DecoderOutput, generator: torch.Generator) 
     points, labels = correction_clicks((masks > 0).cpu(), binary(targets).cpu(), LOOSE, draws)
     points = low_res_to_input(points).to(masks.device)
     prompts = batch.prompts.select(rows).with_clicks(points, labels.to(masks.device))
-    return Batch(batch.pixels, prompts.with_masks(masks[:, None].clamp(-32, 32)), batch.image_index[rows], targets)
+    return PretrainingBatch(
+        batch.pixels, prompts.with_masks(masks[:, None].clamp(-32, 32)), batch.image_index[rows], targets
+    )
 
 
 def _ious(output: DecoderOutput, targets: Tensor, prompts: PromptBatch) -> dict[str, float]:

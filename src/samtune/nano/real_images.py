@@ -25,7 +25,7 @@ from samtune.data.readers import read
 from samtune.data.readers.common import split_named
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError, DataError
-from samtune.nano.augment import View, choose_window, crop_view, paste
+from samtune.nano.augment import TrainingView, choose_window, crop_view, paste
 from samtune.types import MaskFile, Segmentation, Split
 
 LONGEST = 640
@@ -119,7 +119,7 @@ class RealImages:
         place = int(np.searchsorted(np.cumsum(self.shares), rng.random(), side="right"))
         return place if place < len(self.sources) else None
 
-    def view(self, rng: np.random.Generator, source: int, size: int, most: int, paste_share: float) -> View:
+    def view(self, rng: np.random.Generator, source: int, size: int, most: int, paste_share: float) -> TrainingView:
         """A view of a random object's image: set, image and object are each drawn evenly.
 
         Args:
@@ -151,7 +151,7 @@ class RealImages:
             do="leave these sets out",
         )
 
-    def with_pasted(self, rng: np.random.Generator, view: View, share: float) -> View:
+    def with_pasted(self, rng: np.random.Generator, view: TrainingView, share: float) -> TrainingView:
         """The view, in `share` of the cases with one to five objects of any set laid over it."""
         if not self.sources or rng.random() >= share:
             return view

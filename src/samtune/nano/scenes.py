@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtune.config import PretrainConfig
-from samtune.nano.augment import View
+from samtune.nano.augment import TrainingView
 from samtune.synthetic.scenes import random_scene
 from samtune.utils.files import new_file
 from samtune.utils.workers import cpu_count
@@ -34,14 +34,14 @@ class SceneBank:
         with np.load(self.folder / f"{name}.npz") as stored:
             return stored["image"], stored["labels"], stored["parents"]
 
-    def view(self, rng: np.random.Generator, size: int, most: int) -> View:
+    def view(self, rng: np.random.Generator, size: int, most: int) -> TrainingView:
         """A view of a random scene with at most `most` targets."""
         while True:
             image, labels, parents = self.scene(f"{rng.integers(self.count):06d}")
             image, labels = random_part(rng, image, labels, size)
             masks = object_masks(rng, labels, parents, most)
             if len(masks):
-                return View(image, masks, labels > 0)
+                return TrainingView(image, masks, labels > 0)
 
 
 def draw_scenes(config: PretrainConfig) -> SceneBank:

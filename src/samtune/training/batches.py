@@ -39,7 +39,7 @@ _PURPOSES = ("prompts", "flip")
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     """One step's work: B images, N prompts to be made.
 
     Attributes:
@@ -79,21 +79,21 @@ class Batch:
         """Bool `[N]`, which prompts are not padding."""
         return self.kinds != PADDED
 
-    def with_tensors(self, tensors: Sequence[Tensor], image_index: Tensor | None = None) -> Batch:
+    def with_tensors(self, tensors: Sequence[Tensor], image_index: Tensor | None = None) -> TrainingBatch:
         """The same with other `tensors`."""
         covered, boxes, kinds, draws = tensors
         index = self.image_index if image_index is None else image_index
-        return Batch(self.step, self.views, index, covered, boxes, kinds, draws)
+        return TrainingBatch(self.step, self.views, index, covered, boxes, kinds, draws)
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> TrainingBatch:
         """The same work on `device`; copies from pinned memory are not waited for."""
         return self.with_tensors([tensor.to(device, non_blocking=True) for tensor in self.tensors])
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> TrainingBatch:
         """The same work in memory a GPU can copy from by itself."""
         return self.with_tensors([tensor.pin_memory() for tensor in self.tensors])
 
-    def select(self, rows: slice) -> Batch:
+    def select(self, rows: slice) -> TrainingBatch:
         """Some of the prompts, of the same images."""
         return self.with_tensors([tensor[rows] for tensor in self.tensors], self.image_index[rows])
 
@@ -102,7 +102,7 @@ class Batch:
         """How many prompts each image has."""
         return self.image_index.bincount(minlength=len(self.views)).tolist()
 
-    def grid(self, each: int) -> Batch:
+    def grid(self, each: int) -> TrainingBatch:
         """The same work with `each` prompts for each image, as many as any of them has or more, padded."""
         counts = self.counts
 
@@ -114,7 +114,7 @@ class Batch:
         rows = [padded(self.covered, 0), padded(self.boxes, 0), padded(self.kinds, PADDED), padded(self.draws, 0)]
         return self.with_tensors(rows, torch.arange(len(self.views)).repeat_interleave(each))
 
-    def columns(self, width: int) -> Iterator[Batch]:
+    def columns(self, width: int) -> Iterator[TrainingBatch]:
         """A grid in parts that are grids too, with at most `width` prompts for each image."""
         B = len(self.views)
         split = [tensor.unflatten(0, (B, -1)).split(width, dim=1) for tensor in (*self.tensors, self.image_index)]
@@ -145,7 +145,7 @@ class Sampling:
     prompts: PromptPolicy
 
 
-class TrainingBatches(TorchDataset[Batch]):
+class TrainingBatches(TorchDataset[TrainingBatch]):
     """Item `t` is the batch of step `t` (of this process, when several train together).
 
     Images come in shuffled order, each once per pass. Of an image with more than `objects_per_image` objects, a random
@@ -169,11 +169,11 @@ class TrainingBatches(TorchDataset[Batch]):
             )
         self._order = EpochOrder(len(self.images), sampling.seed)
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> TrainingBatch:
         views = self.views(step)
         parts = [self._of_image(view, number) for view, number in zip(views, self._numbers(step), strict=True)]
         covered, boxes, kinds, draws = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return Batch(
+        return TrainingBatch(
             step=step,
             views=views,
             image_index=torch.arange(len(views)).repeat_interleave(torch.tensor([len(part[0]) for part in parts])),
@@ -282,7 +282,9 @@ def image_generator(seed: int, number: int, purpose: Literal["prompts", "flip"])
     return torch.Generator().manual_seed(int(state >> 1))
 
 
-def loader(batches: TrainingBatches, first: int, end: int, workers: int, *, pin: bool = False) -> Iterator[Batch]:
+def loader(
+    batches: TrainingBatches, first: int, end: int, workers: int, *, pin: bool = False
+) -> Iterator[TrainingBatch]:
     """Batches of the steps `first` to `end` - 1 in order.
 
     Args:
@@ -307,14 +309,14 @@ def loader(batches: TrainingBatches, first: int, end: int, workers: int, *, pin:
     )
 
 
-def _loaded_by_a_thread(batches: TrainingBatches, steps: range) -> Iterator[Batch]:
+def _loaded_by_a_thread(batches: TrainingBatches, steps: range) -> Iterator[TrainingBatch]:
     """Into pinned memory, from which a GPU copies by itself."""
 
-    def load(step: int) -> Batch:
+    def load(step: int) -> TrainingBatch:
         return batches[step].pin_memory()
 
     thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
-    waiting: deque[Future[Batch]] = deque()
+    waiting: deque[Future[TrainingBatch]] = deque()
     try:
         for step in steps:
             waiting.append(thread.submit(load, step))

@@ -2,8 +2,9 @@
 
 A graph replays fixed kernels on fixed memory. So a batch is brought into a grid of B images x N prompts, N rounded up
 to one of a few sizes, and copied over the inputs of that size's recording. What a step draws at random comes with the
-batch (`Batch.draws`). The optimizer stays outside, and so does everything that waits for other processes. Recorded are
-prompts, decoder, loss, backward pass and correction rounds: everything in `learn_from`, which reads no value back.
+batch (`TrainingBatch.draws`). The optimizer stays outside, and so does everything that waits for other processes.
+Recorded are prompts, decoder, loss, backward pass and correction rounds: everything in `learn_from`, which reads no
+value back.
 
 Source of the rules: PyTorch's notes on CUDA graphs ("Whole-network capture", "Graph memory management"). See
 docs/decisions/0054.
@@ -19,7 +20,7 @@ from typing import Any, TypeAlias
 import torch
 
 from samtune.model.encoder.embeddings import ImageEmbeddings
-from samtune.training.batches import Batch
+from samtune.training.batches import TrainingBatch
 from samtune.training.losses.tuning import Counts
 from samtune.training.run import Run
 from samtune.training.step import Figures, count_prompts, learn, learn_from, learn_on_grid
@@ -27,7 +28,7 @@ from samtune.training.step import Figures, count_prompts, learn, learn_from, lea
 WARM_UPS = 3
 """Steps before recording, which let libraries set themselves up: PyTorch's notes ask for a few."""
 
-Learn: TypeAlias = Callable[[Batch], Figures]
+Learn: TypeAlias = Callable[[TrainingBatch], Figures]
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +46,7 @@ def learner(run: Run) -> Learn:
     return lambda batch: learn_on_grid(run, gridded(run, batch))
 
 
-def gridded(run: Run, batch: Batch) -> Batch:
+def gridded(run: Run, batch: TrainingBatch) -> TrainingBatch:
     """A batch as a grid on the run's device, of one of the sizes that are recorded."""
     return batch.to(run.device).grid(grid_size(max(batch.counts)))
 
@@ -72,7 +73,7 @@ class RecordedSteps:
         self._recordings: dict[tuple[int, int], _Recording] = {}
         self.is_recording = True
 
-    def __call__(self, batch: Batch) -> Figures:
+    def __call__(self, batch: TrainingBatch) -> Figures:
         """Set the gradients of one batch, and return its figures."""
         grid = gridded(self._run, batch)
         counts = count_prompts(self._run, grid)
@@ -103,13 +104,13 @@ class StaticInputs:
         counts: what their losses are divided by.
     """
 
-    def __init__(self, embeddings: ImageEmbeddings, grid: Batch, counts: Counts) -> None:
+    def __init__(self, embeddings: ImageEmbeddings, grid: TrainingBatch, counts: Counts) -> None:
         image, s0, s1 = (tensor.clone() for tensor in embeddings.tensors)
         self.embeddings = ImageEmbeddings(image, (s0, s1))
         self.grid = grid.with_tensors([tensor.clone() for tensor in grid.tensors])
         self.counts = Counts(counts.prompts.clone(), counts.objects.clone())
 
-    def copy_from(self, embeddings: ImageEmbeddings, grid: Batch, counts: Counts) -> None:
+    def copy_from(self, embeddings: ImageEmbeddings, grid: TrainingBatch, counts: Counts) -> None:
         """Take in another step's inputs, of the same shapes."""
         given = (*embeddings.tensors, *grid.tensors, counts.prompts, counts.objects)
         kept = (*self.embeddings.tensors, *self.grid.tensors, self.counts.prompts, self.counts.objects)
@@ -146,7 +147,7 @@ class _Recording:
         self._gradients = [parameter.grad for parameter in self._parameters]
         torch.cuda.current_stream().wait_stream(stream)
 
-    def replay(self, embeddings: ImageEmbeddings, grid: Batch, counts: Counts) -> Figures:
+    def replay(self, embeddings: ImageEmbeddings, grid: TrainingBatch, counts: Counts) -> Figures:
         """Set the gradients of another step, and return its figures."""
         self._inputs.copy_from(embeddings, grid, counts)
         self._graph.replay()

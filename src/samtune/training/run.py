@@ -31,7 +31,7 @@ from samtune.prompts.batch import PromptBatch
 from samtune.runtime.device import choose_device, configure_process
 from samtune.runtime.distributed import Processes, join_processes
 from samtune.runtime.precision import arithmetic, autocast
-from samtune.training.batches import Batch, Sampling, TrainingBatches
+from samtune.training.batches import Sampling, TrainingBatch, TrainingBatches
 from samtune.training.checkpoint import (
     RunFolder,
     choose_folder,
@@ -109,7 +109,7 @@ class Run:
         """Embeddings of B = `len(views)` images, of others `then`; gradients flow where the encoder learns."""
         return self.embeddings(views, then)
 
-    def embed_step(self, batch: Batch) -> ImageEmbeddings:
+    def embed_step(self, batch: TrainingBatch) -> ImageEmbeddings:
         """Embeddings of a step's images, before those of the steps that follow."""
         return self.embed(batch.views, self.batches.upcoming(batch.step, self.config.steps))
 

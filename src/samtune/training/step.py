@@ -1,8 +1,8 @@
 """What one step learns: the gradients of its prompts' loss, and the figures beside them.
 
-`learn` takes a batch as it comes. `learn_on_grid` takes one whose images have equally many prompts (`Batch.grid`) and
-looks at no value, so that a GPU is never waited for and the whole can be recorded (see `cuda_graphs.py`). Both give the
-same loss and the same gradients.
+`learn` takes a batch as it comes. `learn_on_grid` takes one whose images have equally many prompts
+(`TrainingBatch.grid`) and looks at no value, so that a GPU is never waited for and the whole can be recorded (see
+`cuda_graphs.py`). Both give the same loss and the same gradients.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from samtune.model.decoder.reference import DecoderOutput, select_masks
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.prompts.batch import PromptBatch, low_res_to_input
 from samtune.prompts.simulate import CorrectionDraws, PromptDraws, correction_clicks
-from samtune.training.batches import Batch
+from samtune.training.batches import TrainingBatch
 from samtune.training.losses.tuning import Counts, binary, hard_iou, tuning_loss
 from samtune.training.run import Run
 
@@ -27,7 +27,7 @@ Figures: TypeAlias = dict[str, Tensor]
 _Decode: TypeAlias = Callable[[ImageEmbeddings, PromptBatch, Tensor], DecoderOutput]
 
 
-def learn(run: Run, batch: Batch) -> Figures:
+def learn(run: Run, batch: TrainingBatch) -> Figures:
     """Add the gradients of one batch, and return its figures.
 
     Prompts go through the decoder in parts and the gradients at the image embeddings are collected, so that memory does
@@ -39,13 +39,13 @@ def learn(run: Run, batch: Batch) -> Figures:
     return _through_the_encoder(run, batch, lambda leaves: _learn(run, leaves, counts, parts, run.decode))
 
 
-def learn_on_grid(run: Run, grid: Batch) -> Figures:
+def learn_on_grid(run: Run, grid: TrainingBatch) -> Figures:
     """The same for a grid on the run's device."""
     counts = count_prompts(run, grid)
     return _through_the_encoder(run, grid, lambda leaves: learn_from(run, leaves, grid, counts))
 
 
-def learn_from(run: Run, embeddings: ImageEmbeddings, grid: Batch, counts: Counts) -> Figures:
+def learn_from(run: Run, embeddings: ImageEmbeddings, grid: TrainingBatch, counts: Counts) -> Figures:
     """The same from embeddings at hand. Collects their gradients, where they are leaves that want any."""
 
     def decode(embeddings: ImageEmbeddings, prompts: PromptBatch, _: Tensor) -> DecoderOutput:
@@ -55,12 +55,12 @@ def learn_from(run: Run, embeddings: ImageEmbeddings, grid: Batch, counts: Count
     return _learn(run, embeddings, counts, grid.columns(width), decode)
 
 
-def count_prompts(run: Run, batch: Batch) -> Counts:
+def count_prompts(run: Run, batch: TrainingBatch) -> Counts:
     """What the step's losses are divided by, over all processes: their losses and gradients then add up."""
     return Counts.of(batch.covered, batch.counted, run.processes.sum)
 
 
-def _through_the_encoder(run: Run, batch: Batch, learn_from: Callable[[ImageEmbeddings], Figures]) -> Figures:
+def _through_the_encoder(run: Run, batch: TrainingBatch, learn_from: Callable[[ImageEmbeddings], Figures]) -> Figures:
     embeddings = run.embed_step(batch)
     leaves = embeddings.as_leaves()
     figures = learn_from(leaves)
@@ -68,7 +68,9 @@ def _through_the_encoder(run: Run, batch: Batch, learn_from: Callable[[ImageEmbe
     return figures
 
 
-def _learn(run: Run, embeddings: ImageEmbeddings, counts: Counts, parts: Iterable[Batch], decode: _Decode) -> Figures:
+def _learn(
+    run: Run, embeddings: ImageEmbeddings, counts: Counts, parts: Iterable[TrainingBatch], decode: _Decode
+) -> Figures:
     figures: Figures = {name: torch.zeros((), device=run.device) for name in ("loss", "train_iou")}
     for part in parts:
         for name, value in _learn_part(run, embeddings, part, counts, decode).items():
@@ -76,7 +78,7 @@ def _learn(run: Run, embeddings: ImageEmbeddings, counts: Counts, parts: Iterabl
     return figures
 
 
-def _learn_part(run: Run, embeddings: ImageEmbeddings, part: Batch, counts: Counts, decode: _Decode) -> Figures:
+def _learn_part(run: Run, embeddings: ImageEmbeddings, part: TrainingBatch, counts: Counts, decode: _Decode) -> Figures:
     """Add the gradients of some prompts and of the corrections of their answers; returns their share of the figures."""
     policy, draws, targets = run.config.prompts, PromptDraws.of(part.draws), part.targets
     rounds = 1 + policy.correction_clicks

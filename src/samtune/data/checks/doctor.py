@@ -51,7 +51,7 @@ class ShownImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class FindingExample:
     """A finding with the images that show it."""
 
     issue: Issue
@@ -76,7 +76,7 @@ class SplitSummary:
 
 
 @dataclass
-class Summary:
+class DatasetSummary:
     """What a dataset is made of.
 
     Attributes:
@@ -110,8 +110,8 @@ class Audit(Result):
     source: Path
     source_format: str
     issues: tuple[Issue, ...]
-    summary: Summary
-    examples: tuple[Example, ...] = ()
+    summary: DatasetSummary
+    examples: tuple[FindingExample, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -179,7 +179,7 @@ def _as_folder(source: Path) -> Generator[Path]:
 def _outliving(found: Audit, folder: Path) -> Audit:
     """An audit of an archive that says and shows the same when the folder it was unpacked to is gone."""
     examples = tuple(
-        Example(
+        FindingExample(
             naming_archive(example.issue, found.source, folder),
             tuple(replace(shown, drawn=draw(shown)) for shown in example.images),
         )
@@ -194,8 +194,8 @@ class _Check:
 
     def __init__(self) -> None:
         self.issues: list[Issue] = []
-        self.summary = Summary()
-        self.examples: dict[str, list[Example]] = {}
+        self.summary = DatasetSummary()
+        self.examples: dict[str, list[FindingExample]] = {}
         self.seen: list[Seen] = []
         self._unshown: list[Issue] = []
 
@@ -221,7 +221,7 @@ class _Check:
         """Report images that stand in more than one split."""
         for leak in find_leaks(self.seen, same_images([image.print for image in self.seen])):
             self.issues.append(leak.issue)
-            self._keep(Example(leak.issue, (ShownImage(leak.leaked.path), ShownImage(leak.original.path))))
+            self._keep(FindingExample(leak.issue, (ShownImage(leak.leaked.path), ShownImage(leak.original.path))))
 
     def categories(self, source: Path) -> None:
         """Report splits without objects, and categories that are evaluated but never learned."""
@@ -254,9 +254,9 @@ class _Check:
         for issue in found:
             annotation = by_id.get(issue.annotation) if issue.annotation is not None and frame else None
             turned = frame is None or frame.orientation == 1
-            self._keep(Example(issue, (ShownImage(record.path, turned, annotation),)))
+            self._keep(FindingExample(issue, (ShownImage(record.path, turned, annotation),)))
 
-    def _keep(self, example: Example) -> None:
+    def _keep(self, example: FindingExample) -> None:
         kept = self.examples.setdefault(example.issue.code, [])
         if len(kept) < EXAMPLES_PER_CODE:
             kept.append(example)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ _MOST_PER_KEY = 32
 _WORTH_A_LOOK = 0.9
 """Correlation at half the side below which the whole images are not compared."""
 _PORTION = 1 << 15
+_ROWS = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,9 @@ def same_images(prints: Sequence[Fingerprint]) -> list[Pair]:
             pairs.append(Pair(first, position, "bytes"))
     originals = list(first_with.values())
     looks = np.frombuffer(b"".join(prints[position].look for position in originals), np.uint8)
-    looks = looks.reshape(-1, SIDE, SIDE).astype(np.float32)
-    telling = np.flatnonzero(looks.std(axis=(1, 2)) >= _LEAST_DETAIL)
+    looks = looks.reshape(-1, SIDE, SIDE)
+    contrast = [part.astype(np.float32).std(axis=(1, 2)) for part in _portions(looks)]
+    telling = np.flatnonzero(np.concatenate([*contrast, np.zeros(0, np.float32)]) >= _LEAST_DETAIL)
     if telling.size > 1:
         units = _units(looks[telling])
         alike = _alike_all(units) if telling.size <= _ALL_PAIRS else _alike_hashed(units)
@@ -98,15 +100,26 @@ def same_images(prints: Sequence[Fingerprint]) -> list[Pair]:
     return sorted(pairs)
 
 
-def _units(looks: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Looks freed of brightness, contrast and what they share, as vectors of length 1: `[N, SIDE * SIDE]`."""
-    units = looks - looks.mean(axis=(1, 2), keepdims=True)
-    units /= units.std(axis=(1, 2), keepdims=True)
-    if len(units) >= _ENOUGH_FOR_BACKGROUND:
-        units -= units.mean(axis=0)
-        units -= units.mean(axis=(1, 2), keepdims=True)
-    units /= np.maximum(np.linalg.norm(units, axis=(1, 2), keepdims=True), 1e-6)
+def _units(looks: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Looks freed of brightness, contrast and what they share, as vectors of length 1: `[N, SIDE * SIDE]`.
+
+    In place, a portion at a time: of a million images this is the largest thing in memory.
+    """
+    units = looks.astype(np.float32)
+    for part in _portions(units):
+        part -= part.mean(axis=(1, 2), keepdims=True)
+        part /= part.std(axis=(1, 2), keepdims=True)
+    background = units.mean(axis=0) if len(units) >= _ENOUGH_FOR_BACKGROUND else np.zeros(1, np.float32)
+    for part in _portions(units):
+        part -= background
+        part -= part.mean(axis=(1, 2), keepdims=True)
+        part /= np.maximum(np.linalg.norm(part, axis=(1, 2), keepdims=True), 1e-6)
     return units.reshape(len(units), -1)
+
+
+def _portions(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Views of some rows each."""
+    return (values[start : start + _ROWS] for start in range(0, len(values), _ROWS))
 
 
 def _turns(side: int) -> NDArray[np.int64]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from samtune.data.checks.doctor import Audit, Example, ShownImage, Summary
+    from samtune.data.checks.doctor import Audit, DatasetSummary, FindingExample, ShownImage
 
 _MOST_CATEGORIES = 12
 _SHOWN_SIDE = 320
@@ -132,7 +132,7 @@ def _plural(name: str, count: int) -> str:
     return noun if count == 1 else noun + "s"
 
 
-def _summary_lines(summary: Summary) -> list[str]:
+def _summary_lines(summary: DatasetSummary) -> list[str]:
     lines: list[str] = []
     for name, split in summary.splits.items():
         empty = f", {split.without_objects} images without" if split.without_objects else ""
@@ -146,7 +146,7 @@ def _summary_lines(summary: Summary) -> list[str]:
     return [*lines, f"sizes  {sizes}", f"image  {_per_image(summary)}"]
 
 
-def _per_image(summary: Summary) -> str:
+def _per_image(summary: DatasetSummary) -> str:
     counts = sorted(summary.objects_per_image.elements())
     if not counts:
         return "no usable image"
@@ -174,7 +174,7 @@ def draw(shown: ShownImage) -> bytes | None:
     return to_jpeg(image, quality=80)
 
 
-def _shown(example: Example) -> dict[str, Any]:
+def _shown(example: FindingExample) -> dict[str, Any]:
     drawn = [shown.drawn or draw(shown) for shown in example.images]
     uris = ["data:image/jpeg;base64," + base64.b64encode(data).decode() for data in drawn if data]
     return {"issue": example.issue, "images": uris}

@@ -21,7 +21,7 @@ from samtune.data.checks.record import UsableImage, check_record
 from samtune.data.images import ImageInfo, read_image, turn_upright
 from samtune.data.masks import Region, region_of, write_region_file
 from samtune.data.paths import relative_to
-from samtune.data.prepare.spool import Row
+from samtune.data.prepare.spool import TableRow
 from samtune.data.prepare.tiling import TileContent, TileObject, cut_objects, tiles_of
 from samtune.data.readers.common import unique
 from samtune.data.reading import PLAIN, Reading
@@ -71,7 +71,7 @@ class PreparedImage:
         quantiles: of its deep values, where they are asked for.
     """
 
-    images: Sequence[list[Row]]
+    images: Sequence[list[TableRow]]
     issues: Sequence[Issue]
     seen: Seen | None = None
     quantiles: NDArray[np.float32] | None = None
@@ -105,23 +105,23 @@ def prepare_image(image: NamedImage, how: Writing) -> PreparedImage:
     return PreparedImage(images, issues, usable.seen, usable.quantiles)
 
 
-def _whole(image: NamedImage, path: str, usable: UsableImage, how: Writing) -> list[Row]:
+def _whole(image: NamedImage, path: str, usable: UsableImage, how: Writing) -> list[TableRow]:
     """The masks of an image that is one image of the dataset, and its rows."""
     width, height = usable.info.upright_size
     named = [(f"{found.number:03}", TileObject(found, found.region, is_fragment=False)) for found in usable.objects]
     regions = [(found.annotation.category, found.region) for found in usable.objects]
     _write_merged(regions, image.name, height, width, how)
     page = how.reading.page if how.reading.page != 1 else None
-    about = Row.of_image(path, image.record, image.record.image_id, width, height)._replace(page=page)
+    about = TableRow.of_image(path, image.record, image.record.image_id, width, height)._replace(page=page)
     return _rows(about, _write_masks(image, named, height, width, how))
 
 
-def _tile(image: NamedImage, path: str, content: TileContent, how: Writing) -> list[Row]:
+def _tile(image: NamedImage, path: str, content: TileContent, how: Writing) -> list[TableRow]:
     """The masks of a tile, and its rows."""
     x0, y0, x1, y1 = content.tile.window
     width, height, name = x1 - x0, y1 - y0, content.tile.name
     page = how.reading.page if how.reading.page != 1 else None
-    about = Row.of_image(path, image.record, f"{image.record.image_id}@{name}", width, height)
+    about = TableRow.of_image(path, image.record, f"{image.record.image_id}@{name}", width, height)
     about = about._replace(page=page, window_x=x0, window_y=y0)
     named = [(f"{name}-{one.found.number:03}{'f' * one.is_fragment}", one) for one in content.objects]
     return _rows(about, _write_masks(image, named, height, width, how))
@@ -150,9 +150,9 @@ def _upright(region: Region, frame: Frame) -> Region:
     return turned
 
 
-def _rows(about: Row, objects: Sequence[tuple[str, TileObject]]) -> list[Row]:
+def _rows(about: TableRow, objects: Sequence[tuple[str, TileObject]]) -> list[TableRow]:
     """The rows of an image, of which `about` says what all have in common: one for each object, or that one alone."""
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for mask_path, one in objects:
         annotation, (x0, y0, x1, y1) = one.found.annotation, one.region.box
         number = f"{annotation.annotation_id}#fragment" if one.is_fragment else annotation.annotation_id

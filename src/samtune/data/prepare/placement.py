@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from samtune.data.prepare.split import SplitItem, assign_splits, join_groups
-from samtune.data.prepare.spool import ImageSummary, Row, place_of
+from samtune.data.prepare.spool import ImageSummary, TableRow, place_of
 from samtune.types import Issue, Severity, Split
 
 DEFAULT_SHARES = (0.8, 0.1, 0.1)
@@ -39,7 +39,7 @@ class Placement:
         """The id of what had this id in this split of the source."""
         return f"{split}-{image_id}" if self.rename else image_id
 
-    def moved(self, rows: Iterable[Row]) -> Iterator[Row]:
+    def moved(self, rows: Iterable[TableRow]) -> Iterator[TableRow]:
         """The rows in the splits and groups that their images are in now."""
         for row in rows:
             key = _key(row.image_path, place_of(row), self.side)

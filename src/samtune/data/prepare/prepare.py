@@ -37,7 +37,7 @@ from samtune.data.intensity import limits_of_set
 from samtune.data.prepare.image import NamedImage, PreparedImage, Writing, prepare_image, safe_name
 from samtune.data.prepare.placement import new_shares, place_images, split_within_images
 from samtune.data.prepare.split import group_of
-from samtune.data.prepare.spool import TABLE, ImageSummary, IssueSpool, Row, RowSpool, read_issues, write_issues
+from samtune.data.prepare.spool import TABLE, ImageSummary, IssueSpool, RowSpool, TableRow, read_issues, write_issues
 from samtune.data.readers import ReadOptions, detect_format, read
 from samtune.data.readers.common import unique
 from samtune.data.reading import ABOUT, Reading
@@ -275,7 +275,7 @@ def _count_images(root: Path) -> int:
     return sum(Path(name).suffix in SUFFIXES and "_mask." not in name for name in names)
 
 
-def _final_rows(gathered: _Gathered, config: PrepareConfig) -> Iterator[Row]:
+def _final_rows(gathered: _Gathered, config: PrepareConfig) -> Iterator[TableRow]:
     """The rows in their final splits; `gathered` gets these splits, and what only the whole set shows."""
     pairs = same_images([image.print for image in gathered.seen])
     shares = new_shares(gathered.images, config.shares)
@@ -330,7 +330,12 @@ def _reading(config: PrepareConfig) -> Reading:
 
 
 def _write(
-    target: Path, rows: Iterator[Row], gathered: _Gathered, source_format: str, reading: Reading, config: PrepareConfig
+    target: Path,
+    rows: Iterator[TableRow],
+    gathered: _Gathered,
+    source_format: str,
+    reading: Reading,
+    config: PrepareConfig,
 ) -> None:
     """Write all but the masks and images."""
     _load_table().write_rows(target, rows)

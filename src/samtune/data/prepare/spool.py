@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 from samtune.types import ImageRecord, Issue, Severity
@@ -23,7 +26,7 @@ _ISSUE_FIELDS = tuple(name.name for name in fields(Issue))
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row of the table, see `table.SCHEMA`; `annotation_id` to `area` and `iscrowd` are None without an object."""
 
     image_path: str
@@ -47,16 +50,22 @@ class Row(NamedTuple):
     window_y: int | None = None
 
     @classmethod
-    def of_image(cls, image_path: str, record: ImageRecord, image_id: str, width: int, height: int) -> Row:
+    def of_image(cls, image_path: str, record: ImageRecord, image_id: str, width: int, height: int) -> TableRow:
         """The row of an image without objects."""
         nothing = (None, None, None, None, None, None, None)
         split, group = record.split.value, record.group
         return cls(image_path, None, split, image_id, *nothing, width, height, group, None)
 
 
-def place_of(row: Row) -> tuple[int, int] | None:
+def place_of(row: TableRow) -> tuple[int, int] | None:
     """Where in its file the tile lies that a row is about, x and y of its window; None for whole images."""
     return None if row.window_x is None or row.window_y is None else (row.window_x, row.window_y)
+
+
+@lru_cache(maxsize=1 << 12)
+def _shared(counts: tuple[tuple[str, int], ...]) -> Mapping[str, int]:
+    """Counts by name, one and the same for all images with the same counts."""
+    return MappingProxyType(dict(counts))
 
 
 @dataclass(slots=True)
@@ -73,15 +82,16 @@ class ImageSummary:
     split: str
     image_id: str
     group: str
-    categories: dict[str, int]
+    categories: Mapping[str, int]
     place: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> ImageSummary:
+    def of(cls, rows: Sequence[TableRow]) -> ImageSummary:
         """What is kept of the image that these rows are about."""
         first = rows[0]
-        categories = Counter(row.category for row in rows if row.category is not None and not row.is_fragment)
-        return cls(first.image_path, first.split, first.image_id, first.group, dict(categories), place_of(first))
+        counted = Counter(row.category for row in rows if row.category is not None and not row.is_fragment)
+        categories = _shared(tuple(sorted(counted.items())))
+        return cls(first.image_path, sys.intern(first.split), first.image_id, first.group, categories, place_of(first))
 
 
 class RowSpool:
@@ -91,14 +101,14 @@ class RowSpool:
         # Without a name, so that nothing is left behind.
         self._file: IO[str] = TemporaryFile("w+", dir=folder, encoding="ascii", newline="\n")  # noqa: SIM115
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[TableRow]) -> None:
         """Keep the rows of one image."""
         self._file.write(json.dumps(rows) + "\n")
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[TableRow]:
         self._file.seek(0)
         for line in self._file:
-            yield from map(Row._make, json.loads(line))
+            yield from map(TableRow._make, json.loads(line))
 
     def close(self) -> None:
         """Give the disk space back."""

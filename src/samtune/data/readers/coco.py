@@ -16,7 +16,14 @@ from samtune.data.prepare.split import group_of
 from samtune.data.readers.coco_boxes import boxes_are_corners
 from samtune.data.readers.coco_crowd import crowds_are_regions
 from samtune.data.readers.coco_files import CocoFile, open_files
-from samtune.data.readers.coco_index import CocoIndex, ImageEntry, coco_issue, compare_category_ids, id_key, is_crowd
+from samtune.data.readers.coco_index import (
+    CocoImageEntry,
+    CocoIndex,
+    coco_issue,
+    compare_category_ids,
+    id_key,
+    is_crowd,
+)
 from samtune.data.readers.coco_shapes import parse_segmentation, short
 from samtune.data.readers.common import (
     AUTO,
@@ -92,7 +99,7 @@ class _Reader:
                     if record is not None:
                         yield record
 
-    def _record(self, entry: ImageEntry, position: int) -> ImageRecord | None:
+    def _record(self, entry: CocoImageEntry, position: int) -> ImageRecord | None:
         index = self._file.index
         places = index.places(position)
         where = f"{entry.where}.file_name"
@@ -117,7 +124,7 @@ class _Reader:
             source=index.file,
         )
 
-    def _report_lost(self, entry: ImageEntry, error: DataError, places: list[int]) -> None:
+    def _report_lost(self, entry: CocoImageEntry, error: DataError, places: list[int]) -> None:
         file = self._file.index.file
         name = entry.name if isinstance(entry.name, str) else None
         code = error.code if isinstance(error, ImageNameError) else "image-path"
@@ -128,7 +135,7 @@ class _Reader:
         for place in places:
             self._shapes.report(code, "The object's image cannot be used.", f"annotations[{place}]", name, place)
 
-    def _report_guess(self, entry: ImageEntry, path: Path) -> None:
+    def _report_guess(self, entry: CocoImageEntry, path: Path) -> None:
         """Say once that names are matched by their base names."""
         if self._name_reported or not isinstance(entry.name, str) or entry.name not in self._file.finder.guessed:
             return

@@ -25,7 +25,7 @@ _REQUIRED = ("images", "annotations", "categories")
 
 
 @dataclass(frozen=True, slots=True)
-class ImageEntry:
+class CocoImageEntry:
     """An image as listed.
 
     Attributes:
@@ -60,7 +60,7 @@ class CocoIndex:
     """
 
     file: Path
-    entries: list[ImageEntry] = field(default_factory=lambda: list[ImageEntry]())
+    entries: list[CocoImageEntry] = field(default_factory=lambda: list[CocoImageEntry]())
     categories: dict[object, str] = field(default_factory=lambda: dict[object, str]())
     category_ids: list[object] = field(default_factory=lambda: list[object]())
     owner: array[int] = field(default_factory=lambda: array("q"))
@@ -209,7 +209,7 @@ class _Builder:
             keys[key] = len(entries)
             if isinstance(name, str):
                 self._names[_same_name(name)] = len(entries)
-            entries.append(ImageEntry(str(key), name, width, height, where))
+            entries.append(CocoImageEntry(str(key), name, width, height, where))
 
     def finished(self) -> CocoIndex:
         """The index, annotations linked to images, findings about categories added."""

@@ -8,18 +8,16 @@ object, unless their names recur from image to image and so are classes.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.data.masks import components_of, encode_rle, read_labels
+from samtune.data.masks import components_of, read_labels
 from samtune.data.prepare.split import group_of
 from samtune.data.readers.common import (
     AUTO,
@@ -44,13 +42,13 @@ from samtune.data.readers.mask_classes import (
     values_of,
 )
 from samtune.data.readers.mask_pairs import MaskPairs, pair_masks
+from samtune.data.readers.mask_pixels import array_objects, is_soft, read_array, soft_components
 from samtune.data.readers.text import read_text
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, MaskFile, Segmentation, Severity, Split
 
 _DEEP_VOID = 65_535
 """Void in masks of 16 bits."""
-_MOST_HEADER = 1 << 31
 _MOST_LIST = 64 << 20
 _SHOWN = 3
 _CLASS_SHARE = 0.95
@@ -216,7 +214,7 @@ class _Reader:
     ) -> Iterator[tuple[str, Segmentation]]:
         """Category and shape of every object in a mask; `single` where the image has several masks."""
         if file.suffix.lower() == ".npy":
-            yield from _of_array(labels)
+            yield from array_objects(labels)
             return
         values = values_of(labels)
         if (of_classes := self._pairs.classes.get(file)) is not None:
@@ -243,8 +241,8 @@ class _Reader:
                 yield DEFAULT_CATEGORY, MaskFile(file, None)
             else:
                 yield from ((category or DEFAULT_CATEGORY, shape) for shape in _components(file, None))
-        elif _is_soft(labels):
-            yield from ((DEFAULT_CATEGORY, shape) for shape in _soft_components(labels))
+        elif is_soft(labels):
+            yield from ((DEFAULT_CATEGORY, shape) for shape in soft_components(labels))
         else:
             sure = has_palette(file) or "object" in folder or "instance" in folder
             self._check_background(file, values)
@@ -378,47 +376,7 @@ def _labels(file: Path) -> NDArray[Any]:
     Raises:
         DataError: it cannot be read, or not without running what is in it.
     """
-    return _array(file) if file.suffix.lower() == ".npy" else read_labels(file)
-
-
-def _array(file: Path) -> NDArray[Any]:
-    try:
-        with file.open("rb") as opened:
-            _check_header(opened, file.stat().st_size)
-            labels: NDArray[Any] = np.load(opened, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
-        raise DataError.of(
-            expected="an array of whole numbers",
-            found="a pickle, which can run programs and is not loaded" if "ickle" in str(error) else str(error),
-            where=str(file),
-            do="in cellpose save masks as PNG or TIFF (File menu, or --save_png, --save_tif); they are read",
-        ) from error
-    if labels.ndim != 2 or labels.dtype.kind not in "bui" or not 0 < labels.size < _MOST_HEADER:
-        found = f"shape {labels.shape} of {labels.dtype}"
-        raise DataError.of(expected="an array [H, W] of whole numbers", found=found, where=str(file))
-    return labels
-
-
-def _check_header(file: BinaryIO, size: int) -> None:
-    """Refuse an array whose header claims more than the file holds. Source: numpy.lib.format, version 1.0 to 3.0."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("a pickle")
-    if math.prod(shape) * dtype.itemsize != size - file.tell():
-        raise ValueError("a header that does not fit the file")
-    file.seek(0)
-
-
-def _of_array(labels: NDArray[Any]) -> Iterator[tuple[str, Segmentation]]:
-    """Objects of an array of instance ids, or the components of one of 0 and 1."""
-    values = np.unique(labels)
-    if values[values != 0].size == 1:
-        yield from ((DEFAULT_CATEGORY, shape) for shape in _soft_components((labels != 0).astype(np.uint8) * 255))
-        return
-    for value in values[values != 0]:
-        yield DEFAULT_CATEGORY, encode_rle(np.asarray(labels == value))
+    return read_array(file) if file.suffix.lower() == ".npy" else read_labels(file)
 
 
 def _equal(labels: NDArray[Any], value: Value) -> NDArray[np.bool_]:
@@ -434,18 +392,3 @@ def _value_name(value: Value) -> str:
 def _components(file: Path, value: Value | None) -> Iterator[MaskFile]:
     for component in range(1, components_of(file, value) + 1):
         yield MaskFile(file, value, component)
-
-
-def _is_soft(labels: NDArray[Any]) -> bool:
-    """Whether a gray mask is a binary one with softened edges: nearly all pixels 0 or 255, many values in between."""
-    if labels.dtype != np.uint8:
-        return False
-    counts = np.bincount(labels.ravel(), minlength=256)
-    return bool(counts[255]) and int(np.count_nonzero(counts)) > 8 and counts[0] + counts[255] >= 0.9 * labels.size
-
-
-def _soft_components(labels: NDArray[Any]) -> Iterator[Segmentation]:
-    _, numbered = cv2.connectedComponents((labels >= 128).astype(np.uint8), connectivity=8)
-    order = np.unique(numbered, return_index=True)
-    for label in sorted(order[0][1:], key=lambda label: int(order[1][label])):
-        yield encode_rle(np.asarray(numbered == label))

@@ -346,10 +346,11 @@ def _middles(files: list[Path]) -> list[str]:
 
 
 def _by_longest_beginning(found: MaskPairs, root: Path, images: list[Path], masks: list[Path]) -> list[Path]:
-    """Match masks whose name begins with an image's name and goes on behind a separator; the longest such name."""
+    """Match masks whose name begins with that of an image without a mask and goes on behind a separator."""
     stems: dict[str, list[Path]] = defaultdict(list)
     for image in images:
-        stems[image.stem].append(image)
+        if image not in found.matched:
+            stems[image.stem].append(image)
     left: list[Path] = []
     for mask in masks:
         chosen: list[Path] = []
