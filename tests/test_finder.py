@@ -159,16 +159,28 @@ def test_matching_is_greedy_by_score(seed, finds, objects):
 
 
 def test_operating_points_keep_equal_scores_together():
-    points = operating_points(np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, False, True, False]), 4)
-    assert [(p.threshold, p.precision, p.recall) for p in points] == [
-        (0.9, 1, 0.25),
-        (0.5, 2 / 3, 0.5),
-        (0.1, 0.5, 0.5),
-    ]
-    assert best_f1(points).threshold == 0.5
-    assert with_precision(points, 0.6).threshold == 0.5 and with_precision(points, 0.9).threshold == 0.9
-    assert with_recall(points, 0.5).threshold == 0.5 and with_recall(points, 0.6) is None
+    scores = np.array([0.9, 0.5, 0.5, 0.1])
+    points = operating_points(scores, np.array([True, False, True, False]), 4)
+    assert [(p.precision, p.recall) for p in points] == [(1, 0.25), (2 / 3, 0.5)]
+    assert [p.threshold for p in points] == pytest.approx([0.75, 0.25])
+    assert best_f1(points) == points[1]
+    assert with_precision(points, 0.6) == points[1] and with_precision(points, 0.9) == points[0]
+    assert with_recall(points, 0.5) == points[1] and with_recall(points, 0.6) is None
+    assert operating_points(scores, np.array([False, False, False, True]), 4)[0].threshold == pytest.approx(0.1)
     assert best_f1([]).recall == 0 and operating_points(np.zeros(0), np.zeros(0, bool), 3) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.integers(1, 40))
+def test_a_threshold_keeps_what_its_point_promises(seed, count):
+    rng = np.random.default_rng(seed)
+    scores, right = rng.integers(1, 12, count) / 12, rng.random(count) < 0.5
+    points = operating_points(scores, right, count)
+    for point in points:
+        kept = scores >= point.threshold
+        assert point.precision == pytest.approx(right[kept].mean()) and point.recall == right[kept].sum() / count
+    every = [right[scores >= score].sum() * 2 / ((scores >= score).sum() + count) for score in scores]
+    assert best_f1(points).f1 == pytest.approx(max(every))
 
 
 evidence_rows = st.lists(st.floats(0, 1), min_size=len(EVIDENCE), max_size=len(EVIDENCE))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_EDGE = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +58,33 @@ def match(iou: NDArray[np.float32], scores: NDArray[np.float32], least: float) -
 
 
 def operating_points(scores: Floats, right: NDArray[np.bool_], objects: int) -> list[OperatingPoint]:
-    """All that can be had by choosing a threshold, from the strictest to keeping everything.
+    """All that is worth choosing by a threshold, from the strictest on: every one that keeps one more right find.
+
+    A threshold stands half-way, in logits, between the last find it keeps and the next one below: on new images neither
+    score will be met again exactly.
 
     Args:
-        scores: of P finds of any number of images.
+        scores: of P finds of any number of images, 0 to 1.
         right: `[P]`, which of them are right.
         objects: how many objects there are.
     """
     order = np.argsort(-scores, kind="stable")
     sorted_scores, hits = scores[order], np.cumsum(right[order])
     last = np.flatnonzero(np.diff(sorted_scores, append=-np.inf) < 0)  # of equal scores all are kept, or none
+    last = last[np.diff(hits[last], prepend=0) > 0]
     return [
-        OperatingPoint(float(sorted_scores[end]), float(hits[end] / (end + 1)), float(hits[end] / max(objects, 1)))
+        OperatingPoint(
+            _between(sorted_scores[end : end + 2]), float(hits[end] / (end + 1)), float(hits[end] / max(objects, 1))
+        )
         for end in last
     ]
+
+
+def _between(scores: Floats) -> float:
+    """Half-way between two scores in logits; a score alone is its own."""
+    inside = scores.clip(_EDGE, 1 - _EDGE)
+    middle = float(np.mean(np.log(inside) - np.log1p(-inside)))
+    return min(1 / (1 + float(np.exp(-middle))), float(scores[0]))
 
 
 def best_f1(points: Sequence[OperatingPoint]) -> OperatingPoint:

@@ -26,7 +26,6 @@ from samtune.utils.files import new_folder, share, write_json
 
 FOLDER, FILE, ABOUT = "finder", "finder.safetensors", "finder.json"
 FORMAT = 1
-_MOST_POINTS = 400
 _CALIBRATION, _POINTS, _QUALITY = (
     TypeAdapter(ScoreCalibration),
     TypeAdapter(tuple[OperatingPoint, ...]),
@@ -119,7 +118,6 @@ def finder_of(run: Path, loaded: LoadedModel) -> Finder | None:
 
 def _described(finder: Finder) -> dict[str, Any]:
     head = finder.head
-    points = finder.points[:: max(1, -(-len(finder.points) // _MOST_POINTS))]
     return {
         "format": FORMAT,
         "channels": list(head.channels),
@@ -132,7 +130,7 @@ def _described(finder: Finder) -> dict[str, Any]:
         "encoder": finder.encoder,
         "decoder": finder.decoder,
         "calibration": asdict(finder.calibration),
-        "points": [asdict(point) for point in points],
+        "points": [asdict(point) for point in finder.points],
         "chosen_on": finder.chosen_on,
         "rare": [list(one) for one in finder.rare],
         "quality": None if finder.quality is None else asdict(finder.quality),
