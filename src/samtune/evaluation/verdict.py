@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from samtune.evaluation.intervals import CONFIDENCE, Summary
+from samtune.evaluation.intervals import Summary
 from samtune.evaluation.paired import NEGLIGIBLE, Guard, PairedDifference, interval_state
 
 FEWEST_GROUPS, FEWEST_OBJECTS = 5, 20
 """With fewer independent groups of images, or fewer objects, there is no verdict (docs/decisions/0090)."""
+ALL_TOGETHER = 0.96
+"""Confidence of all intervals that a gain is looked for in: without a gain, 2 models in 100 are called better."""
 NAMES = {"box": "boxes", "point": "clicks"}
 """What users call the prompt kinds that a gain is looked for in."""
 ORDER = ("ship", "ship for these prompts only", "too little data to say", "do not ship")
@@ -75,13 +77,13 @@ class Verdict:
 
 
 def corrected_confidence(kinds: int, models: int = 1) -> float:
-    """Confidence of each of several intervals so that all hold together with `CONFIDENCE` (Bonferroni).
+    """Confidence of each of several intervals so that all hold together with `ALL_TOGETHER` (Bonferroni).
 
     Args:
         kinds: prompt kinds that a gain is looked for in.
         models: tuned models compared with one base.
     """
-    return 1 - (1 - CONFIDENCE) / (kinds * models)
+    return 1 - (1 - ALL_TOGETHER) / (kinds * models)
 
 
 def decide(

@@ -45,7 +45,8 @@ def decoder_core(model: Sam2Model, dtype: torch.dtype, opset: int) -> onnx.Model
     """`DECODER_INPUTS` to `DECODER_OUTPUTS`, see `DecoderGraph`; the numbers of prompts N and points P are free."""
     copied = _copy(model, dtype)
     module = DecoderGraph(copied, dtype).eval()
-    channels, size = copied.config.mask_decoder_config.hidden_size, input_size(model)
+    config: Any = copied.config.mask_decoder_config
+    channels, size = int(config.hidden_size), input_size(model)
     side, low = size // 16, size // 4
     arguments = (
         torch.zeros(1, channels, side, side),

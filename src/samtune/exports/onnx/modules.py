@@ -52,6 +52,13 @@ class DecoderGraph(nn.Module):
         dtype: of the arithmetic on pixels; points are encoded in float32, inputs and outputs are float32.
     """
 
+    matrix: Tensor
+    labelled: Tensor
+    not_a_point: Tensor
+    no_mask: Tensor
+    positions: Tensor
+    outputs: Tensor
+
     def __init__(self, model: Sam2Model, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         decoder, prompts = model.mask_decoder, model.prompt_encoder

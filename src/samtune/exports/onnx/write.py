@@ -80,7 +80,8 @@ def write_onnx(
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
     paths = [folder / part.format(name=stem, suffix=suffix) for part in (names.encoder, names.decoder)]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
-    sizes = Sizes(loaded.image_size, loaded.model.config.mask_decoder_config.hidden_size)
+    config: Any = loaded.model.config.mask_decoder_config
+    sizes = Sizes(loaded.image_size, int(config.hidden_size))
     save(encoder(encoder_core(loaded.model, dtype, opset), layout, sizes), paths[0])
     save(decoder(decoder_core(loaded.model, dtype, opset), layout, sizes), paths[1])
     if layout == "anylabeling":
