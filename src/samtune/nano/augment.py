@@ -162,7 +162,7 @@ def crop_view(
 
 
 def _fits(mask: NDArray[np.bool_]) -> bool:
-    return SMALLEST <= np.count_nonzero(mask) <= _LARGEST * mask.size
+    return bool(SMALLEST <= np.count_nonzero(mask) <= _LARGEST * mask.size)
 
 
 def paste(rng: np.random.Generator, view: TrainingView, image: NDArray[np.uint8], region: Region) -> TrainingView:

@@ -112,14 +112,9 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
                 loss, measured = prompt_step(model, step.stage, generator)
             else:
                 loss, measured = image_step(model, batch.to(device), step.stage, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step.stage, step.progress)
-        optimizer.step()
+        norm = _learn(loss, optimizer, config.clip, _learning_rate(step.stage, step.progress))
         average.update(step.number)
-        log.add(step.number, {"loss": loss.total.item(), "norm": norm.item()} | measured)
+        log.add(step.number, {"loss": loss.total.item(), "norm": norm} | measured)
         if (step.number + 1) % config.save_every == 0:
             state.progress = Progress(step.number + 1)
             save_last(folder, state)
@@ -132,6 +127,18 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
     state.progress = Progress(sum(stage.steps for stage in config.stages))
     save_last(folder, state)
     return save_weights(model, average, config.out / "weights")
+
+
+def _learn(loss: Loss, optimizer: torch.optim.Optimizer, clip: float, lr: float) -> float:
+    """One step of the optimizer; returns the norm of the gradients before they were clipped."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.total.backward()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    return norm.item()
 
 
 def set_input_size(model: Sam2Model, size: int) -> None:

@@ -139,7 +139,8 @@ class RealImages:
             if not regions:
                 continue
             first = int(rng.integers(len(regions)))
-            window = choose_window(rng, *image.shape[:2], regions[first].box, size, _WHOLE_SHARE)
+            height, width = image.shape[:2]
+            window = choose_window(rng, height, width, regions[first].box, size, _WHOLE_SHARE)
             view = crop_view(rng, image, regions, first, window, size, most, complete=chosen.complete)
             if view is not None:
                 return self.with_pasted(rng, view, paste_share)
