@@ -14,7 +14,15 @@ from pycocotools import mask as coco
 
 from samtune.config import PredictConfig, PrepareConfig
 from samtune.data.images import Reading
-from samtune.data.masks import encode_region, encode_rle, region_of
+from samtune.data.masks import (
+    Region,
+    encode_region,
+    encode_rle,
+    format_counts,
+    parse_counts,
+    rasterise_region,
+    region_of,
+)
 from samtune.data.prepare.prepare import prepare
 from samtune.data.tiles import TileGrid
 from samtune.errors import DataError
@@ -50,6 +58,15 @@ def image(sheet):
 def test_run_lengths_of_a_part_are_those_of_the_whole_mask(height, width, seed, share):
     mask = np.random.default_rng(seed).random((height, width)) < share
     assert encode_region(region_of(mask), height, width) == encode_rle(mask)
+
+
+def test_run_lengths_of_very_large_images_come_back_from_their_text():
+    part = Region(np.ones((3, 2), bool), 29_000, 20_000)
+    runs = encode_region(part, 30_000, 30_000)
+    assert parse_counts(format_counts(runs), 30_000, 30_000) == runs
+    found = rasterise_region(runs, 30_000, 30_000)
+    assert found is not None
+    assert (found.box, found.mask.all()) == (part.box, True)
 
 
 def test_an_answer_is_that_of_the_window_that_shows_the_box_whole(predictor, image, sheet):

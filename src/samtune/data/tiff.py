@@ -201,7 +201,7 @@ class TiffImage:
         """A window of one sample of a page, from the tiles or strips that it touches."""
         x0, y0, x1, y1 = window
         key: Any = page.keyframe
-        if key.imagedepth != 1 or page is None:
+        if key.imagedepth != 1:
             raise TiffError("tiles with a depth")
         width, height = (key.tilewidth, key.tilelength) if key.is_tiled else (key.imagewidth, key.rowsperstrip)
         height = min(height, key.imagelength) if not key.is_tiled else height

@@ -45,7 +45,7 @@ from samtune.utils.results import Result
 from samtune.utils.text import text_table
 
 FIGURES, TRUTH = "find.json", "truth.json"
-_EVERYTHING = {"min_iou_score": 0.1, "min_stability": 0.5}
+_EVERYTHING = AutomaticConfig(min_iou_score=0.1, min_stability=0.5)
 """Of the grid's masks these are kept; AP is about their order."""
 
 
@@ -246,7 +246,7 @@ def _row(name: str, truth: Sequence[TrueImage], found: Sequence[FoundImage], fin
 
 def _grid(predictor: Predictor, embedded: EmbeddedImage) -> FoundImage:
     """What a grid of clicks finds, ranked by predicted IoU."""
-    masks = automatic_masks(predictor, embedded, AutomaticConfig(**_EVERYTHING))
+    masks = automatic_masks(predictor, embedded, _EVERYTHING)
     scores = np.array([one.iou_score for one in masks], np.float64)
     return FoundImage([compress(one.mask) for one in masks], np.zeros(len(masks), np.int64), scores)
 

@@ -11,7 +11,9 @@ from samtune.data.masks.native import NATIVE
 from samtune.data.masks.regions import Region, check_size, refuse
 from samtune.types import RunLengths
 
-_COUNTS = re.compile(rb"(?:[P-o]{0,5}[0-O])*")
+# Numbers of at most seven characters of 5 bits, which differences of counts up to 2^31 take; a character from P on says
+# that the number goes on.
+_COUNTS = re.compile(rb"(?:[P-o]{0,6}[0-O])*")
 
 
 def check_run_lengths(runs: RunLengths, height: int, width: int) -> None:
