@@ -27,7 +27,8 @@ class _Trainable(TrainableConfig):
 class TrainOptions(TrainConfig):
     """The settings of a training run as options."""
 
-    trainable: _Trainable = _Trainable()
+    # frozen, so that a narrower type is no danger; pyright does not see pydantic's model_config
+    trainable: _Trainable = _Trainable()  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def config(self) -> TrainConfig:
         """The same settings without their options."""

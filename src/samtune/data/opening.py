@@ -149,7 +149,7 @@ def _formats(path: Path) -> tuple[str, ...]:
             where=str(path),
             do="pip install 'samtune[heif]', or convert it to JPEG",
         ) from error
-    pillow_heif.register_heif_opener()
+    pillow_heif.register_heif_opener()  # pyright: ignore[reportUnknownMemberType]
     return (*FORMATS, "HEIF")
 
 

@@ -210,7 +210,7 @@ def _onnx(
         )
         encoder, decoder = (str(path.relative_to(folder)) for path in (files.encoder, files.decoder))
         names = {"encoder": encoder, "decoder": decoder, "yaml": f"{files.stem}.yaml", "opset": str(opset)}
-        (folder / _CARD).write_text(model_card(loaded, facts, f"onnx-{layout}", **names), encoding="utf-8")
+        (folder / _CARD).write_text(model_card(loaded, facts, f"onnx-{layout}", finder=None, **names), encoding="utf-8")
     notes = [f"files      {encoder}, {decoder} (opset {opset}, {precision})"]
     if layout == "anylabeling":
         notes.append(f"load with  X-AnyLabeling: Load Custom Model, {out / names['yaml']}")

@@ -79,7 +79,7 @@ class OnnxPredictor:
     def embed(self, image: Pixels) -> dict[str, NDArray[np.float32]]:
         """The features of an image, uint8 `[H, W, 3]`, by name."""
         pixels = to_model_input(image, self.size)[None].numpy()
-        found = self.encoder.run(None, {self._names.pixels: pixels})
+        found = [np.asarray(value, np.float32) for value in self.encoder.run(None, {self._names.pixels: pixels})]
         outputs = [output.name for output in self.encoder.get_outputs()]
         return dict(zip(outputs, found, strict=True))
 
