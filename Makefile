@@ -12,7 +12,7 @@ demo: $(READY)  ## Draw a dataset, tune the built-in model on it, compare both, 
 	$(BIN)/samtune demo --out demo
 
 test: $(READY)  ## The tests, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(TEST_OPTIONS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow and not gpu" $(TEST_OPTIONS)
 
 coverage: $(READY)  ## The same, and which lines no test runs
 	$(MAKE) test TEST_OPTIONS="--cov --cov-report=term-missing:skip-covered"

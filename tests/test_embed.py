@@ -135,7 +135,7 @@ def test_cached_and_uncached_training_give_the_same_weights(dataset, model, tmp_
         )
         run = new(dataset.root, config)
         if name == "uncached":
-            run.embeddings = replace(run.embeddings, cache=None)
+            run = replace(run, embeddings=replace(run.embeddings, cache=None))
         train(run)
         weights.append({key: parameter.detach().clone() for key, parameter in run.parameters.items()})
     for key, cached in weights[0].items():

@@ -26,6 +26,7 @@ from samtune.data.checks.page import render_html
 from samtune.data.masks import encode_rle, format_counts
 from samtune.data.prepare.prepare import prepare
 from samtune.errors import SamtuneError
+from samtune.types import Split
 
 CASES = int(os.environ.get("SAMTUNE_FUZZ_CASES", "300"))
 MOST_SECONDS = 5.0
@@ -241,6 +242,6 @@ def test_whatever_a_coco_file_holds(source, changes, cuts):
             message.encode()
     for issue in issues:
         assert issue.file, issue
-        assert issue.image or issue.where.startswith(FIELDS), issue
+        assert issue.image or issue.where.startswith((*FIELDS, *Split)), issue
         assert "secret" not in Path(issue.file).name or issue.code == "image-path", issue
     assert {path.name for path in source.parent.iterdir()} <= {"source", "secret.png", "out", "page.html"}

@@ -54,6 +54,11 @@ def fresh(place: Path, images: str, names: tuple[str, ...] = ("a", *DAMAGED)) ->
     return source
 
 
+def blocks(values: np.ndarray) -> np.ndarray:
+    """Each value over 10 x 10 pixels: noise of single pixels would be thousands of objects."""
+    return values.repeat(10, axis=0).repeat(10, axis=1)
+
+
 def examine(place: Path, source_format: str, *, intact: bool = True) -> None:
     """Doctor and prepare answer or refuse; what they keep of the intact image is what is drawn there."""
     source, out = place / "source", place / "out"
@@ -179,11 +184,10 @@ def test_whatever_mask_folders_hold(place, damages, damaged, suffix):
         elif kind == "values":
             draw(file, rng.integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8))
         elif kind == "colors":
-            draw(
-                file, rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8) // (1 + where % 128) * (1 + where % 128)
-            )
+            colors = rng.integers(0, 256, (HEIGHT // 10, WIDTH // 10, 3), dtype=np.uint8)
+            draw(file, blocks(colors // (1 + where % 128) * (1 + where % 128)))
         elif kind == "deep" and suffix != "gif":
-            draw(file, rng.integers(0, 2**16, (HEIGHT, WIDTH), dtype=np.uint16))
+            draw(file, blocks(rng.integers(0, 2**16, (HEIGHT // 10, WIDTH // 10), dtype=np.uint16)))
         elif kind == "pages" and suffix != "png":
             Image.fromarray(ids()).save(file, save_all=True, append_images=[Image.fromarray(ids() * 0)])
         elif kind == "gone":
