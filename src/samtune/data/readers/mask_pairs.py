@@ -234,14 +234,12 @@ def _match(found: MaskPairs, root: Path, images: list[Path], masks: list[Path]) 
     found.images = [image for image in images if image not in found.matched]
 
 
-def _image_names(root: Path, image: Path) -> list[str]:
-    del root
+def _image_names(_: Path, image: Path) -> list[str]:
     return sorted(spellings(image.stem) | {image.name})
 
 
-def _mask_names(root: Path, mask: Path) -> list[str]:
+def _mask_names(_: Path, mask: Path) -> list[str]:
     """The names an image of this mask may have, likeliest first."""
-    del root
     stems = [mask.stem, *(stem for stem, _ in _stripped(mask.stem))]
     return [name for stem in stems for name in sorted(spellings(stem))]
 
