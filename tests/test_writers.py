@@ -8,7 +8,8 @@ import pytest
 from samtune.config import PrepareConfig
 from samtune.data.masks import rasterise
 from samtune.data.prepare.prepare import prepare
-from samtune.data.writers.writers import mask_to_ring, write_coco, write_yolo
+from samtune.data.writers.coco import write_coco
+from samtune.data.writers.yolo import mask_to_ring, write_yolo
 from samtune.errors import ConfigError
 from samtune.types import Polygons
 from tests.small import make_dataset

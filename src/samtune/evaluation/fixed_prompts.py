@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from samtune.config import EvalConfig, PromptPolicy
@@ -26,6 +26,7 @@ from samtune.prompts.batch import PromptBatch
 from samtune.prompts.simulate import background_prompts, deepest_points, jitter_boxes
 from samtune.types import Box
 from samtune.utils.files import write_json
+from samtune.utils.text import one_line
 
 FORMAT = 1
 JITTER = "box_jitter_"
@@ -113,7 +114,7 @@ class PromptSet:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError.of(
                 expected=f"prompts that samtune write-prompts wrote, format {FORMAT}",
-                found=_one_line(error),
+                found=one_line(error),
                 where=str(path),
                 do="write them again: samtune write-prompts DATASET --out FILE",
             ) from error
@@ -251,18 +252,6 @@ def _object_prompts(image: ImageEntry, found: ObjectEntry, region: Region, confi
     hull = np.asarray(cv2.convexHull(points)).reshape(-1).tolist()
     ((x, y),) = deepest_click(region).tolist()
     return ObjectPrompts(found.annotation_id, found.box, jittered, (x, y), tuple(float(value) for value in hull))
-
-
-def _one_line(error: Exception) -> str:
-    """The cause in one line."""
-    if isinstance(error, KeyError):
-        return f"no {error.args[0]!r}"
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    if isinstance(error, OSError):
-        return (error.strerror or str(error)).lower()
-    return str(error)
 
 
 def _no_objects(dataset: Dataset, split: str, images: int) -> DataError:

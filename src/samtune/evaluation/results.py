@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import polars as pl
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from samtune.config import EvalConfig
 from samtune.errors import DataError
@@ -24,7 +24,7 @@ from samtune.evaluation.intervals import Summary, summarize
 from samtune.evaluation.metrics import Calibration, Detection, calibration, detection
 from samtune.utils.files import new_file, write_json
 from samtune.utils.results import Result
-from samtune.utils.text import html_lines, html_table
+from samtune.utils.text import html_lines, html_table, one_line
 
 FORMAT = 3
 KINDS = ("box", "point")
@@ -339,7 +339,7 @@ class Evaluation(Result):
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError.of(
                 expected=f"a file that samtune evaluate wrote, format {FORMAT}",
-                found=_one_line(error),
+                found=one_line(error),
                 where=str(path),
                 do="evaluate again",
             ) from error
@@ -379,18 +379,6 @@ def _checked(found: Evaluation) -> Evaluation:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"the number {name}")
-
-
-def _one_line(error: Exception) -> str:
-    """The cause in one line."""
-    if isinstance(error, KeyError):
-        return f"no {error.args[0]!r}"
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    if isinstance(error, OSError):
-        return (error.strerror or str(error)).lower()
-    return str(error)
 
 
 def _interval(figure: Summary) -> str:

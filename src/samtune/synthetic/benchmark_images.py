@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
 from samtune.data.masks import mask_box, write_mask_file
-from samtune.data.table import SCHEMA, Dataset, write_table
+from samtune.data.table import Dataset
+from samtune.synthetic.dataset import write_drawn
 from samtune.synthetic.microscope import microscope_scene
 from samtune.types import Split
-from samtune.utils.files import new_folder
 
 SIDE = 1024
 """Side of the images in pixels."""
@@ -39,16 +38,11 @@ def write_work(
     Raises:
         StorageError: the disk refused.
     """
-    rows: list[dict[str, Any]] = []
-    with new_folder(out, sync=False) as folder:
-        (folder / "images").mkdir()
-        (folder / "masks").mkdir()
-        for index in range(images + 1):
-            split = Split.TRAIN if index < images else Split.VALID
-            rows += _write_image(folder, split, index, np.random.default_rng((seed, index)))
-            advance(index + 1, images + 1)
-        write_table(folder, pl.DataFrame(rows, schema=SCHEMA))
-    return Dataset.open(out)
+
+    def write_image(folder: Path, index: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+        return _write_image(folder, Split.TRAIN if index < images else Split.VALID, index, rng)
+
+    return write_drawn(out, images + 1, write_image, seed=seed, advance=advance)
 
 
 def _write_image(folder: Path, split: Split, index: int, rng: np.random.Generator) -> list[dict[str, Any]]:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from PIL import Image
 
 from samtune.data.masks import mask_box, write_mask_file
-from samtune.data.table import SCHEMA, Dataset, write_table
+from samtune.data.table import Dataset
+from samtune.synthetic.dataset import write_drawn
 from samtune.synthetic.scenes import random_scene
 from samtune.types import Split
-from samtune.utils.files import new_folder
 
 SIDE = 384
 """Side of the scenes in pixels."""
@@ -38,15 +37,7 @@ def write_guard_scenes(
     Raises:
         StorageError: the disk refused.
     """
-    rows: list[dict[str, Any]] = []
-    with new_folder(out, sync=False) as folder:
-        (folder / "images").mkdir()
-        (folder / "masks").mkdir()
-        for number in range(count):
-            rows += _write_scene(folder, number, np.random.default_rng((seed, number)))
-            advance(number + 1, count)
-        write_table(folder, pl.DataFrame(rows, schema=SCHEMA))
-    return Dataset.open(out)
+    return write_drawn(out, count, _write_scene, seed=seed, advance=advance)
 
 
 def _write_scene(folder: Path, number: int, rng: np.random.Generator) -> list[dict[str, Any]]:

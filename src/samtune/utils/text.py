@@ -1,9 +1,11 @@
-"""Text for people: aligned tables on a terminal, the same as HTML in a notebook."""
+"""Text for people: aligned tables on a terminal, the same as HTML in a notebook; an exception in one line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+
+from pydantic import ValidationError
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -33,3 +35,15 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def html_lines(lines: Sequence[str]) -> str:
     """Lines as HTML that keeps their columns; everything is escaped."""
     return f'<pre style="white-space: pre-wrap">{escape(chr(10).join(lines))}</pre>'
+
+
+def one_line(error: Exception) -> str:
+    """What was wrong with a file, in one line: a missing key, a value of the wrong type, the system's refusal."""
+    if isinstance(error, KeyError):
+        return f"no {error.args[0]!r}"
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return str(error)
