@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from samtune.config.base import Fraction
 from samtune.config.reading import ReadingConfig
 
+SourceFormat: TypeAlias = Literal[
+    "auto",
+    "coco",
+    "yolo",
+    "labelme",
+    "via",
+    "label-studio",
+    "coco-panoptic",
+    "cityscapes",
+    "supervisely",
+    "datumaro",
+    "darwin",
+    "isat",
+    "geojson",
+    "sa1b",
+    "mask-folder",
+]
+"""Every format that is read, and `auto`, which recognises it."""
+
 
 class PrepareConfig(ReadingConfig):
     """How `samtune prepare` turns a source into a dataset."""
 
-    source_format: Literal[
-        "auto",
-        "coco",
-        "yolo",
-        "mask-folder",
-        "labelme",
-        "via",
-        "label-studio",
-        "coco-panoptic",
-        "cityscapes",
-        "supervisely",
-        "datumaro",
-        "darwin",
-        "isat",
-        "geojson",
-        "sa1b",
-    ] = Field(default="auto", description="Format of the source; auto recognises it from its files.")
+    source_format: SourceFormat = Field(
+        default="auto", description="Format of the source; auto recognises it from its files."
+    )
     images: Path | None = Field(default=None, description="Image folder, when the annotation file stands elsewhere.")
     crowd: Literal["auto", "objects", "regions"] = Field(
         default="auto",

@@ -24,6 +24,7 @@ from samtune.utils.files import LFS_POINTER
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 """Pillow's names of the formats that are read; HEIF is read too where the package pillow-heif is installed."""
+_EXPECTED = f"an image: {', '.join(FORMATS)}, or HEIF with pillow-heif"
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"})
 """File name endings under which readers look for images, in lower case."""
 MAX_SIDE = 65_500
@@ -87,7 +88,7 @@ def opened(path: Path) -> Generator[Image.Image]:
     except Image.UnidentifiedImageError as error:
         raise refuse_image(
             "image-format",
-            expected=f"an image: {', '.join(FORMATS)}, or HEIF with pillow-heif",
+            expected=_EXPECTED,
             found="a file of another kind, or one cut off in its header",
             where=str(path),
             do="convert it, or take it out of the annotation file",
@@ -144,7 +145,7 @@ def _formats(path: Path) -> tuple[str, ...]:
     except ImportError as error:
         raise refuse_image(
             "image-format",
-            expected=f"an image: {', '.join(FORMATS)}, or HEIF with pillow-heif",
+            expected=_EXPECTED,
             found="a HEIF image (HEIC), whose reader is not installed",
             where=str(path),
             do="pip install 'samtune[heif]', or convert it to JPEG",

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import yaml
 
+from samtune.config.prepare import SourceFormat
 from samtune.data.readers.common import OnIssue, require_source
 from samtune.data.readers.files import content_folder, files_below, visible
 from samtune.data.readers.json_kinds import json_kind
@@ -25,22 +26,7 @@ from samtune.data.readers.unread import advice_for
 from samtune.errors import DataError
 from samtune.types import Issue, Severity
 
-FORMATS = (
-    "coco",
-    "yolo",
-    "labelme",
-    "via",
-    "label-studio",
-    "coco-panoptic",
-    "cityscapes",
-    "supervisely",
-    "datumaro",
-    "darwin",
-    "isat",
-    "geojson",
-    "sa1b",
-    "mask-folder",
-)
+FORMATS: tuple[str, ...] = get_args(SourceFormat)[1:]
 ROBOFLOW_NAME = "_annotations.coco.json"
 NO_LABELS = frozenset(
     {"classes.txt", "labels.txt", "labelmap.txt", "class_names.txt", "label_names.txt", "readme.txt",
