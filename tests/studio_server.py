@@ -21,6 +21,7 @@ from samtune.studio.app import guarded_app
 from samtune.studio.masks import pack_mask
 from samtune.studio.serve import listening_socket
 from samtune.studio.studio import Studio
+from samtune.studio.tuning import Tuning
 
 TOKEN = "token-of-the-tests"
 
@@ -68,7 +69,8 @@ def served(studio: Studio) -> Iterator[Page]:
     """The studio behind a real socket, as `serve` sets it up, in a thread."""
     listener = listening_socket(0)
     port = listener.getsockname()[1]
-    config = uvicorn.Config(guarded_app(studio, port, TOKEN), lifespan="off", log_level="warning", ws="none")
+    tuning = Tuning(studio)
+    config = uvicorn.Config(guarded_app(studio, tuning, port, TOKEN), lifespan="off", log_level="warning", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -78,6 +80,7 @@ def served(studio: Studio) -> Iterator[Page]:
     finally:
         server.should_exit = True
         thread.join(20)
+        tuning.close()
         listener.close()
 
 

@@ -9,6 +9,7 @@ import uvicorn
 
 from samtune.studio.app import guarded_app
 from samtune.studio.serve import listening_socket, opened
+from samtune.studio.tuning import Tuning
 from tests.studio_server import TOKEN
 
 
@@ -20,7 +21,8 @@ def main(images: Path, folder: Path) -> None:
     with opened(images, folder, no_model, quiet=True) as studio:
         listener = listening_socket(0)
         port = listener.getsockname()[1]
-        config = uvicorn.Config(guarded_app(studio, port, TOKEN), lifespan="off", log_level="warning", ws="none")
+        app = guarded_app(studio, Tuning(studio), port, TOKEN)
+        config = uvicorn.Config(app, lifespan="off", log_level="warning", ws="none")
         print(port, flush=True)
         uvicorn.Server(config).run(sockets=[listener])
 

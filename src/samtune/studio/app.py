@@ -18,21 +18,25 @@ from starlette.exceptions import HTTPException
 from samtune import __version__
 from samtune.errors import DataError, ModelError, RemoteError, SamtuneError, StorageError, UsageError
 from samtune.studio.display import Display
+from samtune.studio.exporting import export
 from samtune.studio.figures import Disagreements, Filter, review, stats
 from samtune.studio.masks import pack_mask, region_from, unpack_mask
 from samtune.studio.questions import Question
 from samtune.studio.requests import (
     ClassBody,
+    ExportBody,
     MaskBody,
     ModelBody,
     Nothing,
     ObjectsBody,
     PredictBody,
+    TuneBody,
 )
 from samtune.studio.security import Guarded, error_body
 from samtune.studio.state import StudioImage, StudioObject
 from samtune.studio.store import ConflictError, NotThereError
 from samtune.studio.studio import Studio, packed
+from samtune.studio.tuning import Tuning
 
 STATUS: dict[type[SamtuneError], int] = {
     NotThereError: 404,
@@ -46,7 +50,7 @@ STATUS: dict[type[SamtuneError], int] = {
 """HTTP status of an error; of several classes that fit, the first."""
 
 
-def guarded_app(studio: Studio, port: int, token: str) -> Guarded:
+def guarded_app(studio: Studio, tuning: Tuning, port: int, token: str) -> Guarded:
     """The studio as an ASGI application that answers only its own page."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(SamtuneError, _on_error)
@@ -57,7 +61,8 @@ def guarded_app(studio: Studio, port: int, token: str) -> Guarded:
     _add_images(app, studio, display)
     _add_review(app, studio, display)
     _add_prompts(app, studio)
-    _add_state(app, studio)
+    _add_state(app, studio, tuning)
+    _add_loop(app, studio, tuning)
     app.mount("/", StaticFiles(directory=static_folder(), html=True))
     return Guarded(app, port, token)
 
@@ -67,7 +72,7 @@ def static_folder() -> Path:
     return Path(str(files("samtune.studio") / "static"))
 
 
-def _add_state(app: FastAPI, studio: Studio) -> None:
+def _add_state(app: FastAPI, studio: Studio, tuning: Tuning) -> None:
     @app.get("/api/state")
     def state() -> dict[str, Any]:
         active = studio.active
@@ -84,7 +89,7 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
                 _image_json(studio, image, count, embedder.is_embedded(active, image.key))
                 for image, count in zip(images, counts, strict=True)
             ],
-            "tune": None,
+            "tune": tuning.status(),
             "stats": stats(studio),
             "finder": active.finder is not None,
             "problems": [error_body(one)["error"] for one in studio.source.problems],
@@ -101,6 +106,25 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
     def switch(body: ModelBody) -> dict[str, Any]:
         studio.switch(body.model)
         return {"active": body.model}
+
+
+def _add_loop(app: FastAPI, studio: Studio, tuning: Tuning) -> None:
+    @app.get("/api/tune")
+    def tune_status() -> dict[str, Any]:
+        return tuning.status()
+
+    @app.post("/api/tune")
+    def tune(body: TuneBody) -> dict[str, Any]:
+        return tuning.start(body.steps)
+
+    @app.post("/api/tune/cancel")
+    def cancel(body: Nothing) -> dict[str, Any]:
+        return tuning.cancel()
+
+    @app.post("/api/export")
+    def export_all(body: ExportBody) -> dict[str, Any]:
+        found = export(studio, body.format, body.tolerance)
+        return {"path": str(found.path.resolve()), "files": found.files, "objects": found.objects}
 
 
 def _add_review(app: FastAPI, studio: Studio, display: Display) -> None:

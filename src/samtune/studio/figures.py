@@ -21,7 +21,7 @@ MOST_LISTED = 500
 
 
 def stats(studio: Studio) -> dict[str, Any]:
-    """What each accepted object cost, in the order of acceptance, and the means by model; imported ones are left out."""
+    """What each accepted object cost, in the order of acceptance, and means by model; imported ones are left out."""
     with studio.store.lock:
         found = [one for _, one in studio.store.state.objects() if one.source != "import"]
     found.sort(key=lambda one: int(one.id))

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from starlette.exceptions import HTTPException
+
 from samtune.errors import SamtuneError, UsageError
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -69,11 +71,7 @@ class Guarded:
         if refused is not None:
             await respond(send_with_headers, *refused)
             return
-        body = _CappedBody(receive)
-        try:
-            await self.app(scope, body.receive, send_with_headers)
-        except _TooLongError:
-            await respond(send_with_headers, 413, _too_long("a longer one"))
+        await self.app(scope, _CappedBody(receive).receive, send_with_headers)
 
     def _refusal(self, scope: Message) -> tuple[int, SamtuneError] | None:
         """Status and error of a request that is not passed on."""
@@ -117,12 +115,8 @@ class Guarded:
         return None
 
 
-class _TooLongError(Exception):
-    """A body without a length that does not end."""
-
-
 class _CappedBody:
-    """Counts what comes in."""
+    """Counts what comes in: a body without a length may not end."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive, self._bytes = receive, 0
@@ -131,7 +125,7 @@ class _CappedBody:
         message = await self._receive()
         self._bytes += len(message.get("body", b""))
         if self._bytes > MOST_BYTES:
-            raise _TooLongError
+            raise HTTPException(413, f"a body of more than {MOST_BYTES >> 20} MiB")
         return message
 
 

@@ -9,7 +9,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,19 +125,20 @@ def serve(studio: Studio, config: StudioConfig, say: Callable[[str], None]) -> N
     import uvicorn
 
     from samtune.studio.app import guarded_app
+    from samtune.studio.tuning import Tuning
 
     listener = listening_socket(config.port)
     port, token = int(listener.getsockname()[1]), secrets.token_urlsafe(24)
     address = f"http://{LOOPBACK}:{port}/?token={token}"
     settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
-    server = uvicorn.Server(uvicorn.Config(guarded_app(studio, port, token), lifespan="off", **settings))
     say(f"studio     {address}")
     say(f"folder     {studio.store.folder}")
     say("end it with Ctrl-C; everything accepted is on the disk")
     if config.browser:
         threading.Thread(target=_open_browser, args=(address, say), daemon=True).start()
-    with listener:
-        server.run(sockets=[listener])
+    with listener, closing(Tuning(studio)) as tuning:
+        app = guarded_app(studio, tuning, port, token)
+        uvicorn.Server(uvicorn.Config(app, lifespan="off", **settings)).run(sockets=[listener])
 
 
 def _open_browser(address: str, say: Callable[[str], None]) -> None:
