@@ -19,7 +19,7 @@ from PIL import Image
 from samtune.data.masks import Region, region_of
 from samtune.studio.app import guarded_app
 from samtune.studio.masks import pack_mask
-from samtune.studio.serve import listening_socket
+from samtune.studio.serve import listening_socket, opened
 from samtune.studio.studio import Studio
 from samtune.studio.tuning import Tuning
 
@@ -93,6 +93,25 @@ def write_images(folder: Path, count: int = 3, side: int = 72) -> None:
         pixels = rng.normal(60, 12, (side, side + 8, 3))
         pixels[(x - 40) ** 2 + (y - 30) ** 2 < (10 + number) ** 2] += 110
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"image-{number}.png")
+
+
+def square(size: int = 20, hole: bool = False) -> np.ndarray:
+    mask = np.zeros((72, 80), bool)
+    mask[10 : 10 + size, 20 : 20 + size] = True
+    if hole:
+        mask[14:20, 24:31] = False
+    return mask
+
+
+def no_model() -> Any:
+    raise AssertionError("nothing here needs a model")
+
+
+@contextmanager
+def visit(source: Path, load: Any = no_model, **more: Any) -> Iterator[tuple[Studio, Page]]:
+    """The studio of a source, beside it, and a page of it."""
+    with opened(source, source.parent / "studio", load, quiet=True, **more) as studio, served(studio) as page:
+        yield studio, page
 
 
 def wait_for(answer: Any, seconds: float = 60.0) -> None:

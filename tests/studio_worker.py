@@ -10,11 +10,7 @@ import uvicorn
 from samtune.studio.app import guarded_app
 from samtune.studio.serve import listening_socket, opened
 from samtune.studio.tuning import Tuning
-from tests.studio_server import TOKEN
-
-
-def no_model():
-    raise AssertionError("nothing here needs a model")
+from tests.studio_server import TOKEN, no_model
 
 
 def main(images: Path, folder: Path) -> None:

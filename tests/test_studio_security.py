@@ -11,11 +11,7 @@ import pytest
 
 from samtune.errors import UsageError
 from samtune.studio.serve import listening_socket, opened
-from tests.studio_server import TOKEN, Page, served, write_images
-
-
-def no_model():
-    raise AssertionError("nothing here needs a model")
+from tests.studio_server import TOKEN, Page, no_model, served, write_images
 
 
 @pytest.fixture(scope="module")
