@@ -146,12 +146,12 @@ class Tuning:
         Raises:
             SamtuneError: it failed; what it said last is what was found.
         """
-        with storage_errors(log), log.open("ab") as said:
+        with storage_errors(log), log.open("ab") as output:
             with self._lock:
                 if self._is_cancelled:
                     return
                 self._process = subprocess.Popen(  # noqa: S603 - our own command line
-                    [sys.executable, "-m", "samtune", *command], stdout=said, stderr=said, stdin=subprocess.DEVNULL
+                    [sys.executable, "-m", "samtune", *command], stdout=output, stderr=output, stdin=subprocess.DEVNULL
                 )
             code = self._process.wait()
         with self._lock:
