@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import secrets
+import signal
 import socket
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,7 @@ def serve(studio: Studio, config: StudioConfig, say: Callable[[str], None]) -> N
     port, token = int(listener.getsockname()[1]), secrets.token_urlsafe(24)
     address = f"http://{LOOPBACK}:{port}/?token={token}"
     settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
+    settings |= {"lifespan": "off", "timeout_graceful_shutdown": 5}
     say(f"studio     {address}")
     say(f"folder     {studio.store.folder}")
     say("end it with Ctrl-C; everything accepted is on the disk")
@@ -138,7 +140,13 @@ def serve(studio: Studio, config: StudioConfig, say: Callable[[str], None]) -> N
         threading.Thread(target=_open_browser, args=(address, say), daemon=True).start()
     with listener, closing(Tuning(studio)) as tuning:
         app = guarded_app(studio, tuning, port, token)
-        uvicorn.Server(uvicorn.Config(app, lifespan="off", **settings)).run(sockets=[listener])
+        server = uvicorn.Server(uvicorn.Config(app, **settings))
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            with suppress(KeyboardInterrupt):  # uvicorn ends well at a signal, and then sends it again
+                server.run(sockets=[listener])
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _open_browser(address: str, say: Callable[[str], None]) -> None:
