@@ -178,7 +178,9 @@ def test_sources_that_cannot_be_opened_are_named(tmp_path):
         pass
     with pytest.raises(DataError), opened(tmp_path / "empty", tmp_path / "b", no_model, quiet=True):
         pass
-    assert not (tmp_path / "b/annotations.coco.json").exists()
+    with pytest.raises(ConfigError, match="inside"), opened(tmp_path / "empty", tmp_path / "empty/c", no_model):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"], "nothing is left behind"
     write_images(tmp_path / "images", count=2)
     write_images(tmp_path / "others", count=1)
     (tmp_path / "images/torn.png").write_bytes((tmp_path / "images/image-0.png").read_bytes()[:200])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import secrets
+import shutil
 import signal
 import socket
 import threading
@@ -72,10 +73,11 @@ def opened(
     name = source.resolve().stem
     folder = out or Path(STUDIOS) / name
     check_output(folder, mark=ABOUT, earlier="an earlier studio", inputs=[source])
-    _check_source(source, folder)
+    is_new = _check_source(source, folder)
+    if is_new:
+        write_json(folder / ABOUT, {"format": FORMAT, "source": str(source.resolve())})
     store = Store(folder)
     try:
-        write_json(folder / ABOUT, {"format": FORMAT, "source": str(source.resolve())})
         with progress("preparing", quiet=quiet) as advance:
             found = open_source(source, folder, advance)
         with progress("importing", quiet=quiet) as advance:
@@ -85,6 +87,8 @@ def opened(
         studio = Studio(name, found, store, load)
     except BaseException:
         store.close()
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     try:
         yield studio
@@ -158,11 +162,18 @@ def _open_browser(address: str, say: Callable[[str], None]) -> None:
         say("no browser could be opened here: open the address above in one")
 
 
-def _check_source(source: Path, folder: Path) -> None:
-    """A studio's folder is about one source."""
+def _check_source(source: Path, folder: Path) -> bool:
+    """Whether the folder is a new one; refused where it is the studio of another source, or inside of this one."""
+    if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+        raise ConfigError.of(
+            expected="a studio's folder outside of the images",
+            found="one inside of them",
+            where=str(folder),
+            do="choose another --out",
+        )
     about = folder / ABOUT
     if not about.is_file():
-        return
+        return True
     try:
         content = json.loads(about.read_text(encoding="utf-8"))
         before, version = str(content["source"]), int(content["format"])
@@ -175,5 +186,6 @@ def _check_source(source: Path, folder: Path) -> None:
             expected=f"the studio of {source}",
             found=f"that of {before}",
             where=str(folder),
-            do="choose another --out; or, where the source was moved, write its new place into studio.json",
+            do=f"choose another --out; or, where the source was moved, write its new place into {ABOUT}",
         )
+    return False
