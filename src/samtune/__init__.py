@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         prepare,
         pretrain,
         resume,
+        track,
         train,
         train_finder,
         write_prompts,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         AutomaticConfig,
         BenchConfig,
         CacheConfig,
+        ClipConfig,
         EmbedConfig,
         EvalConfig,
         FindConfig,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
         PretrainConfig,
         PretrainStage,
         PromptPolicy,
+        TrackConfig,
         TrainableConfig,
         TrainConfig,
     )
@@ -85,6 +88,7 @@ if TYPE_CHECKING:
     from samtune.finder.run import FinderReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
+    from samtune.inference.video.files import TrackReport
     from samtune.model.io.loaded import LoadedModel
     from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
@@ -99,6 +103,7 @@ __all__ = [
     "BlendResult",
     "CacheConfig",
     "CacheInfo",
+    "ClipConfig",
     "Comparison",
     "ConfigError",
     "DataError",
@@ -142,6 +147,8 @@ __all__ = [
     "Split",
     "StepDone",
     "StorageError",
+    "TrackConfig",
+    "TrackReport",
     "TrainConfig",
     "TrainResult",
     "TrainableConfig",
@@ -166,6 +173,7 @@ __all__ = [
     "prepare",
     "pretrain",
     "resume",
+    "track",
     "train",
     "train_finder",
     "write_prompts",
@@ -189,6 +197,7 @@ _HOMES = {
     "Predictor": "inference.predictor",
     "PromptSet": "evaluation.fixed_prompts",
     "PrepareReport": "data.prepare.prepare",
+    "TrackReport": "inference.video.files",
 }
 """Modules of the names that are not in one of `_SHARED`."""
 

@@ -9,7 +9,7 @@ as in `cli/`.
 from samtune.api.data import doctor, download_roboflow, prepare
 from samtune.api.evaluation import GUARD_SCENES, BlendResult, blend, compare, evaluate, write_prompts
 from samtune.api.finding import evaluate_finder, find, train_finder
-from samtune.api.inference import export, predict
+from samtune.api.inference import export, predict, track
 from samtune.api.loading import ModelTable, load_model, models
 from samtune.api.tools import bench
 from samtune.api.training import FINDER_SHARE, TrainResult, cache_info, clear_cache, embed, pretrain, resume, train
@@ -38,6 +38,7 @@ __all__ = [
     "prepare",
     "pretrain",
     "resume",
+    "track",
     "train",
     "train_finder",
     "write_prompts",
