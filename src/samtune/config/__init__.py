@@ -7,7 +7,7 @@ file per stage.
 from samtune.config.base import Config
 from samtune.config.bench import BenchConfig
 from samtune.config.embeddings import CacheConfig, EmbedConfig
-from samtune.config.evaluation import EvalConfig
+from samtune.config.evaluation import ClipEvalConfig, EvalConfig
 from samtune.config.finder import FindConfig, FinderConfig, FindEvalConfig
 from samtune.config.inference import AutomaticConfig, ClipConfig, PredictConfig, TrackConfig
 from samtune.config.prepare import PrepareConfig
@@ -20,6 +20,7 @@ __all__ = [
     "BenchConfig",
     "CacheConfig",
     "ClipConfig",
+    "ClipEvalConfig",
     "Config",
     "EmbedConfig",
     "EvalConfig",
