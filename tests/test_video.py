@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -19,13 +21,13 @@ from samtune.config import TrackConfig
 from samtune.data.masks import decode_rle, parse_counts
 from samtune.data.masks.palette import davis_palette, read_label_image, write_label_image
 from samtune.errors import DataError, ModelError, UsageError
-from samtune.inference.video.clips import open_clip
+from samtune.inference.video.clips import Clip, open_clip
 from samtune.inference.video.files import track_files
 from samtune.inference.video.prompts import ClipPrompt
 from samtune.inference.video.track import Tracker, track
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
-from samtune.model.preprocess import to_model_input
+from samtune.model.preprocess import to_model_input, upscale_masks
 from samtune.model.video import video_model
 from samtune.types import Prompt
 from tests.clips import HEIGHT, WIDTH, moving_discs, write_frames, write_video
@@ -162,6 +164,48 @@ def test_memory_does_not_grow(model, clip):
         assert list(session.processed_frames) == [len(clip) - 1]
 
 
+class DrawnAsNeeded(Clip):
+    """A clip of any length whose frames are drawn when they are asked for."""
+
+    def __init__(self, length: int) -> None:
+        self.path, self.size, self.rate = Path("drawn"), (HEIGHT, WIDTH), 24.0
+        self.names = tuple(f"{number:05}.png" for number in range(length))
+        self._frames, _ = moving_discs(40)
+
+    def frames(self, start, stop):
+        for number in range(start, stop):
+            yield np.roll(self._frames[number % 40], number // 40, axis=1)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_2000_frames_with_the_masks_of_transformers_session(model):
+    clip = DrawnAsNeeded(2000)
+    kept, masks = {}, []
+    tracker = Tracker(model, clip, [ClipPrompt(0, 1, BOX), ClipPrompt(0, 2, CLICK)], reverse=False)
+    for number, image in enumerate(clip.frames(0, 2000)):
+        found = tracker.show(number, image)
+        masks.append(np.packbits(np.stack(list(found.masks().values()))))
+        kept[number] = (sum(one.stored_bytes for one in tracker.sessions.values()), resident_bytes())
+    growth = kept[1999][1] - kept[200][1] - sum(one.nbytes for one in masks[200:])
+    print(
+        f"stored {kept[200][0]} bytes at frame 200, {kept[1999][0]} at 1999; process grew by {growth / 2**20:.1f} MiB"
+    )
+    assert kept[20][0] == kept[1999][0]
+    assert growth < 24 * 2**20
+    expected = transformers_masks(model, clip.frames(0, 2000), [BOX, CLICK])
+    differing = 0
+    for number, packed in enumerate(masks):
+        reference = (upscale_masks(expected[number], clip.size) > 0).numpy()
+        found = np.unpackbits(packed)[: reference.size].reshape(reference.shape)
+        differing += np.count_nonzero(found != reference)
+    print(f"{differing} of {2000 * 2 * HEIGHT * WIDTH} pixels differ from transformers' own session")
+    assert differing <= 1e-6 * 2000 * 2 * HEIGHT * WIDTH
+
+
 def test_labels_give_a_pixel_to_the_object_with_the_higher_logit(model, clip):
     for found in track(model, clip, [ClipPrompt(0, 1, BOX), ClipPrompt(0, 9, CLICK)]):
         masks, labels = found.masks(), found.labels()
@@ -217,7 +261,7 @@ def test_predict_follows_objects_and_writes_masks_results_and_a_video(tmp_path, 
         whole = np.zeros((HEIGHT, WIDTH), bool)
         for row in rows[2 * frame : 2 * frame + 2]:
             assert row["file_name"] == f"{frame:05}.png" and row["segmentation"]["size"] == [HEIGHT, WIDTH]
-            whole |= decode_rle(parse_counts(row["segmentation"]["counts"], HEIGHT, WIDTH), HEIGHT, WIDTH)
+            whole |= decode_rle(parse_counts(row["segmentation"]["counts"], HEIGHT, WIDTH))
         np.testing.assert_array_equal(labels > 0, whole)
     with av.open(str(tmp_path / "out/overlay.mp4")) as container:
         shown = [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)]

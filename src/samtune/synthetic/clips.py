@@ -25,8 +25,12 @@ SMALLEST = 60
 
 @dataclass(frozen=True, slots=True)
 class DrawnClip:
-    """Frames uint8 `[T, S, S, 3]` RGB, and the number of the object that every pixel shows, uint8 `[T, S, S]`, 0 for
-    none; objects are numbered from 1, all of them visible on the first frame.
+    """A clip and its truth.
+
+    Attributes:
+        frames: uint8 `[T, S, S, 3]`, RGB.
+        labels: uint8 `[T, S, S]`, the number of the object that every pixel shows, 0 for none; objects are numbered
+            from 1, and all of them are seen on the first frame.
     """
 
     frames: NDArray[np.uint8]

@@ -1,8 +1,8 @@
 """J, F and J&F of object masks over the frames of a clip, as DAVIS 2017 measures them. NumPy and OpenCV.
 
-J is the IoU. F compares edges as `davis2017-evaluation` does, unlike `samtune.evaluation.boundaries`: an edge pixel is one
-that differs from its neighbour to the right, below or both, and edges match within a disc of 0.8 % of the diagonal.
-Source: Perazzi et al. 2016, Pont-Tuset et al. 2017; held to `vos-benchmark` and to its stored figures.
+J is the IoU. F compares edges as `davis2017-evaluation` does, unlike `samtune.evaluation.boundaries`: an edge pixel is
+one that differs from its neighbour to the right, below or both, and edges match within a disc of 0.8 % of the diagonal.
+Source: Perazzi et al. 2016, Pont-Tuset et al. 2017; held to the figures of the package `vos-benchmark`.
 """
 
 from __future__ import annotations

@@ -39,14 +39,14 @@ class ClipEvaluation(Result):
 
     def summary(self, measure: str) -> Summary:
         """One of `MEASURES` over objects, with its 95 % interval over clips."""
-        found = summarize(_values(self.scores, measure), self.groups)
+        found = summarize(values_of(self.scores, measure), self.groups)
         assert found is not None, "clips without objects were refused"
         return found
 
     @property
     def groups(self) -> list[str]:
         """The clip of each object."""
-        return [name for name, objects in self.scores.items() for _ in objects]
+        return groups_of(self.scores)
 
     @property
     def differences(self) -> dict[str, PairedDifference]:
@@ -54,7 +54,7 @@ class ClipEvaluation(Result):
         if self.base_scores is None:
             return {}
         return {
-            name: PairedDifference.of(_values(self.base_scores, name), _values(self.scores, name), self.groups)
+            name: PairedDifference.of(values_of(self.base_scores, name), values_of(self.scores, name), self.groups)
             for name in MEASURES
         }
 
@@ -91,9 +91,15 @@ class ClipEvaluation(Result):
         }
 
 
-def _values(scores: ClipScores, measure: str) -> list[float]:
+def values_of(scores: ClipScores, measure: str) -> list[float]:
+    """One of `MEASURES` of every object, clip by clip."""
     name = "jf" if measure == "j_and_f" else measure
     return [getattr(score, name) for objects in scores.values() for score in objects.values()]
+
+
+def groups_of(scores: ClipScores) -> list[str]:
+    """The clip of every object; clips are what an interval rests on."""
+    return [name for name, objects in scores.items() for _ in objects]
 
 
 def _figures(score: ObjectScore) -> dict[str, float]:
