@@ -22,6 +22,7 @@ from samtune.evaluation.clips.davis import annotated_clips, is_clip_set
 from samtune.evaluation.clips.guard import CLIPS, FRAMES, SIDE
 from samtune.evaluation.clips.measures import clip_scores, edge_map, edge_measure, region_measure
 from samtune.evaluation.clips.protocol import follow_clips, labels_of
+from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
 from samtune.model.video import video_model
 from samtune.synthetic.clips import SMALLEST, draw_clip, write_clips
@@ -135,7 +136,7 @@ def test_a_mask_that_is_given_on_every_counted_frame_would_be_perfect(tmp_path, 
     assert len(pairs) == 4
     assert all(2 not in found for found, _ in pairs[:2])
     found, truth = pairs[2]  # the third frame is where object 2 was given as its mask
-    assert region_measure(found == 2, truth == 2) > 0.8
+    assert region_measure(found == 2, truth == 2) > 0.6  # low-res masks are 16 x 16
     assert clip_scores(pairs)[2].frames == 2
 
 
@@ -155,11 +156,11 @@ def test_evaluate_puts_base_and_tuned_side_by_side(tmp_path, loaded, capsys):
     assert "6 objects in 3 clips of test, given by their box" in shown and "J&F" in shown and "difference" in shown
     written = json.loads((tmp_path / "found.json").read_text())
     clips = annotated_clips(tmp_path / "set", "test")
-    for model, key in ((other, None), (loaded, "base")):
-        again = follow_clips(video_model(model), clips, "box")
+    for folder, key in (("tuned", None), ("base", "base")):
+        again = follow_clips(video_model(load_model(tmp_path / folder)), clips, "box")
         for row in written["objects"]:
             figures = row if key is None else row[key]
-            assert figures["j_and_f"] == pytest.approx(again[row["clip"]][row["object"]].jf)
+            assert figures["j_and_f"] == pytest.approx(again[row["clip"]][row["object"]].jf, abs=1e-3)
     mean = np.mean([row["j_and_f"] - row["base"]["j_and_f"] for row in written["objects"]])
     assert written["differences"]["j_and_f"]["change"]["mean"] == pytest.approx(mean)
     assert written["differences"]["j_and_f"]["change"]["groups"] == 3

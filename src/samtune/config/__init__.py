@@ -13,6 +13,7 @@ from samtune.config.inference import AutomaticConfig, ClipConfig, PredictConfig,
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
 from samtune.config.prompts import PromptPolicy
+from samtune.config.studio import StudioConfig
 from samtune.config.training import LossConfig, OptimizerConfig, TrainableConfig, TrainConfig
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "PretrainConfig",
     "PretrainStage",
     "PromptPolicy",
+    "StudioConfig",
     "TrackConfig",
     "TrainConfig",
     "TrainableConfig",
