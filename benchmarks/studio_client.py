@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ class Client(httpx.Client):
 @contextmanager
 def studio(source: Path, model: str) -> Iterator[Client]:
     """`samtune studio` on a source, in a folder that is removed in the end."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a benchmark that is ended ends its server
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "samtune", "studio", str(source), "--model", model]
         command += ["--out", f"{out}/studio", "--no-browser", "--quiet"]

@@ -35,6 +35,8 @@ FEWEST_GROUPS = 4
 STEPS_PER_OBJECT, FEWEST_STEPS, MOST_STEPS = 10, 150, 1500
 """How long to tune when nobody says: short enough to wait for, and no longer than few objects bear."""
 LEARNING_RATE = 2e-4
+PROMPTS = ("--prompts.point", "0.5", "--prompts.correction-clicks", "2")
+"""What a person does here: boxes, clicks, and corrections of both."""
 EVAL_OBJECTS = 60
 MOST_POINTS = 400
 """Points of a curve that are sent."""
@@ -124,7 +126,7 @@ class Tuning:
         device, cache = self.studio.models.device, str(self.studio.store.folder / "embeddings")
         train = ["train", dataset, "--model", self.studio.models.start.source, "--out", run, "--steps", str(steps)]
         train += ["--eval-every", every, "--eval-objects", str(EVAL_OBJECTS), "--optimizer.lr", str(LEARNING_RATE)]
-        train += ["--cache-dir", cache, "--prompts.point", "0.5", "--no-finder", "--quiet", "--device", device]
+        train += ["--cache-dir", cache, "--no-finder", "--quiet", "--device", device, *PROMPTS]
         compare = ["compare", dataset, "--base", against, "--tuned", run, "--out", comparison, "--split", "test"]
         compare += ["--quiet", "--device", device]
         try:
