@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis.extra.numpy import arrays
 
 from samtune.config import PrepareConfig
@@ -43,6 +43,7 @@ def test_a_ring_covers_the_parts_it_joins():
     assert iou(rasterise(Polygons((ring,)), 50, 60), mask) == 1.0
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines may be busy
 @given(arrays(bool, (12, 14)))
 def test_a_ring_with_holes_covers_the_same_pixels(mask):
     assume(mask.any())
