@@ -79,6 +79,14 @@ class TrainConfig(CacheConfig):
         default=False, description="Mirror images left to right at random; doubles the embeddings to compute."
     )
     eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means a tenth of the run.")
+    save_every: int = Field(
+        default=0, ge=0, description="Steps between checkpoints to resume from; 0 means one with every validation."
+    )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="Stop after this many validations without a better one; 0 trains to the last step.",
+    )
     eval_objects: int = Field(default=500, ge=1, description="Most validation objects, the same ones each time.")
     chunk: int = Field(
         default=0, ge=0, description="Prompts per decoder call; fewer take less memory. 0 means 16 on a CPU, else 32."

@@ -49,25 +49,28 @@ def train(run: Run, listeners: Sequence[Listener] = ()) -> RunFinished:
             _save(run)
         learn, update, readings = learner(run), Update(run), Readings(run, emit)
         pin = run.device.type == "cuda"
-        for batch in loader(run.batches, state.progress.step, config.steps, config.workers, pin=pin):
+        end = state.progress.step if run.is_out_of_patience else config.steps
+        for batch in loader(run.batches, state.progress.step, end, config.workers, pin=pin):
             lr = set_learning_rate(state.optimizer, lr_factor(batch.step, config.steps, config.optimizer))
             figures = update(batch.step, learn(batch))
             state.progress = replace(state.progress, step=batch.step + 1)
             readings.add(state.progress.step, lr, figures)
 
-            due = state.progress.step % run.validate_every == 0 or state.progress.step == config.steps
-            reads = due or state.progress.step % STEPS_BETWEEN_READINGS == 0
+            validates, saves = run.validates_now, run.saves_now
+            reads = validates or saves or state.progress.step % STEPS_BETWEEN_READINGS == 0
             stopping = stop.reached(run.processes, reads=reads)
             if reads or stopping:
                 readings.read()
-            if due:
+            if validates:
                 _validate(run, emit)
-            if due or stopping:
+            stopping = stopping or (validates and run.is_out_of_patience)
+            if saves or stopping:
                 _save(run)
             if stopping:
                 break
     progress = state.progress
-    finished = RunFinished(progress.step, progress.best_step, time.monotonic() - started, stop.signal)
+    seconds = time.monotonic() - started
+    finished = RunFinished(progress.step, progress.best_step, seconds, stop.signal, run.is_out_of_patience)
     emit(finished)
     return finished
 

@@ -76,12 +76,14 @@ class RunFinished:
         best_step: the step whose weights are in `checkpoints/best`; 0 means no step was better than the base model.
         seconds: time this session took.
         signal: number of the signal that asked for an early end, or None; the run can be resumed.
+        is_out_of_patience: it ended before its last step, because validation had not got better for long enough.
     """
 
     step: int
     best_step: int
     seconds: float
     signal: int | None = None
+    is_out_of_patience: bool = False
 
 
 Event: TypeAlias = RunStarted | StepDone | Validated | RunFinished
