@@ -124,7 +124,7 @@ def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig 
     started = monotonic()
     with ExitStack() as stack:
         if run.processes.is_main:
-            own = stack.enter_context(file_listeners(run.folder, run.state.progress.step))
+            own = stack.enter_context(file_listeners(run.folder, run.config, run.state.progress.step))
             console = stack.enter_context(progress_listener(stderr_console(quiet=quiet)))
             listeners = [*own, console, *listeners]
         finished = train_run(run, listeners)

@@ -11,6 +11,9 @@ from samtune.config.base import Config, Device, Fraction, Model
 from samtune.config.embeddings import CacheConfig
 from samtune.config.prompts import PromptPolicy
 
+Tracker = Literal["wandb", "mlflow", "trackio"]
+"""Services that keep the figures of runs, each an extra of samtune's."""
+
 
 class LossConfig(Config):
     """Weights of the loss terms. Source: SAM 2's training recipe, 20 : 1 : 1 : 1."""
@@ -88,6 +91,11 @@ class TrainConfig(CacheConfig):
         description="Stop after this many validations without a better one; 0 trains to the last step.",
     )
     eval_objects: int = Field(default=500, ge=1, description="Most validation objects, the same ones each time.")
+    track: tuple[Tracker, ...] = Field(
+        default=(),
+        description="Services that get the run's figures too; their keys come from the environment (WANDB_API_KEY, "
+        "MLFLOW_TRACKING_URI, HF_TOKEN).",
+    )
     chunk: int = Field(
         default=0, ge=0, description="Prompts per decoder call; fewer take less memory. 0 means 16 on a CPU, else 32."
     )

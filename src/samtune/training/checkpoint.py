@@ -5,6 +5,8 @@
     RUN/dataset.json         what tells its dataset from a changed one
     RUN/metrics.jsonl        one JSON object per step and per validation
     RUN/results.csv          one row per validation
+    RUN/training.png         its loss and validations as a chart, drawn when it ends
+    RUN/tracking.json        what the run is called at services that track it
     RUN/checkpoints/last/    to resume: learning weights, optimizer, moving average, progress (safetensors and JSON)
     RUN/checkpoints/previous/ the one before, for when `last` is damaged
     RUN/checkpoints/best/    to use: the whole model in Hugging Face layout, weights only
@@ -76,6 +78,11 @@ class RunFolder:
     def results(self) -> Path:
         """One row per validation."""
         return self.path / "results.csv"
+
+    @property
+    def chart(self) -> Path:
+        """Loss and validations, PNG."""
+        return self.path / "training.png"
 
     @property
     def last(self) -> Path:

@@ -13,7 +13,7 @@ from samtune.errors import DataError, ModelError
 from samtune.runtime.distributed import Processes
 from samtune.training.checkpoint import RunFolder, read_about
 
-MAY_CHANGE = {"model", "out", "name", "cache_dir", "cache_limit", "workers", "device"}
+MAY_CHANGE = {"model", "out", "name", "cache_dir", "cache_limit", "workers", "device", "track", "batch"}
 """Settings that say where a run works, not what it learns. Of `model` the weights must be the same."""
 
 
@@ -47,7 +47,7 @@ def require_same_settings(folder: RunFolder, config: TrainConfig) -> None:
     Raises:
         ModelError: so.
     """
-    before, now = _flat(read_about(folder).get("settings", {})), _flat(config.model_dump(mode="json"))
+    before, now = flat(read_about(folder).get("settings", {})), flat(config.model_dump(mode="json"))
     changed = [name for name in before if name in now and now[name] != before[name]]
     changed = [name for name in changed if name.split(".")[0] not in MAY_CHANGE]
     if changed:
@@ -92,9 +92,9 @@ def require_same_processes(folder: RunFolder, processes: Processes) -> None:
         )
 
 
-def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Nested settings with dotted names."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
-    return flat
+        found |= flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
+    return found

@@ -16,6 +16,7 @@ from samtune.training.cuda_graphs import learner
 from samtune.training.optimizer import lr_factor, set_learning_rate
 from samtune.training.readings import STEPS_BETWEEN_READINGS, Readings
 from samtune.training.run import Run
+from samtune.training.samples import draw_validation
 from samtune.training.signals import stop_on_signal
 from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, Validated
 from samtune.training.update import Update
@@ -86,7 +87,8 @@ def _validate(run: Run, emit: Callable[[Event], None]) -> None:
         if is_best:
             state.progress = replace(progress, best_step=progress.step, best_iou=iou)
             run.processes.on_main(run.save_best)
-    emit(Validated(progress.step, metrics, is_best, run.validation.objects))
+        images = draw_validation(run) if run.processes.is_main else {}
+    emit(Validated(progress.step, metrics, is_best, run.validation.objects, images))
 
 
 def _save(run: Run) -> None:

@@ -53,6 +53,7 @@ from samtune.training.identity import (
 )
 from samtune.training.optimizer import MovingAverage, make_optimizer
 from samtune.training.state import Progress, TrainingState
+from samtune.training.tracking.services import require_trackers
 from samtune.training.validation import Validation
 from samtune.utils.checksums import write_checksums
 from samtune.utils.files import new_folder
@@ -177,9 +178,10 @@ def new(dataset: Path, config: TrainConfig) -> Run:
     Raises:
         DataError: the dataset cannot be read or has nothing to train on.
         ModelError: the model cannot be loaded.
-        ConfigError: the run folder is taken.
+        ConfigError: the run folder is taken, or a tracker is not at hand.
         SystemExit: one of these, in a process that is not the main one.
     """
+    require_trackers(config.track)
     processes = join_processes()
     folder = RunFolder(Path(processes.on_main(lambda: str(choose_folder(config)))))
     run = processes.all_or_none(lambda: _set_up(dataset, config, folder, processes))
@@ -202,6 +204,7 @@ def resumed(path: Path) -> Run:
 
     def set_up() -> Run:
         dataset, config = read_settings(folder)
+        require_trackers(config.track)
         require_same_processes(folder, processes)
         require_same_settings(folder, config)
         require_dataset(folder, dataset)
