@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -77,6 +77,16 @@ class TrainConfig(CacheConfig):
     steps: int = Field(default=3000, ge=1, description="Optimizer steps.")
     seed: int = Field(default=0, ge=0, description="Seed of everything random.")
     images_per_step: int = Field(default=1, ge=1, description="Images per step.")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="Add up the gradients of this many times images-per-step images before each optimizer step.",
+    )
+    batch: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto",
+        description="Images of a step that go through the model at once: a number, or auto for as many as fit into "
+        "memory. It changes memory and time, not what is learned.",
+    )
     objects_per_image: int = Field(default=8, ge=1, description="Most objects per image and step.")
     flip: bool = Field(
         default=False, description="Mirror images left to right at random; doubles the embeddings to compute."

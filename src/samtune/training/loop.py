@@ -12,13 +12,14 @@ from dataclasses import replace
 from samtune.errors import SamtuneError
 from samtune.training.batches import loader
 from samtune.training.checkpoint import save_last
-from samtune.training.cuda_graphs import learner
+from samtune.training.cuda_graphs import learner, part_learner
+from samtune.training.memory import WithinMemory, fit_to_memory
 from samtune.training.optimizer import lr_factor, set_learning_rate
 from samtune.training.readings import STEPS_BETWEEN_READINGS, Readings
 from samtune.training.run import Run
 from samtune.training.samples import draw_validation
 from samtune.training.signals import stop_on_signal
-from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, Validated
+from samtune.training.tracking.events import Event, Listener, Noted, RunFinished, RunStarted, Validated
 from samtune.training.update import Update
 
 
@@ -43,12 +44,14 @@ def train(run: Run, listeners: Sequence[Listener] = ()) -> RunFinished:
             for listener in listeners:
                 listener(event)
 
-    emit(RunStarted(run.folder.path, config.steps, state.progress.step, run.notes))
+    notes = (*run.notes, fit_to_memory(run))
+    emit(RunStarted(run.folder.path, config.steps, state.progress.step, notes))
     with stop_on_signal() as stop:
         if state.progress.step == 0:
             _validate(run, emit)
             _save(run)
-        learn, update, readings = learner(run), Update(run), Readings(run, emit)
+        learn = WithinMemory(run, learner(run), part_learner(run), lambda text: emit(Noted(state.progress.step, text)))
+        update, readings = Update(run), Readings(run, emit)
         pin = run.device.type == "cuda"
         end = state.progress.step if run.is_out_of_patience else config.steps
         for batch in loader(run.batches, state.progress.step, end, config.workers, pin=pin):

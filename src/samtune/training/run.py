@@ -133,7 +133,14 @@ class Run:
     @property
     def chunk(self) -> int:
         """Prompts per decoder call. Larger ones hold more memory, and on a CPU gain little."""
-        return self.config.chunk or (16 if self.device.type == "cpu" else 32)
+        wanted = self.config.chunk or (16 if self.device.type == "cpu" else 32)
+        return min(wanted, self.state.progress.prompts_at_once or wanted)
+
+    @property
+    def images_at_once(self) -> int:
+        """Images of a step that go through the model together; its gradients are added up over such parts."""
+        asked = self.config.images_per_step if self.config.batch == "auto" else self.config.batch
+        return min(asked, self.state.progress.images_at_once or asked)
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """The precision of the forward pass."""
@@ -248,7 +255,7 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder, processes: Proce
     trainable = select_trainable(loaded.model, config.trainable, freeze_high_res_convs=config.cache, seed=config.seed)
     sampling = Sampling(
         mask_size=loaded.mask_size,
-        images_per_step=config.images_per_step,
+        images_per_step=config.images_per_step * config.accumulate,
         objects_per_image=config.objects_per_image,
         flip=config.flip,
         seed=config.seed,
@@ -320,7 +327,7 @@ def _cache_note(config: TrainConfig, trainable: Trainable) -> list[str]:
 def _processes_note(config: TrainConfig, processes: Processes) -> list[str]:
     if processes.is_alone:
         return []
-    each = config.images_per_step
+    each = config.images_per_step * config.accumulate
     return [
         f"{processes.count} processes, {each} image{'s'[: each > 1]} each, {processes.count * each} images per step"
     ]

@@ -142,7 +142,7 @@ def _wandb(folder: Path, identity: str, settings: Mapping[str, Any]) -> Iterator
     try:
         yield lambda values, step: run.log(dict(values), step=step)
     finally:
-        run.finish(quiet=True)
+        run.finish()
 
 
 @contextmanager
