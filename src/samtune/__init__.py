@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
     from samtune.model.io.loaded import LoadedModel
-    from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
+    from samtune.training.tracking.events import Event, Listener, Noted, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
 
 __version__ = "0.1.0"
@@ -122,6 +122,7 @@ __all__ = [
     "LossConfig",
     "ModelError",
     "ModelTable",
+    "Noted",
     "OptimizerConfig",
     "PredictConfig",
     "PredictReport",

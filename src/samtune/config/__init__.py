@@ -13,7 +13,7 @@ from samtune.config.inference import AutomaticConfig, PredictConfig
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
 from samtune.config.prompts import PromptPolicy
-from samtune.config.training import LossConfig, OptimizerConfig, Tracker, TrainableConfig, TrainConfig
+from samtune.config.training import LossConfig, OptimizerConfig, TrainableConfig, TrainConfig
 
 __all__ = [
     "AutomaticConfig",
@@ -32,7 +32,6 @@ __all__ = [
     "PretrainConfig",
     "PretrainStage",
     "PromptPolicy",
-    "Tracker",
     "TrainConfig",
     "TrainableConfig",
 ]
