@@ -45,12 +45,8 @@ def file_listeners(folder: RunFolder, config: TrainConfig, first_step: int = 0) 
 def _metrics_file(path: Path) -> Iterator[Listener]:
     """One JSON object per line; `step` is in each, and either a step's values or a validation's.
 
-<<<<<<< HEAD
     JSON knows no NaN and no infinity: null stands for them. Each line is handed to the system at once, so that no
     checkpoint is ever ahead of it.
-=======
-    JSON knows no NaN and no infinity: null stands for them. Each line is written at once, for those who watch.
->>>>>>> main
     """
     with storage_errors(path), path.open("a", encoding="utf-8", buffering=1) as file:
 
