@@ -90,7 +90,8 @@ def test_only_the_decoder_changes_and_the_counts_say_so(dataset, config):
 
 
 POLICIES = {
-    "boxes": PromptPolicy(),
+    "boxes": PromptPolicy(preset="boxes"),
+    "the default": PromptPolicy(),
     "mixed with corrections and background": PromptPolicy(box=0.5, point=0.5, correction_clicks=2, negative=0.5),
 }
 
@@ -194,7 +195,7 @@ def test_workers_load_the_same_batches(dataset):
 
 
 def test_every_image_comes_once_per_pass(dataset):
-    batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, False, 3, PromptPolicy()))
+    batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, False, 3, PromptPolicy(preset="boxes")))
     seen = [batches[step].views[0].image.image_id for step in range(10)]
     assert sorted(seen[:5]) == sorted(seen[5:]) == [f"train-{index}" for index in range(5)]
     assert seen[:5] != seen[5:]
@@ -224,8 +225,8 @@ def test_each_epoch_is_shuffled_once_however_many_images_are_asked_for():
 
 
 def test_a_mirrored_view_has_mirrored_targets_and_boxes(dataset):
-    batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, True, 1, PromptPolicy(box_jitter=0.0)))
-    flipped = next(batch for step in range(20) if (batch := batches[step]).views[0].flipped)
+    batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, True, 1, PromptPolicy(preset="boxes")))
+    flipped = next(batch for step in range(20) if (batch := batches[step]).views[0].change.mirrored)
     image = flipped.views[0].image
     found = sorted((box[2] - box[0]) * image.width / 16 for box in flipped.boxes.tolist())
     assert found == pytest.approx(sorted(one.box[2] - one.box[0] for one in image.objects))

@@ -206,6 +206,7 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder, processes: Proce
         images_per_step=config.images_per_step,
         objects_per_image=config.objects_per_image,
         flip=config.flip,
+        views=config.views,
         seed=config.seed,
         prompts=config.prompts,
     )

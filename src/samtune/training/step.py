@@ -81,13 +81,14 @@ def _learn(
 def _learn_part(run: Run, embeddings: ImageEmbeddings, part: TrainingBatch, counts: Counts, decode: _Decode) -> Figures:
     """Add the gradients of some prompts and of the corrections of their answers; returns their share of the figures."""
     policy, draws, targets = run.config.prompts, PromptDraws.of(part.draws), part.targets
-    rounds = 1 + policy.correction_clicks
+    rounds = 1 + part.corrections
+    ignored = part.ignored if part.ignored.numel() else None
     prompts = part.prompts(policy)
     figures: Figures = {}
     for turn in range(rounds):
         with run.arithmetic():
             output = decode(embeddings, prompts, part.image_index)
-            loss = tuning_loss(output, targets, run.config.loss, counts, part.counted)
+            loss = tuning_loss(output, targets, run.config.loss, counts, part.counted, ignored)
         (loss.total / rounds).backward()
         for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
             figures[name] = figures.get(name, 0) + value / rounds
@@ -95,6 +96,8 @@ def _learn_part(run: Run, embeddings: ImageEmbeddings, part: TrainingBatch, coun
         if turn > 0 and is_last:
             break
         chosen = _chosen_masks(run, output)
+        if ignored is not None:
+            chosen = chosen.masked_fill(ignored[:, None], -1.0)
         if turn == 0:
             figures["train_iou"] = _iou_sum(chosen, targets) / counts.objects
         if not is_last:
