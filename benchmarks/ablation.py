@@ -254,7 +254,7 @@ def cost(options: argparse.Namespace) -> list[str]:
     for run in runs.values():  # every image's embedding once, so that no turn pays for it
         for image in run.batches.images:
             run.embed([View(image)])
-    seconds, prompts, objects = (dict.fromkeys(runs, 0.0) for _ in range(3))
+    seconds, prompts, objects, making = (dict.fromkeys(runs, 0.0) for _ in range(4))
     for turn in range(-1, options.cost):
         for arm, run in runs.items():
             first = STEPS * (turn + 2)
@@ -265,6 +265,10 @@ def cost(options: argparse.Namespace) -> list[str]:
                 batches = [run.batches[step] for step in range(first, first + STEPS)]
                 prompts[arm] += sum(len(batch) * (1 + batch.corrections) for batch in batches)
                 objects[arm] += sum(len(batch) for batch in batches)
+                started = time.process_time()
+                for batch in batches:
+                    batch.prompts(run.config.prompts)
+                making[arm] += time.process_time() - started
     for folder in folders.values():
         shutil.rmtree(folder, ignore_errors=True)
     each = {arm: (seconds[arm] / prompts[arm], seconds[arm] / objects[arm]) for arm in runs}
@@ -272,6 +276,7 @@ def cost(options: argparse.Namespace) -> list[str]:
     return [
         *(f"{arm}: {1e3 * a:.2f} ms per prompt answered, {1e3 * b:.2f} ms per object" for arm, (a, b) in each.items()),
         f"ratio {ratio[0]:.2f} per prompt answered, {ratio[1]:.2f} per object and step",
+        *(f"{arm}: making first prompts takes {making[arm] / seconds[arm]:.1%} of a step" for arm in runs),
     ]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from samtune.config import OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
+from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
 from samtune.training.batches import OBJECT, PADDED
 from samtune.training.cuda_graphs import RecordedSteps, StaticInputs, grid_size, gridded, learner
 from samtune.training.loop import train
@@ -66,6 +66,13 @@ def assert_same(found, expected, atol=1e-5):
         assert (gradient is None) == (other is None), name
         if gradient is not None:
             assert float((gradient - other).norm()) <= 1e-3 * float(other.norm()) + atol * scale, name
+
+
+def test_a_grid_compares_masks_at_a_finer_scale_too(start):
+    run = start(prompts=POLICIES["everything"], loss=LossConfig(scale=2, edge_bce=0.5))
+    expected = learn(run, run.batches[0]), gradients(run)
+    assert run.batches[0].fine.shape[-1] == 2 * run.batches[0].covered.shape[-1]
+    assert_same((learn_on_grid(run, gridded(run, run.batches[0])), gradients(run)), expected)
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)

@@ -34,6 +34,9 @@ class LossConfig(Config):
     edge_bce: float = Field(
         default=0.0, ge=0.0, description="Weight of a cross-entropy near the object's edge alone; for thin objects."
     )
+    scale: Literal[1, 2, 4] = Field(
+        default=1, description="Masks are compared at this many times the decoder's own resolution; for thin objects."
+    )
 
 
 class OptimizerConfig(Config):

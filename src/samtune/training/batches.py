@@ -54,6 +54,7 @@ class TrainingBatch:
         kinds: int8 `[N]`, `OBJECT`, `BACKGROUND` or `PADDED`.
         draws: float32 `[N, K]`, the random numbers that prompts and correction clicks are made with, see `PromptDraws`.
         neighbours: float32 `[N, 2]`, a pixel of another object, xy in low-res pixels; negative where there is none.
+        fine: uint8 `[N, s h, s w]`, as `covered`, where masks are compared at a finer scale s; else `[N, 0, 0]`.
         ignored: bool `[N, h, w]`, pixels of crowd regions outside the object; `[N, 0, 0]` where the dataset has none.
         has_masks: whether the prompts come with rough masks; decided for the whole step, because prompts with a mask
             and without one cannot share a decoder call.
@@ -68,6 +69,7 @@ class TrainingBatch:
     kinds: Tensor
     draws: Tensor
     neighbours: Tensor
+    fine: Tensor
     ignored: Tensor
     has_masks: bool = False
     corrections: int = 0
@@ -78,12 +80,17 @@ class TrainingBatch:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """What goes to the device."""
-        return self.covered, self.boxes, self.kinds, self.draws, self.neighbours, self.ignored
+        return self.covered, self.boxes, self.kinds, self.draws, self.neighbours, self.fine, self.ignored
 
     @property
     def targets(self) -> Tensor:
         """float32 `[N, h, w]`, share of each low-res pixel the object covers, 0 to 1."""
         return self.covered.float() / 255
+
+    @property
+    def fine_targets(self) -> Tensor:
+        """The same at the finer scale."""
+        return self.fine.float() / 255
 
     @property
     def counted(self) -> Tensor:
@@ -92,7 +99,7 @@ class TrainingBatch:
 
     def with_tensors(self, tensors: Sequence[Tensor], image_index: Tensor | None = None) -> TrainingBatch:
         """The same with other `tensors`."""
-        covered, boxes, kinds, draws, neighbours, ignored = tensors
+        covered, boxes, kinds, draws, neighbours, fine, ignored = tensors
         index = self.image_index if image_index is None else image_index
         return replace(
             self,
@@ -102,6 +109,7 @@ class TrainingBatch:
             kinds=kinds,
             draws=draws,
             neighbours=neighbours,
+            fine=fine,
             ignored=ignored,
         )
 
@@ -131,7 +139,7 @@ class TrainingBatch:
             parts = zip(tensor.split(counts), counts, strict=True)
             return torch.cat([F.pad(part, (*beside, 0, each - count), value=value) for part, count in parts])
 
-        values = (0, 0, PADDED, 0, -1, 0)
+        values = (0, 0, PADDED, 0, -1, 0, 0)
         rows = [padded(tensor, value) for tensor, value in zip(self.tensors, values, strict=True)]
         return self.with_tensors(rows, torch.arange(len(self.views)).repeat_interleave(each))
 
@@ -176,6 +184,7 @@ class Sampling:
     seed: int
     prompts: PromptPolicy
     views: int = 1
+    loss_scale: int = 1
 
 
 class TrainingBatches(TorchDataset[TrainingBatch]):
@@ -191,6 +200,8 @@ class TrainingBatches(TorchDataset[TrainingBatch]):
         self.rank = rank
         self.world = world
         self._targets = LowResTargets(dataset, sampling.mask_size)
+        finer = sampling.loss_scale * sampling.mask_size
+        self._fine = LowResTargets(dataset, finer) if sampling.loss_scale > 1 else None
         background = sampling.prompts.negative > 0
         self.images = [image for image in dataset.images if background or image.single_objects]
         if not any(image.single_objects for image in self.images):
@@ -207,19 +218,14 @@ class TrainingBatches(TorchDataset[TrainingBatch]):
     def __getitem__(self, step: int) -> TrainingBatch:
         views = self.views(step)
         parts = [self._of_image(view, number) for view, number in zip(views, self._numbers(step), strict=True)]
-        *arrays, ignored = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        covered, boxes, kinds, draws, neighbours = arrays
+        names = ("covered", "boxes", "kinds", "draws", "neighbours", "fine", "ignored")
+        arrays = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
         has_masks, corrections = self._turns(step)
         return TrainingBatch(
             step=step,
             views=views,
             image_index=torch.arange(len(views)).repeat_interleave(torch.tensor([len(part[0]) for part in parts])),
-            covered=torch.from_numpy(covered),
-            boxes=torch.from_numpy(boxes),
-            kinds=torch.from_numpy(kinds),
-            draws=torch.from_numpy(draws),
-            neighbours=torch.from_numpy(neighbours),
-            ignored=torch.from_numpy(ignored),
+            **dict(zip(names, arrays, strict=True)),
             has_masks=has_masks,
             corrections=corrections,
         )
@@ -265,16 +271,17 @@ class TrainingBatches(TorchDataset[TrainingBatch]):
         return View(image, self._changes[which])
 
     def _of_image(self, view: View, number: int) -> tuple[NDArray[Any], ...]:
-        """`covered`, `boxes`, `kinds`, `draws`, `neighbours` and `ignored` of some objects and the background."""
+        """`covered`, `boxes`, `kinds`, `draws`, `neighbours`, `fine` and `ignored`: some objects and background."""
         image, size, policy = view.image, self.sampling.mask_size, self.sampling.prompts
         generator = image_generator(self.sampling.seed, number, "prompts")
         more = image_generator(self.sampling.seed, number, "mixture")
         shown = [found for found in image.single_objects if view.change.shows(found.box)]
         objects = _choose(shown, self.sampling.objects_per_image, generator)
         boxes, covered = self._targets.boxes(objects, image, view.change), self._targets.of(objects, view.change)
+        fine = np.zeros((len(objects), 0, 0), np.uint8) if self._fine is None else self._fine.of(objects, view.change)
         if view.change.crop is not None:  # a mask may lie in the half of its box that is not seen
             seen = covered.any(axis=(1, 2))
-            boxes, covered = boxes[seen], covered[seen]
+            boxes, covered, fine = boxes[seen], covered[seen], fine[seen]
         background = self._background(view, boxes, generator, more)
         kinds = np.array([OBJECT] * len(boxes) + [BACKGROUND] * len(background), np.int8)
         columns = zip(PromptDraws.count(policy), (generator, more), strict=True)
@@ -289,6 +296,7 @@ class TrainingBatches(TorchDataset[TrainingBatch]):
             kinds,
             np.concatenate(draws, axis=1),
             neighbours,
+            np.concatenate([fine, np.zeros((len(background), *fine.shape[1:]), np.uint8)]),
             self._ignored(view, covered),
         )
 

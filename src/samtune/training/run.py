@@ -207,6 +207,7 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder, processes: Proce
         objects_per_image=config.objects_per_image,
         flip=config.flip,
         views=config.views,
+        loss_scale=config.loss.scale,
         seed=config.seed,
         prompts=config.prompts,
     )

@@ -8,10 +8,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from samtune.model.decoder.fast import decode_grid
 from samtune.model.decoder.reference import DecoderOutput, select_masks
@@ -19,7 +21,7 @@ from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.prompts.batch import PromptBatch, low_res_to_input
 from samtune.prompts.simulate import CorrectionDraws, PromptDraws, correction_clicks
 from samtune.training.batches import TrainingBatch
-from samtune.training.losses.tuning import Counts, binary, hard_iou, tuning_loss
+from samtune.training.losses.tuning import Counts, Loss, binary, hard_iou, tuning_loss
 from samtune.training.run import Run
 
 Figures: TypeAlias = dict[str, Tensor]
@@ -88,7 +90,7 @@ def _learn_part(run: Run, embeddings: ImageEmbeddings, part: TrainingBatch, coun
     for turn in range(rounds):
         with run.arithmetic():
             output = decode(embeddings, prompts, part.image_index)
-            loss = tuning_loss(output, targets, run.config.loss, counts, part.counted, ignored)
+            loss = _loss(run, output, part, counts)
         (loss.total / rounds).backward()
         for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
             figures[name] = figures.get(name, 0) + value / rounds
@@ -103,6 +105,18 @@ def _learn_part(run: Run, embeddings: ImageEmbeddings, part: TrainingBatch, coun
         if not is_last:
             prompts = _corrected(run, prompts, chosen, targets, draws.corrections[turn])
     return figures
+
+
+def _loss(run: Run, output: DecoderOutput, part: TrainingBatch, counts: Counts) -> Loss:
+    """The loss at the scale of the settings, whose targets a batch has; ignored regions left out."""
+    ignored = part.ignored if part.ignored.numel() else None
+    if not part.fine.numel():
+        return tuning_loss(output, part.targets, run.config.loss, counts, part.counted, ignored)
+    size = part.fine.shape[-2:]
+    finer = F.interpolate(output.masks.float(), size, mode="bilinear", align_corners=False)
+    if ignored is not None:
+        ignored = F.interpolate(ignored[:, None].float(), size)[:, 0] > 0
+    return tuning_loss(replace(output, masks=finer), part.fine_targets, run.config.loss, counts, part.counted, ignored)
 
 
 @torch.no_grad()
