@@ -45,7 +45,7 @@ LR = 2e-4
 """Of all arms: the one that nano's results are measured with."""
 _FEW_TEST_IMAGES = 3
 _OWN_SPLIT = "0.6,0.1,0.3"
-_BOXES = PromptPolicy(preset="boxes")
+_BOXES, _MIXTURE = PromptPolicy(preset="boxes"), PromptPolicy(preset="mixture")
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,15 @@ _TODAY = TrainConfig()
 ARMS = {
     PLAIN: Arm(),
     DEFAULT: Arm(_TODAY.prompts, _TODAY.loss.area_bce, _TODAY.loss.edge_bce, _TODAY.optimizer.ema, _TODAY.views),
-    "mixture": Arm(PromptPolicy()),
-    "mixture, area": Arm(PromptPolicy(), area_bce=0.3),
-    "mixture, EMA": Arm(PromptPolicy(), ema=0.99),
-    "mixture, area, EMA": Arm(PromptPolicy(), area_bce=0.3, ema=0.99),
-    "mixture, area, EMA, edge": Arm(PromptPolicy(), area_bce=0.3, ema=0.99, edge_bce=0.5),
-    "mixture, area, EMA, 4 views": Arm(PromptPolicy(), area_bce=0.3, ema=0.99, views=4),
+    "mixture": Arm(_MIXTURE),
+    "mixture, area": Arm(_MIXTURE, area_bce=0.3),
+    "mixture, EMA": Arm(_MIXTURE, ema=0.99),
+    "mixture, area, EMA": Arm(_MIXTURE, area_bce=0.3, ema=0.99),
+    "mixture, area, EMA, edge": Arm(_MIXTURE, area_bce=0.3, ema=0.99, edge_bce=0.5),
+    "mixture, area, EMA, 4 views": Arm(_MIXTURE, area_bce=0.3, ema=0.99, views=4),
     "plain, area": Arm(area_bce=0.3),
     "plain, EMA": Arm(ema=0.99),
-    "mixture, area, EMA, LoRA": Arm(PromptPolicy(), area_bce=0.3, ema=0.99, train="decoder+lora"),
+    "mixture, area, EMA, LoRA": Arm(_MIXTURE, area_bce=0.3, ema=0.99, train="decoder+lora"),
 }
 """The two recipes, and what each part of the new one does by itself or beside the others."""
 

@@ -1,6 +1,6 @@
 """Twenty training steps whose losses are stored in `fixtures/`: what every refactoring is held to.
 
-`losses.json` holds the plain recipe with clicks, a correction and background; `losses_default.json` the default one.
+`losses.json` holds boxes and clicks with a correction and background, `losses_mixture.json` the mixture in views.
 
 `python -m tests.stored_losses NAME` stores one anew, after a change that is meant to change it. Say why in a decision.
 """
@@ -29,8 +29,11 @@ RECIPES = {
         "prompts": PromptPolicy(box=0.5, point=0.5, correction_clicks=1, negative=0.3),
         "loss": LossConfig(area_bce=0.0),
     },
-    # often enough for each kind of step to occur among twenty
-    "losses_default": {"views": 4, "prompts": PromptPolicy(mask_steps=0.25, correction_steps=0.25, negative=0.3)},
+    # every kind of step often enough for each kind of step to occur among twenty
+    "losses_mixture": {
+        "views": 4,
+        "prompts": PromptPolicy(preset="mixture", mask_steps=0.25, correction_steps=0.25, negative=0.3),
+    },
 }
 """Settings by the name of the file."""
 

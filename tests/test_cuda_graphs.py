@@ -22,8 +22,12 @@ from tests.small import make_dataset
 
 POLICIES = {
     "boxes": PromptPolicy(preset="boxes"),
-    "the default, every step with masks": PromptPolicy(mask_steps=1.0, negative=0.5, negative_boxes=1.0),
-    "the default, every step corrected": PromptPolicy(mask_steps=0.0, correction_steps=1.0, negative=0.5),
+    "the mixture, every step with masks": PromptPolicy(
+        preset="mixture", mask_steps=1.0, negative=0.5, negative_boxes=1.0
+    ),
+    "the mixture, every step corrected": PromptPolicy(
+        preset="mixture", mask_steps=0.0, correction_steps=1.0, negative=0.5
+    ),
     "everything": PromptPolicy(box=0.5, point=0.5, correction_clicks=2, negative=0.5),
     "clicks in the middle": PromptPolicy(box=0.0, point=1.0, point_at="center", correction_clicks=1),
 }

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samtune.config import PRESETS, PromptPolicy
+from samtune.config import DEFAULT_PRESET, PRESETS, PromptPolicy
 from samtune.data.low_res import low_res_targets
 from samtune.errors import UsageError
 from samtune.prompts.batch import BOX_LOWER_RIGHT, BOX_UPPER_LEFT, PADDING, PromptBatch, low_res_to_input
@@ -282,7 +282,10 @@ def test_mixed_clicks_are_deep_near_the_border_or_anywhere():
     found = torch.zeros(2000, 48, 48, dtype=torch.bool)
     found[:, 8:39, 8:39] = True
     points = pick_points(
-        found, PromptPolicy(), torch.rand(2000, generator=seeded(0)), torch.rand(2000, generator=seeded(1))
+        found,
+        PromptPolicy(preset="mixture"),
+        torch.rand(2000, generator=seeded(0)),
+        torch.rand(2000, generator=seeded(1)),
     )
     assert values(found, points).all()
     depth = torch.minimum(points - 8, 38 - points).amin(1)
@@ -300,7 +303,7 @@ def test_a_share_of_the_boxes_is_exact():
 
 @given(masks(), st.integers(0, 1000))
 def test_rough_masks_are_near_the_object_and_never_empty(found, seed):
-    logits = rough_masks(found, mixture(len(found), PromptPolicy(), seed))
+    logits = rough_masks(found, mixture(len(found), PromptPolicy(preset="mixture"), seed))
     assert logits.shape == (len(found), 1, SIZE, SIZE)
     assert set(logits.unique().tolist()) <= {-10.0, 10.0}
     assert (logits > 0).flatten(1).any(1).all()
@@ -309,7 +312,7 @@ def test_rough_masks_are_near_the_object_and_never_empty(found, seed):
 def test_rough_masks_of_a_disc_are_wider_and_narrower():
     y, x = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
     disc = ((x - 40) ** 2 + (y - 50) ** 2 < 400).expand(300, 96, 96)
-    areas = (rough_masks(disc, mixture(300, PromptPolicy())) > 0).flatten(1).sum(1) / disc[0].sum()
+    areas = (rough_masks(disc, mixture(300, PromptPolicy(preset="mixture"))) > 0).flatten(1).sum(1) / disc[0].sum()
     assert areas.min() < 0.9
     assert areas.max() > 1.1
     assert areas.min() > 0.3
@@ -335,7 +338,7 @@ def test_presets_fill_in_what_is_not_given():
     assert (boxes.box, boxes.kinds, boxes.correction_clicks, boxes.negative) == (1.0, ("box",), 0, 0.0)
     assert PromptPolicy.model_validate("clicks").kinds == ("point",)
     assert PromptPolicy(preset="clicks", negative=0.4).negative == 0.4
-    assert PromptPolicy(preset="default") == PromptPolicy()
+    assert PromptPolicy(preset=DEFAULT_PRESET) == PromptPolicy()
     assert PromptPolicy(box=1.0) == boxes
     for name in PRESETS:
         policy = PromptPolicy(preset=name)

@@ -93,7 +93,7 @@ def test_only_the_decoder_changes_and_the_counts_say_so(dataset, config):
 
 POLICIES = {
     "boxes": PromptPolicy(preset="boxes"),
-    "the default": PromptPolicy(),
+    "the mixture": PromptPolicy(preset="mixture"),
     "mixed with corrections and background": PromptPolicy(box=0.5, point=0.5, correction_clicks=2, negative=0.5),
 }
 

@@ -89,7 +89,9 @@ def test_low_res_targets_are_those_of_the_changed_mask(dataset):
 
 
 def test_batches_use_all_views_and_their_objects_lie_in_their_boxes(dataset):
-    batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, False, 1, PromptPolicy(), views=6))
+    batches = TrainingBatches(
+        dataset.split("train"), Sampling(16, 1, 8, False, 1, PromptPolicy(preset="mixture"), views=6)
+    )
     seen = set()
     for step in range(60):
         batch = batches[step]

@@ -63,7 +63,7 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
         write_demo_export(paths["export"], seed, advance)
     console.print("2/5  preparing: one mask file per object, and the table", highlight=False)
     api.prepare(paths["export"], paths["dataset"], PrepareConfig(), quiet=quiet)
-    console.print("3/5  tuning the mask decoder on boxes and clicks", highlight=False)
+    console.print("3/5  tuning the mask decoder on box prompts", highlight=False)
     settings = TrainConfig(
         model="nano",
         out=paths["run"],

@@ -157,9 +157,13 @@ class BenchReport(Result):
             "",
             f"a run of {self.config.steps} steps on {self.config.images} images{self._in_views()} will take about",
             *(self._prospect(step) for step in fast),
-            "validations are not counted; a later run finds the embeddings in the cache; steps above are of boxes, the",
-            f"run's prompts are the default mixture, which asks the decoder {PromptPolicy().turns:.2g} times as often",
+            "validations are not counted; a later run finds the embeddings in the cache",
+            *self._turns_note(),
         ]
+
+    def _turns_note(self) -> list[str]:
+        turns = PromptPolicy().turns
+        return [f"steps are of boxes; a run's default prompts ask {turns:.2g} times as often"] if turns > 1 else []
 
     def _in_views(self) -> str:
         return f" in {self.config.views} views" if self.config.views > 1 else ""

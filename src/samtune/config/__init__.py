@@ -12,10 +12,11 @@ from samtune.config.finder import FindConfig, FinderConfig, FindEvalConfig
 from samtune.config.inference import AutomaticConfig, PredictConfig
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
-from samtune.config.prompts import MOST_CLICKS, PRESETS, PromptPolicy
+from samtune.config.prompts import DEFAULT_PRESET, MOST_CLICKS, PRESETS, PromptPolicy
 from samtune.config.training import LossConfig, OptimizerConfig, TrainableConfig, TrainConfig
 
 __all__ = [
+    "DEFAULT_PRESET",
     "MOST_CLICKS",
     "PRESETS",
     "AutomaticConfig",

@@ -26,7 +26,10 @@ _PLAIN: dict[str, Any] = {
 """Nothing but what is named: where weights of one's own start."""
 _CORRECTED: dict[str, Any] = {"correction_clicks": 3, "point_at": "mixed"}
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "mixture": _PLAIN
+    | _CORRECTED
+    | {"box": 0.45, "point": 0.35, "points": 0.2, "box_tight": 0.3, "mask_steps": 0.05}
+    | {"correction_steps": 0.1, "negative": 0.05, "negative_boxes": 0.3},
     "boxes": _PLAIN | {"box": 1.0},
     "clicks": _PLAIN | _CORRECTED | {"point": 0.6, "points": 0.4, "correction_steps": 0.3, "negative": 0.1},
     "interactive": _PLAIN
@@ -35,7 +38,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {"correction_steps": 0.5, "negative": 0.05, "negative_boxes": 0.3},
     "automatic": _PLAIN | {"point": 1.0, "negative": 0.2},
 }
-"""Presets by name; `default` is what the fields of `PromptPolicy` have by themselves, `boxes` the plain recipe."""
+"""Presets by name: a mixture of everything; the plain recipe, boxes; and what is meant for one use."""
+DEFAULT_PRESET = "boxes"
+"""What the fields of `PromptPolicy` have by themselves. Changed only with evidence, see docs/results.md."""
+_DEFAULT = PRESETS[DEFAULT_PRESET]
 
 
 class PromptPolicy(Config):
@@ -48,18 +54,22 @@ class PromptPolicy(Config):
     20 px at 1024; correction clicks from the error region, 10 % of them from the object itself).
     """
 
-    preset: Literal["default", "boxes", "clicks", "interactive", "automatic"] | None = Field(
+    preset: Literal["mixture", "boxes", "clicks", "interactive", "automatic"] | None = Field(
         default=None,
         exclude=True,
-        description="Preset: default (a mixture of everything), boxes, clicks, interactive (clicks and corrections) or "
+        description="Preset: mixture (of everything below), boxes, clicks, interactive (clicks and corrections) or "
         "automatic (single clicks and background, for masks without prompts).",
     )
-    box: float = Field(default=0.45, ge=0.0, description="Weight of box prompts.")
-    point: float = Field(default=0.35, ge=0.0, description="Weight of single positive clicks.")
+    box: float = Field(default=_DEFAULT["box"], ge=0.0, description="Weight of box prompts.")
+    point: float = Field(default=_DEFAULT["point"], ge=0.0, description="Weight of single positive clicks.")
     points: float = Field(
-        default=0.2, ge=0.0, description="Weight of two to four clicks, negative ones beside the object among them."
+        default=_DEFAULT["points"],
+        ge=0.0,
+        description="Weight of two to four clicks, negative ones beside the object among them.",
     )
-    box_tight: Fraction = Field(default=0.3, description="Share of the boxes that are exact, without noise.")
+    box_tight: Fraction = Field(
+        default=_DEFAULT["box_tight"], description="Share of the boxes that are exact, without noise."
+    )
     box_jitter: Fraction = Field(
         default=0.1, description="Box noise: each edge moves by up to this share of the side, 0 to 1."
     )
@@ -67,22 +77,31 @@ class PromptPolicy(Config):
         default=20 / 1024, ge=0.0, le=1.0, description="Largest box noise, as a share of the model's input side."
     )
     point_at: Literal["random", "center", "mixed"] = Field(
-        default="mixed",
+        default=_DEFAULT["point_at"],
         description="Clicks anywhere in the region, at its deepest pixel, or mixed: both, and near the border.",
     )
     mask_steps: Fraction = Field(
-        default=0.05, description="Share of the steps whose prompts come with a rough mask of the object."
+        default=_DEFAULT["mask_steps"],
+        description="Share of the steps whose prompts come with a rough mask of the object.",
     )
     correction_clicks: int = Field(
-        default=3, ge=0, le=15, description="Correction clicks after the first prompt, each with the mask before it."
+        default=_DEFAULT["correction_clicks"],
+        ge=0,
+        le=15,
+        description="Correction clicks after the first prompt, each with the mask before it.",
     )
-    correction_steps: Fraction = Field(default=0.1, description="Share of the steps that make correction clicks.")
+    correction_steps: Fraction = Field(
+        default=_DEFAULT["correction_steps"], description="Share of the steps that make correction clicks."
+    )
     correction_from_object: Fraction = Field(
         default=0.1, description="Share of correction clicks drawn from the object, not the error."
     )
-    negative: Fraction = Field(default=0.05, description="Share of prompts on background, whose answer is 'no object'.")
+    negative: Fraction = Field(
+        default=_DEFAULT["negative"], description="Share of prompts on background, whose answer is 'no object'."
+    )
     negative_boxes: Fraction = Field(
-        default=0.3, description="Share of these that are boxes around nothing annotated, where there is room."
+        default=_DEFAULT["negative_boxes"],
+        description="Share of these that are boxes around nothing annotated, where there is room.",
     )
 
     @model_validator(mode="before")

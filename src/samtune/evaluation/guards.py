@@ -12,7 +12,7 @@ from statistics import fmean
 from samtune.evaluation.paired import NEGLIGIBLE, NOTICEABLE, Guard, paired_change
 from samtune.evaluation.results import KINDS, MASK, Answer, Evaluation, kind_title
 
-_CLICKS = "Train on clicks too (--prompts default, or interactive)."
+_CLICKS = "Train on clicks too (--prompts mixture, or interactive)."
 _TRUST = "Do not rank or filter masks by it without a look."
 _BLEND = "Blend it with the base model (samtune blend BASE TUNED --alpha auto)."
 
@@ -122,7 +122,7 @@ _JITTER = "Train with box noise (--prompts.box-jitter 0.1)."
 _THREE = "Train all masks of the decoder (the default losses do)."
 _RANKING = "ranking masks by predicted IoU"
 _WATCHED = (
-    _Watched("box", "IoU of exact boxes", "box", _iou, "Train on boxes too (--prompts default).", "box"),
+    _Watched("box", "IoU of exact boxes", "box", _iou, "Train on boxes too (--prompts mixture).", "box"),
     _Watched("click", "IoU of one click", "point", _iou, _CLICKS, "point"),
     _Watched(
         "box_first_of_three", "IoU of the guess ranked first of three, box", "box", _first, _THREE, "three guesses"
