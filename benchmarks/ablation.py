@@ -3,14 +3,15 @@
     python benchmarks/ablation.py ../shared/data/lens_coco ../shared/data/nuts_coco --out build/ablation --seeds 3
 
 Each arm of `ARMS` trains equally many steps from the same start; the arms of a set share its kept embeddings. What is
-in `--out` already is not computed again: an interrupted ablation goes on. `--table` prints what is there, `--cost`
-measures what a step costs instead. Nothing is asserted.
+in `--out` already is not computed again: an interrupted ablation goes on, in the middle of a run too. `--table` prints
+what is there, `--cost` measures what a step costs instead. Nothing is asserted.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -38,7 +39,6 @@ from samtune.embeddings.dataset import View
 from samtune.evaluation.paired import paired_change
 from samtune.evaluation.results import Evaluation
 from samtune.training.run import new
-from samtune.utils.files import write_json
 
 PLAIN, DEFAULT = "plain", "default"
 LR = 2e-4
@@ -171,20 +171,21 @@ def cell(source: Path, arm: str, seed: int, images: int, options: argparse.Names
     if target.is_file():
         return target
     dataset = prepared(source, options.out)
-    few = with_few_images(dataset, images, seed)
     run = folder / f"run-{target.stem}"
-    shutil.rmtree(run, ignore_errors=True)
-    settings = {"out": run, "steps": options.steps, "eval_every": options.steps, "eval_objects": 50}
-    config = ARMS[arm].config(**settings, seed=seed, cache_dir=dataset.resolve() / "embeddings", device="cpu")
-    started = time.process_time()
-    samtune.train(few, config, finder=False, quiet=True)
-    seconds = time.process_time() - started
+    if (run / "checkpoints" / "last").is_dir():
+        found = samtune.resume(run, finder=False, quiet=True)
+    else:
+        shutil.rmtree(run, ignore_errors=True)
+        settings = {"out": run, "steps": options.steps, "eval_every": options.steps, "eval_objects": 20}
+        config = ARMS[arm].config(**settings, seed=seed, cache_dir=dataset.resolve() / "embeddings", device="cpu")
+        found = samtune.train(with_few_images(dataset, images, seed), config, finder=False, quiet=True)
+    if found.signal:  # its checkpoint is saved, and goes on the next time
+        sys.exit(128 + found.signal)
     asked = EvalConfig(split=held_out(dataset), max_objects=options.objects, jitter=(0.2,), device="cpu")
-    found = replace(samtune.evaluate(dataset, run, asked, quiet=True), model=arm)
-    write_json(target.with_suffix(".about.json"), {"cpu_seconds": seconds, "steps": options.steps})
-    found.save(target)
+    measured = replace(samtune.evaluate(dataset, run, asked, quiet=True), model=arm)
+    measured.save(target)
     shutil.rmtree(run, ignore_errors=True)
-    box, point = (found.summary(kind).mean for kind in ("box", "point"))
+    box, point = (measured.summary(kind).mean for kind in ("box", "point"))
     print(f"{source.name} {arm}, seed {seed}, {images or 'all'} images: box {box:.3f}, click {point:.3f}", flush=True)
     return target
 
