@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samtune.config import DEFAULT_PRESET, PRESETS, PromptPolicy
+from samtune.config.prompts import DEFAULT_PRESET, PRESETS, PromptPolicy
 from samtune.data.low_res import low_res_targets
 from samtune.errors import UsageError
 from samtune.prompts.batch import BOX_LOWER_RIGHT, BOX_UPPER_LEFT, PADDING, PromptBatch, low_res_to_input

@@ -12,14 +12,11 @@ from samtune.config.finder import FindConfig, FinderConfig, FindEvalConfig
 from samtune.config.inference import AutomaticConfig, PredictConfig
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
-from samtune.config.prompts import DEFAULT_PRESET, MOST_CLICKS, PRESETS, PromptPolicy
+from samtune.config.prompts import PromptPolicy
 from samtune.config.studio import StudioConfig
 from samtune.config.training import LossConfig, OptimizerConfig, TrainableConfig, TrainConfig
 
 __all__ = [
-    "DEFAULT_PRESET",
-    "MOST_CLICKS",
-    "PRESETS",
     "AutomaticConfig",
     "BenchConfig",
     "CacheConfig",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from samtune.config import MOST_CLICKS, PromptPolicy
+from samtune.config.prompts import MOST_CLICKS, PromptPolicy
 from samtune.prompts.batch import NEGATIVE, PADDING, POSITIVE, PromptBatch
 from samtune.prompts.regions import beside, first_filled, near_border, on_some, rough
 
