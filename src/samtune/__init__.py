@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         download_roboflow,
         embed,
         evaluate,
+        evaluate_clips,
         evaluate_finder,
         export,
         find,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         prepare,
         pretrain,
         resume,
+        track,
         train,
         train_finder,
         write_prompts,
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
         AutomaticConfig,
         BenchConfig,
         CacheConfig,
+        ClipConfig,
+        ClipEvalConfig,
         EmbedConfig,
         EvalConfig,
         FindConfig,
@@ -60,6 +64,7 @@ if TYPE_CHECKING:
         PretrainStage,
         PromptPolicy,
         StudioConfig,
+        TrackConfig,
         TrainableConfig,
         TrainConfig,
     )
@@ -77,6 +82,7 @@ if TYPE_CHECKING:
         StorageError,
         UsageError,
     )
+    from samtune.evaluation.clips.results import ClipEvaluation
     from samtune.evaluation.comparison import Comparison
     from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.results import Evaluation
@@ -86,6 +92,7 @@ if TYPE_CHECKING:
     from samtune.finder.run import FinderReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
+    from samtune.inference.video.files import TrackReport
     from samtune.model.io.loaded import LoadedModel
     from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
@@ -100,6 +107,9 @@ __all__ = [
     "BlendResult",
     "CacheConfig",
     "CacheInfo",
+    "ClipConfig",
+    "ClipEvalConfig",
+    "ClipEvaluation",
     "Comparison",
     "ConfigError",
     "DataError",
@@ -144,6 +154,8 @@ __all__ = [
     "StepDone",
     "StorageError",
     "StudioConfig",
+    "TrackConfig",
+    "TrackReport",
     "TrainConfig",
     "TrainResult",
     "TrainableConfig",
@@ -159,6 +171,7 @@ __all__ = [
     "download_roboflow",
     "embed",
     "evaluate",
+    "evaluate_clips",
     "evaluate_finder",
     "export",
     "find",
@@ -168,6 +181,7 @@ __all__ = [
     "prepare",
     "pretrain",
     "resume",
+    "track",
     "train",
     "train_finder",
     "write_prompts",
@@ -177,6 +191,7 @@ _HOMES = {
     "Audit": "data.checks.doctor",
     "BenchReport": "benchmark.figures",
     "CacheInfo": "embeddings.store",
+    "ClipEvaluation": "evaluation.clips.results",
     "Comparison": "evaluation.comparison",
     "Dataset": "data.table",
     "EmbedReport": "embeddings.dataset",
@@ -191,6 +206,7 @@ _HOMES = {
     "Predictor": "inference.predictor",
     "PromptSet": "evaluation.fixed_prompts",
     "PrepareReport": "data.prepare.prepare",
+    "TrackReport": "inference.video.files",
 }
 """Modules of the names that are not in one of `_SHARED`."""
 
