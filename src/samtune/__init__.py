@@ -94,7 +94,7 @@ if TYPE_CHECKING:
     from samtune.inference.predictor import EmbeddedImage, Predictor
     from samtune.inference.video.files import TrackReport
     from samtune.model.io.loaded import LoadedModel
-    from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
+    from samtune.training.tracking.events import Event, Listener, Noted, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
 
 __version__ = "0.1.0"
@@ -133,6 +133,7 @@ __all__ = [
     "LossConfig",
     "ModelError",
     "ModelTable",
+    "Noted",
     "OptimizerConfig",
     "PredictConfig",
     "PredictReport",

@@ -43,6 +43,7 @@ class TrainResult(Result):
         signal: number of the signal that interrupted the run, or None.
         finder: what came of the finder, where one was made.
         note: why there is no finder, where it was left out by itself.
+        stopped_early: why the run ended before its last step by itself, in words; empty where it did not.
         advice: what should learn, and the held-out figures that say so.
     """
 
@@ -52,6 +53,7 @@ class TrainResult(Result):
     signal: int | None
     finder: FinderReport | None = None
     note: str = ""
+    stopped_early: str = ""
     advice: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
@@ -61,7 +63,12 @@ class TrainResult(Result):
         best = f"best at step {self.best_step}" if self.best_step else "no step was better than the base model"
         made = self.finder.lines() if self.finder else [f"finder     {self.note}"] if self.note else []
         advised = [f"advice     {line}" for line in self.advice]
-        return [f"done: {self.step} steps, {best}", f"run        {self.folder}", *made, *advised]
+        return [
+            f"done: {self.step} steps, {best}{self.stopped_early and ', '}{self.stopped_early}",
+            f"run        {self.folder}",
+            *made,
+            *advised,
+        ]
 
 
 def train(
@@ -180,14 +187,15 @@ def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig 
     started = monotonic()
     with ExitStack() as stack:
         if run.processes.is_main:
-            own = stack.enter_context(file_listeners(run.folder, run.state.progress.step))
+            own = stack.enter_context(file_listeners(run.folder, run.config, run.state.progress.step))
             console = stack.enter_context(progress_listener(stderr_console(quiet=quiet)))
             listeners = [*own, console, *listeners]
         finished = train_run(run, listeners)
     report, note = None, ""
     if finished.signal is None and finder is not False and run.processes.is_main:
         report, note = _finder_after(run, monotonic() - started, finder or None, quiet)
-    return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal, report, note)
+    waited = f"{run.config.patience} validations without a better one" if finished.is_out_of_patience else ""
+    return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal, report, note, waited)
 
 
 def _finder_after(

@@ -125,6 +125,17 @@ class TrainingBatch:
         """Some of the prompts, of the same images."""
         return self.with_tensors([tensor[rows] for tensor in self.tensors], self.image_index[rows])
 
+    def by_images(self, most: int) -> list[TrainingBatch]:
+        """The same work in parts of at most `most` images."""
+        if len(self.views) <= most:
+            return [self]
+        ends = torch.tensor([0, *self.counts]).cumsum(0).tolist()
+        parts: list[TrainingBatch] = []
+        for first in range(0, len(self.views), most):
+            part = self.select(slice(ends[first], ends[min(first + most, len(self.views))]))
+            parts.append(replace(part, views=self.views[first : first + most], image_index=part.image_index - first))
+        return parts
+
     @property
     def counts(self) -> list[int]:
         """How many prompts each image has."""
