@@ -20,7 +20,7 @@ from samtune.cli import main
 from samtune.config import TrackConfig
 from samtune.data.masks import decode_rle, parse_counts
 from samtune.data.masks.palette import davis_palette, read_label_image, write_label_image
-from samtune.errors import DataError, ModelError, UsageError
+from samtune.errors import DataError, ModelError, StorageError, UsageError
 from samtune.inference.video.clips import Clip, open_clip
 from samtune.inference.video.files import track_files
 from samtune.inference.video.prompts import ClipPrompt
@@ -31,6 +31,7 @@ from samtune.model.preprocess import to_model_input, upscale_masks
 from samtune.model.video import video_model
 from samtune.types import Prompt
 from tests.clips import HEIGHT, WIDTH, moving_discs, write_frames, write_video
+from tests.system import full_disk
 from tests.tiny import TINY_SIZE
 from tests.tiny_video import tiny_video
 
@@ -350,6 +351,20 @@ def test_a_video_without_pyav_says_what_to_install(tmp_path, monkeypatch, clip, 
     found = track_files(clip, loaded, tmp_path / "out", TrackConfig(box=("4,4,30,30",)))
     assert "samtune[video]" in found.note
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["masks", "predictions.json"]
+
+
+@pytest.mark.parametrize("size", [50, 1500])
+def test_a_full_disk_leaves_nothing_behind(tmp_path, clip, loaded, size):
+    with full_disk(size), pytest.raises(StorageError):
+        track_files(clip, loaded, tmp_path / "out", TrackConfig(box=("4,4,30,30",), frame=2, backwards=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_playlist_in_a_video_file_reaches_no_network(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(DataError, match="a video file"):
+        open_clip(path)
 
 
 def test_a_model_without_memory_is_refused_by_name(tiny_folder):

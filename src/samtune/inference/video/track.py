@@ -170,6 +170,7 @@ def track(
     prompts: Sequence[ClipPrompt],
     *,
     backwards: bool = False,
+    scratch: Path | None = None,
     progress: Advance = lambda done, total: None,
 ) -> Iterator[TrackedFrame]:
     """Follow objects through a clip.
@@ -183,6 +184,7 @@ def track(
         clip: the frames.
         prompts: checked by `check_prompts`.
         backwards: also follow objects to frames before their first prompt.
+        scratch: folder for the temporary files; the system's if left out.
         progress: called with frames done and their total, both directions together.
 
     Yields:
@@ -191,23 +193,22 @@ def track(
     Raises:
         DataError: a frame cannot be decoded, or has another size.
     """
-    last_start = max(starts_of(prompts).values())
+    starts = starts_of(prompts)
+    last_start = max(starts.values())
     extra = last_start + 1 if backwards and last_start else 0
     total = len(clip) + extra
-    with tempfile.TemporaryDirectory(prefix="samtune-clip-") as name:
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="samtune-clip-") as name:
         folder = Path(name)
         if extra:
             tracker = Tracker(model, clip, prompts, reverse=True)
             for done, image in enumerate(clip.backwards(last_start)):
-                _keep(tracker.show(last_start - done, image), starts_of(prompts), folder)
+                _keep(tracker.show(last_start - done, image), starts, folder)
                 progress(done + 1, total)
         tracker = Tracker(model, clip, prompts, reverse=False)
         for number, image in enumerate(clip.frames(0, len(clip))):
             found = tracker.show(number, image)
-            for file in folder.glob(f"{number}-*.npy"):
-                object_id, score, low_res = _kept(file)
-                found.low_res[object_id], found.scores[object_id] = low_res, score
-                file.unlink()
+            if extra:
+                _add_kept(found, starts, folder)
             yield found
             progress(extra + number + 1, total)
 
@@ -220,7 +221,13 @@ def _keep(found: TrackedFrame, starts: Mapping[int, int], folder: Path) -> None:
             np.save(folder / f"{found.number}-{object_id}.npy", content.astype(np.float32), allow_pickle=False)
 
 
-def _kept(file: Path) -> tuple[int, float, Tensor]:
-    content = np.load(file, allow_pickle=False)
-    side = round((len(content) - 1) ** 0.5)
-    return int(file.stem.partition("-")[2]), float(content[0]), torch.from_numpy(content[1:].reshape(side, side))
+def _add_kept(found: TrackedFrame, starts: Mapping[int, int], folder: Path) -> None:
+    """Read that again, once."""
+    for object_id, start in starts.items():
+        if found.number < start:
+            file = folder / f"{found.number}-{object_id}.npy"
+            content = np.load(file, allow_pickle=False)
+            side = round((len(content) - 1) ** 0.5)
+            found.scores[object_id] = float(content[0])
+            found.low_res[object_id] = torch.from_numpy(content[1:].reshape(side, side))
+            file.unlink()
