@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,6 +76,8 @@ class Tracker:
 
     def __init__(self, model: Sam2VideoModel, clip: Clip, prompts: Sequence[ClipPrompt], *, reverse: bool) -> None:
         self._model, self._clip, self._reverse = model, clip, reverse
+        side: Any = model.image_size
+        self._size: int = side
         self._cache = new_cache(model.device)
         self._prompts = {(one.frame, one.object_id): one for one in prompts}
         self._starts = starts_of(prompts)
@@ -88,7 +91,7 @@ class Tracker:
             if (number > start) if self._reverse else (number < start):
                 continue
             if pixels is None:
-                pixels = to_model_input(image, self._model.image_size).to(self._model.device)
+                pixels = to_model_input(image, self._size).to(self._model.device)
             session = self.sessions.setdefault(object_id, ObjectSession(self._model, len(self._clip), self._cache))
             session.show(number, pixels)
             prompt = self._prompts.get((number, object_id))
@@ -117,7 +120,7 @@ class Tracker:
     def _correct(self, session: ObjectSession, number: int, prompt: ClipPrompt, before: Tensor) -> tuple[Tensor, float]:
         """Ask again on a tracked frame, with a prompt and the mask so far, as the official predictor does."""
         points, mask = self._inputs(prompt)
-        model = self._model
+        model: Any = self._model  # what is used of it is private: tests/test_private_members.py names it
         output = model._run_single_frame_inference(
             session,
             frame_idx=number,
@@ -137,7 +140,7 @@ class Tracker:
 
     def _inputs(self, prompt: ClipPrompt) -> tuple[dict[str, Tensor], Tensor | None]:
         """A prompt as the model takes it: points `[1, 1, P, 2]` with labels, or a mask `[1, 1, S, S]` of 0 and 1."""
-        size, device = self._model.image_size, self._model.device
+        size, device = self._size, self._model.device
         if prompt.mask is not None:
             whole = torch.from_numpy(prompt.mask)[None, None].float()
             small = functional.interpolate(whole, (size, size), mode="bilinear", align_corners=False, antialias=True)
