@@ -173,7 +173,7 @@ class VideoFile(Clip):
                         break  # one was left out: a damaged one, or one that needs images before the key frame
                     image = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
                     self._check_size(expected, image.shape[:2])
-                    yield np.ascontiguousarray(image)
+                    yield np.ascontiguousarray(image, np.uint8)
                     expected += 1
                     if expected == stop:
                         return
