@@ -38,6 +38,8 @@ if TYPE_CHECKING:
         prepare,
         pretrain,
         resume,
+        runs,
+        sweep,
         train,
         train_finder,
         write_prompts,
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
         PretrainStage,
         PromptPolicy,
         StudioConfig,
+        SweepConfig,
         TrainableConfig,
         TrainConfig,
     )
@@ -87,6 +90,8 @@ if TYPE_CHECKING:
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
     from samtune.model.io.loaded import LoadedModel
+    from samtune.search.report import SweepReport
+    from samtune.training.runs import RunTable
     from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
 
@@ -138,12 +143,15 @@ __all__ = [
     "RemoteError",
     "RunFinished",
     "RunStarted",
+    "RunTable",
     "SamtuneError",
     "Severity",
     "Split",
     "StepDone",
     "StorageError",
     "StudioConfig",
+    "SweepConfig",
+    "SweepReport",
     "TrainConfig",
     "TrainResult",
     "TrainableConfig",
@@ -168,6 +176,8 @@ __all__ = [
     "prepare",
     "pretrain",
     "resume",
+    "runs",
+    "sweep",
     "train",
     "train_finder",
     "write_prompts",
@@ -191,6 +201,8 @@ _HOMES = {
     "Predictor": "inference.predictor",
     "PromptSet": "evaluation.fixed_prompts",
     "PrepareReport": "data.prepare.prepare",
+    "RunTable": "training.runs",
+    "SweepReport": "search.report",
 }
 """Modules of the names that are not in one of `_SHARED`."""
 

@@ -14,7 +14,8 @@ from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
 from samtune.config.prompts import PromptPolicy
 from samtune.config.studio import StudioConfig
-from samtune.config.training import LossConfig, OptimizerConfig, Tracker, TrainableConfig, TrainConfig
+from samtune.config.sweep import SweepConfig
+from samtune.config.training import LossConfig, OptimizerConfig, TrainableConfig, TrainConfig
 
 __all__ = [
     "AutomaticConfig",
@@ -34,7 +35,7 @@ __all__ = [
     "PretrainStage",
     "PromptPolicy",
     "StudioConfig",
-    "Tracker",
+    "SweepConfig",
     "TrainConfig",
     "TrainableConfig",
 ]

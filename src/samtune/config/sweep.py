@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -15,14 +15,20 @@ class SweepConfig(Config):
 
     budget: str = Field(default="30m", description="Time for the whole search, such as 30m, 2h or 90s.")
     trials: int = Field(default=0, ge=0, description="Most trials; 0 means as many as the budget allows.")
-    out: Path = Field(
-        default=Path("runs/sweep"),
-        description="Folder of the trials, each a run; the same command goes on with a search that was interrupted.",
-    )
     search: tuple[str, ...] = Field(
-        default=("lr", "prompts", "loss", "train"),
-        description="What is searched: lr, prompts, loss, train (what learns), flip.",
+        default=("lr", "prompts", "loss", "train", "views"),
+        description="What is searched: lr, prompts, loss, train (what learns), views.",
     )
+
+    measure: Literal["both", "box", "point"] = Field(
+        default="both",
+        description="What decides, on the validation split: mean IoU of boxes and single clicks, or of one of them.",
+    )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of prompts that decide."""
+        return ("box", "point") if self.measure == "both" else (self.measure,)
 
     @property
     def seconds(self) -> float:
@@ -44,7 +50,7 @@ class SweepConfig(Config):
         return value
 
 
-DIMENSIONS = ("lr", "prompts", "loss", "train", "flip")
+DIMENSIONS = ("lr", "prompts", "loss", "train", "views")
 """What a search can vary."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

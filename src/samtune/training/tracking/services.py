@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from samtune.config import Tracker
+from samtune.config.training import Tracker
 from samtune.errors import ConfigError
 from samtune.training.tracking.events import Event, Listener, StepDone, Validated
 from samtune.training.tracking.scalars import scalars
