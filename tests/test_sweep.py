@@ -150,3 +150,16 @@ def test_runs_are_listed_as_text_csv_and_json(dataset, base, tmp_path, capsys):
     assert found["before"]["box"] == pytest.approx(float(lines[1].split(",")[1]), abs=1e-5)
     (tmp_path / "runs/lr-0.001/config.yaml").write_text("nonsense: 1\n")
     assert api.runs(tmp_path / "runs").unread == ("lr-0.001",)
+
+
+def test_the_settings_of_a_run_start_another(dataset, base, tmp_path):
+    """All of them, from the file that a run keeps, as text that the command line reads."""
+    first = base.model_copy(update={"out": tmp_path / "first", "steps": 1})
+    api.train(dataset, first, finder=False, quiet=True)
+    with pytest.raises(SystemExit) as ended:
+        main(
+            ["train", "--config", str(tmp_path / "first/config.yaml"), "--out", str(tmp_path / "second"), "--no-finder"]
+        )
+    assert ended.value.code == 0
+    kept = [(tmp_path / name / "checkpoints/last/state.safetensors").read_bytes() for name in ("first", "second")]
+    assert kept[0] == kept[1]
