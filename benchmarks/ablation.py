@@ -1,4 +1,4 @@
-"""The default recipe against the plain one (boxes, one learning rate, no average, no views), on held-out images.
+"""Recipes of training against the plain one (boxes, no average of the weights, no views), on held-out images.
 
     python benchmarks/ablation.py ../shared/data/lens_coco ../shared/data/nuts_coco --out build/ablation --seeds 3
 
@@ -40,7 +40,7 @@ from samtune.evaluation.paired import paired_change
 from samtune.evaluation.results import Evaluation
 from samtune.training.run import new
 
-PLAIN, DEFAULT = "plain", "default"
+PLAIN = "plain"
 LR = 2e-4
 """Of all arms: the one that nano's results are measured with."""
 _FEW_TEST_IMAGES = 3
@@ -76,10 +76,8 @@ class Arm:
         return f"{zlib.crc32(repr(self).encode()):08x}"
 
 
-_TODAY = TrainConfig()
 ARMS = {
     PLAIN: Arm(),
-    DEFAULT: Arm(_TODAY.prompts, _TODAY.loss.area_bce, _TODAY.loss.edge_bce, _TODAY.optimizer.ema, _TODAY.views),
     "mixture": Arm(_MIXTURE),
     "mixture, area": Arm(_MIXTURE, area_bce=0.3),
     "mixture, EMA": Arm(_MIXTURE, ema=0.99),
@@ -90,7 +88,7 @@ ARMS = {
     "plain, EMA": Arm(ema=0.99),
     "mixture, area, EMA, LoRA": Arm(_MIXTURE, area_bce=0.3, ema=0.99, train="decoder+lora"),
 }
-"""The two recipes, and what each part of the new one does by itself or beside the others."""
+"""The recipes: the plain one, and what was added to it, one by one and together."""
 
 Figure = Callable[[Evaluation], tuple[list[float], list[str]]]
 
@@ -245,11 +243,11 @@ def _over_sets(sets: Sequence[tuple[str, list[float], list[float], list[str]]]) 
 
 
 def cost(options: argparse.Namespace) -> list[str]:
-    """What a step costs with the plain recipe and with the default, in turns of ten steps, in processor seconds."""
-    source = options.sources[0]
+    """What a step costs with the plain recipe and with another, in turns of ten steps, in processor seconds."""
+    source, other = options.sources[0], next(arm for arm in options.arms if arm != PLAIN)
     dataset = prepared(source, options.out)
     settings = {"steps": 10**6, "eval_every": 10**6, "device": "cpu", "eval_objects": 1}
-    folders = {arm: options.out / f"cost-{arm}" for arm in (PLAIN, DEFAULT)}
+    folders = {arm: options.out / f"cost-{ARMS[arm].key}" for arm in (PLAIN, other)}
     runs = {arm: new(dataset, ARMS[arm].config(**settings, out=folder)) for arm, folder in folders.items()}
     turns = {arm: Turns(run) for arm, run in runs.items()}
     for run in runs.values():  # every image's embedding once, so that no turn pays for it
@@ -273,7 +271,7 @@ def cost(options: argparse.Namespace) -> list[str]:
     for folder in folders.values():
         shutil.rmtree(folder, ignore_errors=True)
     each = {arm: (seconds[arm] / prompts[arm], seconds[arm] / objects[arm]) for arm in runs}
-    ratio = [new / plain for new, plain in zip(each[DEFAULT], each[PLAIN], strict=True)]
+    ratio = [new / plain for new, plain in zip(each[other], each[PLAIN], strict=True)]
     return [
         *(f"{arm}: {1e3 * a:.2f} ms per prompt answered, {1e3 * b:.2f} ms per object" for arm, (a, b) in each.items()),
         f"ratio {ratio[0]:.2f} per prompt answered, {ratio[1]:.2f} per object and step",
@@ -286,7 +284,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=[PLAIN, DEFAULT])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=[PLAIN, "mixture", "mixture, area, EMA"])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--objects", type=int, default=120, help="most held-out objects of a set")

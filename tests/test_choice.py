@@ -11,7 +11,7 @@ from samtune.config import OptimizerConfig, TrainableConfig, TrainConfig
 from samtune.errors import ConfigError
 from samtune.evaluation.paired import PairedDifference
 from samtune.model.io.load import load_model
-from samtune.training.choice import CANDIDATES, Trial, advice, winner
+from samtune.training.choice import CANDIDATES, Trial, advice, swap, winner
 from tests.small import make_dataset
 
 
@@ -71,3 +71,12 @@ def test_only_what_is_surely_better_wins():
 def test_trying_the_encoder_goes_with_auto_alone():
     with pytest.raises(ValueError, match="goes with --train auto"):
         TrainConfig(trainable=TrainableConfig(train="lora", try_encoder=True))
+
+
+def test_the_better_run_gets_the_name_and_the_other_stays(tmp_path):
+    for name in ("run", "run-lora"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "which").write_text(name)
+    swap(tmp_path / "run", tmp_path / "run-lora")
+    assert (tmp_path / "run/which").read_text() == "run-lora"
+    assert (tmp_path / "run-decoder/which").read_text() == "run"

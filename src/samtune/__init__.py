@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         download_roboflow,
         embed,
         evaluate,
+        evaluate_clips,
         evaluate_finder,
         export,
         find,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         resume,
         runs,
         sweep,
+        track,
         train,
         train_finder,
         write_prompts,
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
         AutomaticConfig,
         BenchConfig,
         CacheConfig,
+        ClipConfig,
+        ClipEvalConfig,
         EmbedConfig,
         EvalConfig,
         FindConfig,
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
         PromptPolicy,
         StudioConfig,
         SweepConfig,
+        TrackConfig,
         TrainableConfig,
         TrainConfig,
     )
@@ -80,6 +85,7 @@ if TYPE_CHECKING:
         StorageError,
         UsageError,
     )
+    from samtune.evaluation.clips.results import ClipEvaluation
     from samtune.evaluation.comparison import Comparison
     from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.results import Evaluation
@@ -89,10 +95,11 @@ if TYPE_CHECKING:
     from samtune.finder.run import FinderReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
+    from samtune.inference.video.files import TrackReport
     from samtune.model.io.loaded import LoadedModel
     from samtune.search.report import SweepReport
     from samtune.training.runs import RunTable
-    from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
+    from samtune.training.tracking.events import Event, Listener, Noted, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
 
 __version__ = "0.1.0"
@@ -105,6 +112,9 @@ __all__ = [
     "BlendResult",
     "CacheConfig",
     "CacheInfo",
+    "ClipConfig",
+    "ClipEvalConfig",
+    "ClipEvaluation",
     "Comparison",
     "ConfigError",
     "DataError",
@@ -128,6 +138,7 @@ __all__ = [
     "LossConfig",
     "ModelError",
     "ModelTable",
+    "Noted",
     "OptimizerConfig",
     "PredictConfig",
     "PredictReport",
@@ -152,6 +163,8 @@ __all__ = [
     "StudioConfig",
     "SweepConfig",
     "SweepReport",
+    "TrackConfig",
+    "TrackReport",
     "TrainConfig",
     "TrainResult",
     "TrainableConfig",
@@ -167,6 +180,7 @@ __all__ = [
     "download_roboflow",
     "embed",
     "evaluate",
+    "evaluate_clips",
     "evaluate_finder",
     "export",
     "find",
@@ -178,6 +192,7 @@ __all__ = [
     "resume",
     "runs",
     "sweep",
+    "track",
     "train",
     "train_finder",
     "write_prompts",
@@ -187,6 +202,7 @@ _HOMES = {
     "Audit": "data.checks.doctor",
     "BenchReport": "benchmark.figures",
     "CacheInfo": "embeddings.store",
+    "ClipEvaluation": "evaluation.clips.results",
     "Comparison": "evaluation.comparison",
     "Dataset": "data.table",
     "EmbedReport": "embeddings.dataset",
@@ -203,6 +219,7 @@ _HOMES = {
     "PrepareReport": "data.prepare.prepare",
     "RunTable": "training.runs",
     "SweepReport": "search.report",
+    "TrackReport": "inference.video.files",
 }
 """Modules of the names that are not in one of `_SHARED`."""
 

@@ -29,7 +29,6 @@ import torch
 import torch.utils.tensorboard
 from safetensors.torch import load_file
 
-from samtune import api
 from samtune.config import OptimizerConfig, PromptPolicy, TrainConfig
 from samtune.errors import StorageError
 from samtune.model.io.load import load_model
@@ -37,7 +36,8 @@ from samtune.model.io.save import save_model
 from samtune.model.io.tensors import hash_tensors
 from samtune.training import loop
 from samtune.training.checkpoint import RunFolder, save_last
-from samtune.training.run import Run, new, resumed
+from samtune.training.run import Run, new, removed_if_not_started, resumed
+from samtune.training.tracking.files import file_listeners
 from samtune.utils.checksums import find_damage
 from tests.fire import disk
 from tests.small import make_dataset
@@ -88,19 +88,27 @@ def forked(work: Callable[[], None], kill_after: float | None = None) -> int:
 def train(work: Path, out: Path, kill_at: int | None = None) -> None:
     """Train from the start, killed at a call that writes, or not."""
     disk.arm(out, disk.KILL, kill_at or disk.COUNT_ONLY)
-    api.train(work / "data", config(work, out), finder=False, quiet=True)
+    run = new(work / "data", config(work, out))
+    with removed_if_not_started(run):
+        _listened(run)
     (out.parent / "calls").write_text(str(disk.calls()))
 
 
 def go_on(work: Path, out: Path) -> None:
     """Go on with a run, or start it again where nothing of it is there."""
-    if (out / "config.yaml").exists():
-        found = resumed(out)
-        (out.parent / "resumed").write_text(str(found.state.progress.step))
-        api.resume(out, finder=False, quiet=True)
-    else:
+    if not (out / "config.yaml").exists():
         (out.parent / "resumed").write_text("0")
         train(work, out)
+        return
+    run = resumed(out)
+    (out.parent / "resumed").write_text(str(run.state.progress.step))
+    _listened(run)
+
+
+def _listened(run: Run) -> None:
+    """Train with the run's own files, but without the chart, which would take longer than the run."""
+    with file_listeners(run.folder, run.config, run.state.progress.step) as (*own, _):
+        loop.train(run, own)
 
 
 def outcome(out: Path) -> dict[str, Any]:
@@ -157,6 +165,8 @@ def killed(work: Path, kills: int, draw: random.Random) -> dict[str, Any]:
         lost += [f"kill {number} (call {at}, after {after} s, code {code}): {wrong}"] if wrong else []
         shutil.rmtree(out.parent)
         out.parent.mkdir()
+        if (number + 1) % 10 == 0:
+            sys.stderr.write(f"{number + 1} of {kills} kills: {counts}\n")
     return {**counts, "lost": lost}
 
 

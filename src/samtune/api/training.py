@@ -48,8 +48,8 @@ class TrainResult(Result):
         signal: number of the signal that interrupted the run, or None.
         finder: what came of the finder, where one was made.
         note: why there is no finder, where it was left out by itself.
-        advice: what should learn, and the held-out figures that say so.
         stopped_early: why the run ended before its last step by itself, in words; empty where it did not.
+        advice: what should learn, and the held-out figures that say so.
     """
 
     folder: Path
@@ -58,8 +58,8 @@ class TrainResult(Result):
     signal: int | None
     finder: FinderReport | None = None
     note: str = ""
-    advice: tuple[str, ...] = ()
     stopped_early: str = ""
+    advice: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """What to tell the user."""
@@ -68,8 +68,12 @@ class TrainResult(Result):
         best = f"best at step {self.best_step}" if self.best_step else "no step was better than the base model"
         made = self.finder.lines() if self.finder else [f"finder     {self.note}"] if self.note else []
         advised = [f"advice     {line}" for line in self.advice]
-        early = f", {self.stopped_early}" if self.stopped_early else ""
-        return [f"done: {self.step} steps, {best}{early}", f"run        {self.folder}", *made, *advised]
+        return [
+            f"done: {self.step} steps, {best}{self.stopped_early and ', '}{self.stopped_early}",
+            f"run        {self.folder}",
+            *made,
+            *advised,
+        ]
 
 
 def train(
@@ -148,9 +152,10 @@ def _train_automatically(
 ) -> TrainResult:
     """The decoder first; then, where it gains nothing or when asked to, what else may learn. The better is kept.
 
-    Runs that were not kept stay beside it, with what learned in their names.
+    Runs that were not kept stay beside it, with what learned in their names. A finder is made only when asked for.
     """
-    from samtune.training.choice import CANDIDATES, FIRST, Trial, advice, compared, require_validation, winner
+    from samtune.runtime.distributed import join_processes
+    from samtune.training.choice import CANDIDATES, FIRST, Trial, advice, compared, require_validation, swap, winner
 
     require_validation(dataset)
 
@@ -158,27 +163,25 @@ def _train_automatically(
         what = config.trainable.model_copy(update={"train": train, "try_encoder": False})
         return config.model_copy(update={"trainable": what, "out": out})
 
-    results = {FIRST: _train_new(dataset, settings(FIRST, config.out), listeners, False, quiet)}
-    folder = results[FIRST].folder
-    others: list[Trial] = []
-    if results[FIRST].signal is None:
-        first = compared(dataset, config, config.model, folder, FIRST)
-        for train in CANDIDATES if config.trainable.try_encoder or not first.change.is_better else ():
-            beside = folder.with_name(f"{folder.name}-{train.removeprefix('decoder+')}")
-            results[train] = _train_new(dataset, settings(train, beside), listeners, False, quiet)
-            if results[train].signal is not None:
-                return replace(results[FIRST], signal=results[train].signal)
-            others.append(compared(dataset, config, folder, beside, train))
-        kept = winner(others)
-        if kept is not None:
-            folder.rename(folder.with_name(f"{folder.name}-{FIRST}"))
-            kept.folder.rename(folder)
-        result = replace(results[kept.train if kept else FIRST], folder=folder, advice=tuple(advice(first, others)))
-        if finder:
-            made = train_finder(folder, finder if isinstance(finder, FinderConfig) else None, quiet=quiet)
-            result = replace(result, finder=made)
+    result = _train_new(dataset, settings(FIRST, config.out), listeners, False, quiet)
+    if result.signal is not None:
         return result
-    return results[FIRST]
+    folder, results, others = result.folder, {FIRST: result}, list[Trial]()
+    first = compared(dataset, config, config.model, folder, FIRST)
+    for train in CANDIDATES if config.trainable.try_encoder or not first.change.is_better else ():
+        beside = folder.with_name(f"{folder.name}-{train.removeprefix('decoder+')}")
+        results[train] = _train_new(dataset, settings(train, beside), listeners, False, quiet)
+        if results[train].signal is not None:
+            return results[train]
+        others.append(compared(dataset, config, folder, beside, train))
+    kept, processes = winner(others), join_processes()
+    if kept is not None:
+        processes.on_main(lambda: swap(folder, kept.folder))
+    result = replace(results[kept.train if kept else FIRST], folder=folder, advice=tuple(advice(first, others)))
+    if not finder or not processes.is_main:
+        return result
+    made = train_finder(folder, finder if isinstance(finder, FinderConfig) else None, quiet=quiet)
+    return replace(result, finder=made)
 
 
 def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig | None, quiet: bool) -> TrainResult:

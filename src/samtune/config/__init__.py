@@ -7,9 +7,9 @@ file per stage.
 from samtune.config.base import Config
 from samtune.config.bench import BenchConfig
 from samtune.config.embeddings import CacheConfig, EmbedConfig
-from samtune.config.evaluation import EvalConfig
+from samtune.config.evaluation import ClipEvalConfig, EvalConfig
 from samtune.config.finder import FindConfig, FinderConfig, FindEvalConfig
-from samtune.config.inference import AutomaticConfig, PredictConfig
+from samtune.config.inference import AutomaticConfig, ClipConfig, PredictConfig, TrackConfig
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
 from samtune.config.prompts import PromptPolicy
@@ -21,6 +21,8 @@ __all__ = [
     "AutomaticConfig",
     "BenchConfig",
     "CacheConfig",
+    "ClipConfig",
+    "ClipEvalConfig",
     "Config",
     "EmbedConfig",
     "EvalConfig",
@@ -36,6 +38,7 @@ __all__ = [
     "PromptPolicy",
     "StudioConfig",
     "SweepConfig",
+    "TrackConfig",
     "TrainConfig",
     "TrainableConfig",
 ]

@@ -18,6 +18,7 @@ from samtune.evaluation.paired import PairedDifference
 from samtune.evaluation.protocol import evaluate_all
 from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
+from samtune.utils.files import storage_errors
 
 AUTO, FIRST = "auto", "decoder"
 CANDIDATES = ("decoder+lora", "decoder+encoder-last-2")
@@ -102,3 +103,14 @@ def winner(others: Sequence[Trial]) -> Trial | None:
     """The best of the runs that are surely better than the decoder alone, by their intervals; None where none is."""
     better = [trial for trial in others if trial.change.is_better]
     return max(better, key=lambda trial: trial.change.change.mean, default=None)
+
+
+def swap(folder: Path, better: Path) -> None:
+    """Give a run the place of the decoder's, which stays beside it under its own name.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    with storage_errors(folder):
+        folder.rename(folder.with_name(f"{folder.name}-{FIRST}"))
+        better.rename(folder)
