@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         cache_info,
         clear_cache,
         compare,
+        curve,
         doctor,
         download_roboflow,
         embed,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         predict,
         prepare,
         pretrain,
+        rank_images,
         resume,
         train,
         train_finder,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         AutomaticConfig,
         BenchConfig,
         CacheConfig,
+        CurveConfig,
         EmbedConfig,
         EvalConfig,
         FindConfig,
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
         PretrainConfig,
         PretrainStage,
         PromptPolicy,
+        RankConfig,
         TrainableConfig,
         TrainConfig,
     )
@@ -85,6 +89,8 @@ if TYPE_CHECKING:
     from samtune.finder.run import FinderReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
+    from samtune.labelling.curve import DataCurve
+    from samtune.labelling.ranking import Ranking
     from samtune.model.io.loaded import LoadedModel
     from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
@@ -101,6 +107,8 @@ __all__ = [
     "CacheInfo",
     "Comparison",
     "ConfigError",
+    "CurveConfig",
+    "DataCurve",
     "DataError",
     "Dataset",
     "EmbedConfig",
@@ -134,6 +142,8 @@ __all__ = [
     "Prompt",
     "PromptPolicy",
     "PromptSet",
+    "RankConfig",
+    "Ranking",
     "RemoteError",
     "RunFinished",
     "RunStarted",
@@ -153,6 +163,7 @@ __all__ = [
     "cache_info",
     "clear_cache",
     "compare",
+    "curve",
     "doctor",
     "download_roboflow",
     "embed",
@@ -165,6 +176,7 @@ __all__ = [
     "predict",
     "prepare",
     "pretrain",
+    "rank_images",
     "resume",
     "train",
     "train_finder",
@@ -176,6 +188,7 @@ _HOMES = {
     "BenchReport": "benchmark.figures",
     "CacheInfo": "embeddings.store",
     "Comparison": "evaluation.comparison",
+    "DataCurve": "labelling.curve",
     "Dataset": "data.table",
     "EmbedReport": "embeddings.dataset",
     "EmbeddedImage": "inference.predictor",
@@ -189,6 +202,7 @@ _HOMES = {
     "Predictor": "inference.predictor",
     "PromptSet": "evaluation.fixed_prompts",
     "PrepareReport": "data.prepare.prepare",
+    "Ranking": "labelling.ranking",
 }
 """Modules of the names that are not in one of `_SHARED`."""
 

@@ -10,6 +10,7 @@ from samtune.api.data import doctor, download_roboflow, prepare
 from samtune.api.evaluation import GUARD_SCENES, BlendResult, blend, compare, evaluate, write_prompts
 from samtune.api.finding import evaluate_finder, find, train_finder
 from samtune.api.inference import export, predict
+from samtune.api.labelling import curve, rank_images
 from samtune.api.loading import ModelTable, load_model, models
 from samtune.api.tools import bench
 from samtune.api.training import FINDER_SHARE, TrainResult, cache_info, clear_cache, embed, pretrain, resume, train
@@ -25,6 +26,7 @@ __all__ = [
     "cache_info",
     "clear_cache",
     "compare",
+    "curve",
     "doctor",
     "download_roboflow",
     "embed",
@@ -37,6 +39,7 @@ __all__ = [
     "predict",
     "prepare",
     "pretrain",
+    "rank_images",
     "resume",
     "train",
     "train_finder",

@@ -21,7 +21,7 @@ from cyclopts.config import Yaml
 from pydantic import ValidationError
 
 from samtune import __version__
-from samtune.cli import data, evaluation, inference, tools, training
+from samtune.cli import data, evaluation, inference, labelling, tools, training
 from samtune.errors import SamtuneError, UsageError
 
 INTERRUPTED = 130
@@ -30,6 +30,7 @@ COMMANDS = {
     "Data": (data.doctor, data.prepare, data.download),
     "Training": (training.train, training.find_train, training.embed, training.cache, training.pretrain),
     "Evaluation": (evaluation.evaluate, evaluation.compare, evaluation.blend, evaluation.write_prompts),
+    "Labelling": (labelling.curve, labelling.next_),
     "Use": (inference.predict, inference.export),
     "Tools": (tools.demo, tools.bench, tools.models),
 }

@@ -10,6 +10,7 @@ from samtune.config.embeddings import CacheConfig, EmbedConfig
 from samtune.config.evaluation import EvalConfig
 from samtune.config.finder import FindConfig, FinderConfig, FindEvalConfig
 from samtune.config.inference import AutomaticConfig, PredictConfig
+from samtune.config.labelling import CurveConfig, RankConfig
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
 from samtune.config.prompts import PromptPolicy
@@ -20,6 +21,7 @@ __all__ = [
     "BenchConfig",
     "CacheConfig",
     "Config",
+    "CurveConfig",
     "EmbedConfig",
     "EvalConfig",
     "FindConfig",
@@ -32,6 +34,7 @@ __all__ = [
     "PretrainConfig",
     "PretrainStage",
     "PromptPolicy",
+    "RankConfig",
     "TrainConfig",
     "TrainableConfig",
 ]

@@ -17,6 +17,7 @@ from transformers import Sam2Model
 
 from samtune.config import TrainConfig
 from samtune.data.table import Dataset, ImageEntry
+from samtune.data.training_share import with_training_share
 from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.errors import DataError, ModelError
 from samtune.inference.predictor import EmbeddedImage, Predictor
@@ -193,7 +194,7 @@ def removed_if_not_started(run: Run) -> Iterator[None]:
 
 
 def _set_up(path: Path, config: TrainConfig, folder: RunFolder, processes: Processes) -> Run:
-    dataset = Dataset.open(path)
+    dataset = with_training_share(Dataset.open(path), config.train_share, config.seed)
     device = choose_device(config.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
