@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         download_roboflow,
         embed,
         evaluate,
+        evaluate_clips,
         evaluate_finder,
         export,
         find,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         pretrain,
         rank_images,
         resume,
+        track,
         train,
         train_finder,
         write_prompts,
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
         AutomaticConfig,
         BenchConfig,
         CacheConfig,
+        ClipConfig,
+        ClipEvalConfig,
         CurveConfig,
         EmbedConfig,
         EvalConfig,
@@ -63,6 +67,8 @@ if TYPE_CHECKING:
         PretrainStage,
         PromptPolicy,
         RankConfig,
+        StudioConfig,
+        TrackConfig,
         TrainableConfig,
         TrainConfig,
     )
@@ -80,6 +86,7 @@ if TYPE_CHECKING:
         StorageError,
         UsageError,
     )
+    from samtune.evaluation.clips.results import ClipEvaluation
     from samtune.evaluation.comparison import Comparison
     from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.results import Evaluation
@@ -89,6 +96,7 @@ if TYPE_CHECKING:
     from samtune.finder.run import FinderReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
+    from samtune.inference.video.files import TrackReport
     from samtune.labelling.curve import DataCurve
     from samtune.labelling.ranking import Ranking
     from samtune.model.io.loaded import LoadedModel
@@ -105,6 +113,9 @@ __all__ = [
     "BlendResult",
     "CacheConfig",
     "CacheInfo",
+    "ClipConfig",
+    "ClipEvalConfig",
+    "ClipEvaluation",
     "Comparison",
     "ConfigError",
     "CurveConfig",
@@ -152,6 +163,9 @@ __all__ = [
     "Split",
     "StepDone",
     "StorageError",
+    "StudioConfig",
+    "TrackConfig",
+    "TrackReport",
     "TrainConfig",
     "TrainResult",
     "TrainableConfig",
@@ -168,6 +182,7 @@ __all__ = [
     "download_roboflow",
     "embed",
     "evaluate",
+    "evaluate_clips",
     "evaluate_finder",
     "export",
     "find",
@@ -178,6 +193,7 @@ __all__ = [
     "pretrain",
     "rank_images",
     "resume",
+    "track",
     "train",
     "train_finder",
     "write_prompts",
@@ -187,6 +203,7 @@ _HOMES = {
     "Audit": "data.checks.doctor",
     "BenchReport": "benchmark.figures",
     "CacheInfo": "embeddings.store",
+    "ClipEvaluation": "evaluation.clips.results",
     "Comparison": "evaluation.comparison",
     "DataCurve": "labelling.curve",
     "Dataset": "data.table",
@@ -202,6 +219,7 @@ _HOMES = {
     "Predictor": "inference.predictor",
     "PromptSet": "evaluation.fixed_prompts",
     "PrepareReport": "data.prepare.prepare",
+    "TrackReport": "inference.video.files",
     "Ranking": "labelling.ranking",
 }
 """Modules of the names that are not in one of `_SHARED`."""

@@ -7,9 +7,9 @@ as in `cli/`.
 """
 
 from samtune.api.data import doctor, download_roboflow, prepare
-from samtune.api.evaluation import GUARD_SCENES, BlendResult, blend, compare, evaluate, write_prompts
+from samtune.api.evaluation import GUARD_SCENES, BlendResult, blend, compare, evaluate, evaluate_clips, write_prompts
 from samtune.api.finding import evaluate_finder, find, train_finder
-from samtune.api.inference import export, predict
+from samtune.api.inference import export, predict, track
 from samtune.api.labelling import curve, rank_images
 from samtune.api.loading import ModelTable, load_model, models
 from samtune.api.tools import bench
@@ -31,6 +31,7 @@ __all__ = [
     "download_roboflow",
     "embed",
     "evaluate",
+    "evaluate_clips",
     "evaluate_finder",
     "export",
     "find",
@@ -41,6 +42,7 @@ __all__ = [
     "pretrain",
     "rank_images",
     "resume",
+    "track",
     "train",
     "train_finder",
     "write_prompts",

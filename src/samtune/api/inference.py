@@ -1,4 +1,4 @@
-"""Using a model: predict, export."""
+"""Using a model: predict, track, export."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from samtune.api.loading import predictor_of
-from samtune.config import PredictConfig
+from samtune.config import PredictConfig, TrackConfig
 from samtune.utils.progress import progress
 
 if TYPE_CHECKING:
     from samtune.api.loading import Model
     from samtune.exports.export import ExportReport
     from samtune.inference.files import PredictReport
+    from samtune.inference.video.files import TrackReport
 
 
 def predict(
@@ -41,6 +42,35 @@ def predict(
     predictor = predictor_of(model, config.device)
     with progress("predicting", quiet=quiet) as advance:
         return predict_files(Path(images), predictor, Path(out), config, reading=reading, progress=advance)
+
+
+def track(clip: Path | str, model: Model, out: Path | str, config: TrackConfig, *, quiet: bool = False) -> TrackReport:
+    """Follow objects through a clip: a palette PNG per frame, COCO results, an overlay video.
+
+    Args:
+        clip: a folder of frames, taken in the order of their names, or a video file (`samtune[video]`).
+        model: a name, a path, or a loaded model; one with video weights.
+        out: folder to write, as a whole or not at all; an earlier result there is replaced.
+        config: the prompts.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: no prompts, or `out` holds something else.
+        DataError: no frames, one that cannot be decoded or has another size, prompts outside of the clip.
+        ModelError: the model cannot be loaded, or has no video weights.
+        UsageError: a video file, and PyAV is not installed.
+        StorageError: the disk refused.
+    """
+    from samtune.inference.reading import reading_for
+    from samtune.inference.video.clips import open_clip
+    from samtune.inference.video.files import track_files
+
+    config.require_prompts()
+    reading = reading_for(Path(model) if isinstance(model, str | Path) else None, config)
+    frames = open_clip(Path(clip), reading)
+    loaded = predictor_of(model, config.device).loaded
+    with progress("following", quiet=quiet) as advance:
+        return track_files(frames, loaded, Path(out), config, progress=advance)
 
 
 def export(

@@ -9,7 +9,9 @@ from cyclopts import Parameter
 
 from samtune import api
 from samtune.cli.common import Flat, Out, Quiet, show
-from samtune.config import FindConfig, PredictConfig
+from samtune.config import ClipConfig, FindConfig, PredictConfig, TrackConfig
+from samtune.config.inference import is_video_file
+from samtune.errors import UsageError
 
 
 def predict(
@@ -19,17 +21,29 @@ def predict(
     model: str,
     out: Out,
     config: Annotated[PredictConfig, Flat] = PredictConfig(),
+    video: Annotated[bool, Parameter(negative="")] = False,
+    clip: Annotated[ClipConfig, Flat] = ClipConfig(),
     find: Annotated[bool, Parameter(negative="")] = False,
     finds: Annotated[FindConfig, Flat] = FindConfig(),
     quiet: Quiet = False,
 ) -> None:
-    """Segment images with boxes or clicks, or find everything without: COCO results, PNG masks, overlays.
+    """Segment images with boxes or clicks, find everything without, or follow objects through a clip.
+
+    Writes COCO results, PNG masks and overlays.
 
     Args:
-        images: One image or a folder.
+        images: One image or a folder; with --video a folder of frames; or a video file.
         model: nano, a hub name, a checkpoint file, a Hugging Face folder or a run.
+        video: The folder holds the frames of a clip: follow what is prompted on one of them through all. --prompts,
+            --frame and --backwards say so too.
         find: Find and name everything with the run's finder; needs no prompts.
     """
+    if video or clip != ClipConfig() or is_video_file(images):
+        if config.everything or find:
+            raise UsageError.of(expected="objects to follow through the clip", found="--everything or --find")
+        shared = config.model_dump(include=set(TrackConfig.model_fields))
+        show(api.track(images, model, out, TrackConfig(**shared, **clip.model_dump()), quiet=quiet))
+        return
     if find:
         show(api.find(images, model, out, finds, device=config.device, chunk=config.chunk, quiet=quiet))
         return

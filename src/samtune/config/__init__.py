@@ -7,19 +7,22 @@ file per stage.
 from samtune.config.base import Config
 from samtune.config.bench import BenchConfig
 from samtune.config.embeddings import CacheConfig, EmbedConfig
-from samtune.config.evaluation import EvalConfig
+from samtune.config.evaluation import ClipEvalConfig, EvalConfig
 from samtune.config.finder import FindConfig, FinderConfig, FindEvalConfig
-from samtune.config.inference import AutomaticConfig, PredictConfig
+from samtune.config.inference import AutomaticConfig, ClipConfig, PredictConfig, TrackConfig
 from samtune.config.labelling import CurveConfig, RankConfig
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
 from samtune.config.prompts import PromptPolicy
+from samtune.config.studio import StudioConfig
 from samtune.config.training import LossConfig, OptimizerConfig, TrainableConfig, TrainConfig
 
 __all__ = [
     "AutomaticConfig",
     "BenchConfig",
     "CacheConfig",
+    "ClipConfig",
+    "ClipEvalConfig",
     "Config",
     "CurveConfig",
     "EmbedConfig",
@@ -35,6 +38,8 @@ __all__ = [
     "PretrainStage",
     "PromptPolicy",
     "RankConfig",
+    "StudioConfig",
+    "TrackConfig",
     "TrainConfig",
     "TrainableConfig",
 ]

@@ -14,7 +14,7 @@ from samtune.evaluation.results import KINDS, MASK, Answer, Evaluation, kind_tit
 
 _CLICKS = "Train on clicks too (--prompts.point 0.5)."
 _TRUST = "Do not rank or filter masks by it without a look."
-_BLEND = "Blend it with the base model (samtune blend BASE TUNED --alpha auto)."
+BLEND_ADVICE = "Blend it with the base model (samtune blend BASE TUNED --alpha auto)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def guards_of(
     for name, (first, second) in sets.items():
         for kind in KINDS:
             title = f"IoU of {_PLURALS[kind]} on {name}"
-            watched = _Watched(f"{name}/{kind}", title, kind, _iou, _BLEND, f"images like {name}")
+            watched = _Watched(f"{name}/{kind}", title, kind, _iou, BLEND_ADVICE, f"images like {name}")
             yield _guard(watched, first.values(kind), second.values(kind), first.groups, NOTICEABLE)
 
 
@@ -73,7 +73,7 @@ def _other_kinds(base: Evaluation) -> Iterator[_Watched]:
     """Jittered boxes and rough outlines, as far as they were measured."""
     for kind in base.kinds:
         if kind not in KINDS:
-            advice = _BLEND if kind == MASK else _JITTER
+            advice = BLEND_ADVICE if kind == MASK else _JITTER
             limits = "mask prompts" if kind == MASK else "boxes that are not exact"
             yield _Watched(kind, f"IoU of {kind_title(kind)}", kind, _iou, advice, limits)
 
