@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: studio-kill onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets finder-sets lock clean
+.PHONY: resume-fire studio-kill onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets finder-sets lock clean
 
 demo: $(READY)  ## Draw a dataset, tune the built-in model on it, compare both, write a report
 	$(BIN)/samtune demo --out demo
@@ -48,6 +48,9 @@ notebooks: $(READY)  ## Run both notebooks from start to end, in place
 
 proofs: $(READY)  ## The longer proofs
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+resume-fire: $(READY)  ## Kill a run at 200 moments and resume it; let the disk fail 500 times; needs a C compiler
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fire --kills 200 --faults 500
 
 onnx-browser: $(READY)  ## nano's ONNX decoder in Chromium; needs chromium and npm
 	npm install --silent --prefix build/web onnxruntime-web

@@ -295,12 +295,13 @@ def test_a_split_without_objects_is_named(dataset, config):
 def test_a_checkpoint_that_cannot_be_resumed_is_named(dataset, config, damage):
     run = new(dataset.root, config)
     train(run)
-    state = run.folder.last / "state.safetensors"
-    if damage == "missing":
-        state.unlink()
-    elif damage == "truncated":
-        state.write_bytes(state.read_bytes()[:1000])
-    else:
+    for place in (run.folder.last, run.folder.previous):
+        state = place / "state.safetensors"
+        if damage == "missing":
+            state.unlink()
+        elif damage == "truncated":
+            state.write_bytes(state.read_bytes()[:1000])
+    if damage == "no run":
         run.folder.config.unlink()
     with pytest.raises(ModelError):
         resumed(run.folder.path)

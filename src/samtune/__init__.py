@@ -100,7 +100,7 @@ if TYPE_CHECKING:
     from samtune.labelling.curve import DataCurve
     from samtune.labelling.ranking import Ranking
     from samtune.model.io.loaded import LoadedModel
-    from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
+    from samtune.training.tracking.events import Event, Listener, Noted, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
 
 __version__ = "0.1.0"
@@ -141,6 +141,7 @@ __all__ = [
     "LossConfig",
     "ModelError",
     "ModelTable",
+    "Noted",
     "OptimizerConfig",
     "PredictConfig",
     "PredictReport",

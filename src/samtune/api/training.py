@@ -41,6 +41,7 @@ class TrainResult(Result):
         signal: number of the signal that interrupted the run, or None.
         finder: what came of the finder, where one was made.
         note: why there is no finder, where it was left out by itself.
+        stopped_early: why the run ended before its last step by itself, in words; empty where it did not.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class TrainResult(Result):
     signal: int | None
     finder: FinderReport | None = None
     note: str = ""
+    stopped_early: str = ""
 
     def lines(self) -> list[str]:
         """What to tell the user."""
@@ -56,7 +58,11 @@ class TrainResult(Result):
             return [f"interrupted after step {self.step}; continue with: samtune train --resume {self.folder}"]
         best = f"best at step {self.best_step}" if self.best_step else "no step was better than the base model"
         made = self.finder.lines() if self.finder else [f"finder     {self.note}"] if self.note else []
-        return [f"done: {self.step} steps, {best}", f"run        {self.folder}", *made]
+        return [
+            f"done: {self.step} steps, {best}{self.stopped_early and ', '}{self.stopped_early}",
+            f"run        {self.folder}",
+            *made,
+        ]
 
 
 def train(
@@ -118,14 +124,15 @@ def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig 
     started = monotonic()
     with ExitStack() as stack:
         if run.processes.is_main:
-            own = stack.enter_context(file_listeners(run.folder, run.state.progress.step))
+            own = stack.enter_context(file_listeners(run.folder, run.config, run.state.progress.step))
             console = stack.enter_context(progress_listener(stderr_console(quiet=quiet)))
             listeners = [*own, console, *listeners]
         finished = train_run(run, listeners)
     report, note = None, ""
     if finished.signal is None and finder is not False and run.processes.is_main:
         report, note = _finder_after(run, monotonic() - started, finder or None, quiet)
-    return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal, report, note)
+    waited = f"{run.config.patience} validations without a better one" if finished.is_out_of_patience else ""
+    return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal, report, note, waited)
 
 
 def _finder_after(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from samtune.config.base import Config, Device, Fraction, Model
 from samtune.config.embeddings import CacheConfig
 from samtune.config.prompts import PromptPolicy
+
+Tracker = Literal["wandb", "mlflow", "trackio"]
+"""Services that keep the figures of runs, each an extra of samtune's."""
 
 
 class LossConfig(Config):
@@ -77,12 +80,35 @@ class TrainConfig(CacheConfig):
         default=1.0, gt=0.0, le=1.0, description="Share of the training groups of images to use, drawn by the seed."
     )
     images_per_step: int = Field(default=1, ge=1, description="Images per step.")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="Add up the gradients of this many times images-per-step images before each optimizer step.",
+    )
+    batch: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto",
+        description="Images of a step that go through the model at once: a number, or auto for as many as fit into "
+        "memory. It changes memory and time, not what is learned.",
+    )
     objects_per_image: int = Field(default=8, ge=1, description="Most objects per image and step.")
     flip: bool = Field(
         default=False, description="Mirror images left to right at random; doubles the embeddings to compute."
     )
     eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means a tenth of the run.")
+    save_every: int = Field(
+        default=0, ge=0, description="Steps between checkpoints to resume from; 0 means one with every validation."
+    )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="Stop after this many validations without a better one; 0 trains to the last step.",
+    )
     eval_objects: int = Field(default=500, ge=1, description="Most validation objects, the same ones each time.")
+    track: tuple[Tracker, ...] = Field(
+        default=(),
+        description="Services that get the run's figures too; their keys come from the environment (WANDB_API_KEY, "
+        "MLFLOW_TRACKING_URI, HF_TOKEN).",
+    )
     chunk: int = Field(
         default=0, ge=0, description="Prompts per decoder call; fewer take less memory. 0 means 16 on a CPU, else 32."
     )

@@ -30,7 +30,7 @@ from samtune.studio.models import StudioModel
 from samtune.studio.questions import FoundRegion, Question, StudioAnswer
 from samtune.types import Box, Prompt
 
-MOST_PREVIOUS = 512
+MOST_PREVIOUS = 256
 """Low-res masks that corrections can start from; the least recently used go first."""
 DOUBT_GRID = 6
 """Clicks per side of the grid whose predicted IoUs say how doubtful a model is about an image."""

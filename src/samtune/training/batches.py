@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -96,6 +96,17 @@ class TrainingBatch:
     def select(self, rows: slice) -> TrainingBatch:
         """Some of the prompts, of the same images."""
         return self.with_tensors([tensor[rows] for tensor in self.tensors], self.image_index[rows])
+
+    def by_images(self, most: int) -> list[TrainingBatch]:
+        """The same work in parts of at most `most` images."""
+        if len(self.views) <= most:
+            return [self]
+        ends = torch.tensor([0, *self.counts]).cumsum(0).tolist()
+        parts: list[TrainingBatch] = []
+        for first in range(0, len(self.views), most):
+            part = self.select(slice(ends[first], ends[min(first + most, len(self.views))]))
+            parts.append(replace(part, views=self.views[first : first + most], image_index=part.image_index - first))
+        return parts
 
     @property
     def counts(self) -> list[int]:

@@ -28,22 +28,28 @@ from samtune.training.step import Figures, count_prompts, learn, learn_from, lea
 WARM_UPS = 3
 """Steps before recording, which let libraries set themselves up: PyTorch's notes ask for a few."""
 
-Learn: TypeAlias = Callable[[TrainingBatch], Figures]
+Learn: TypeAlias = Callable[[TrainingBatch, Counts], Figures]
 _log = logging.getLogger(__name__)
 
 
 def learner(run: Run) -> Learn:
-    """How this run learns from a batch: recorded steps, steps on a grid, or batches as they come.
+    """How this run learns from a whole batch: recorded steps, steps on a grid, or batches as they come.
 
     Recorded where a GPU trains from embeddings that nothing learns upstream of. Where the encoder or an adapter in it
     learns, a GPU works on grids without recording. Everywhere else, and with the plain decoder, a batch is taken as it
     comes, which pads nothing.
     """
+    uses_grids = run.device.type == "cuda" and run.config.decoder == "fast"
+    if uses_grids and run.config.cuda_graphs and run.trainable.upstream_frozen:
+        return RecordedSteps(run)
+    return part_learner(run)
+
+
+def part_learner(run: Run) -> Learn:
+    """How this run learns from a part of a batch: on a grid or as it comes. Gradients are added to those there are."""
     if run.device.type != "cuda" or run.config.decoder != "fast":
         return partial(learn, run)
-    if run.config.cuda_graphs and run.trainable.upstream_frozen:
-        return RecordedSteps(run)
-    return lambda batch: learn_on_grid(run, gridded(run, batch))
+    return lambda batch, counts: learn_on_grid(run, gridded(run, batch), counts)
 
 
 def gridded(run: Run, batch: TrainingBatch) -> TrainingBatch:
@@ -73,10 +79,10 @@ class RecordedSteps:
         self._recordings: dict[tuple[int, int], _Recording] = {}
         self.is_recording = True
 
-    def __call__(self, batch: TrainingBatch) -> Figures:
+    def __call__(self, batch: TrainingBatch, counts: Counts | None = None) -> Figures:
         """Set the gradients of one batch, and return its figures."""
         grid = gridded(self._run, batch)
-        counts = count_prompts(self._run, grid)
+        counts = counts or count_prompts(self._run, grid)
         embeddings = self._run.embed_step(grid)
         shape = (len(grid.views), len(grid))
         if self.is_recording and shape not in self._recordings:

@@ -27,21 +27,21 @@ Figures: TypeAlias = dict[str, Tensor]
 _Decode: TypeAlias = Callable[[ImageEmbeddings, PromptBatch, Tensor], DecoderOutput]
 
 
-def learn(run: Run, batch: TrainingBatch) -> Figures:
-    """Add the gradients of one batch, and return its figures.
+def learn(run: Run, batch: TrainingBatch, counts: Counts | None = None) -> Figures:
+    """Add the gradients of one batch, or of a part of one whose `counts` are given, and return its figures.
 
     Prompts go through the decoder in parts and the gradients at the image embeddings are collected, so that memory does
     not grow with the number of objects and the encoder, where it learns, is run backward once.
     """
     batch = batch.to(run.device)
-    counts = count_prompts(run, batch)
+    counts = counts or count_prompts(run, batch)
     parts = [batch.select(slice(start, start + run.chunk)) for start in range(0, len(batch), run.chunk)]
     return _through_the_encoder(run, batch, lambda leaves: _learn(run, leaves, counts, parts, run.decode))
 
 
-def learn_on_grid(run: Run, grid: TrainingBatch) -> Figures:
+def learn_on_grid(run: Run, grid: TrainingBatch, counts: Counts | None = None) -> Figures:
     """The same for a grid on the run's device."""
-    counts = count_prompts(run, grid)
+    counts = counts or count_prompts(run, grid)
     return _through_the_encoder(run, grid, lambda leaves: learn_from(run, leaves, grid, counts))
 
 
@@ -73,9 +73,14 @@ def _learn(
 ) -> Figures:
     figures: Figures = {name: torch.zeros((), device=run.device) for name in ("loss", "train_iou")}
     for part in parts:
-        for name, value in _learn_part(run, embeddings, part, counts, decode).items():
-            figures[name] = figures[name] + value if name in figures else value
+        add_figures(figures, _learn_part(run, embeddings, part, counts, decode))
     return figures
+
+
+def add_figures(total: Figures, part: Figures) -> None:
+    """Add the figures of a part to those of the whole."""
+    for name, value in part.items():
+        total[name] = total[name] + value if name in total else value
 
 
 def _learn_part(run: Run, embeddings: ImageEmbeddings, part: TrainingBatch, counts: Counts, decode: _Decode) -> Figures:
