@@ -31,7 +31,7 @@ from samtune.inference.predictor import Predictor
 from samtune.labelling.growth import Forecast, Measured, forecast
 from samtune.model.io.load import load_model
 from samtune.runtime.device import choose_device, configure_process
-from samtune.training.checkpoint import RunFolder, remove_folder
+from samtune.training.checkpoint import RunFolder, has_checkpoint, remove_folder
 from samtune.training.loop import train
 from samtune.training.run import new, removed_if_not_started, resumed
 from samtune.training.tracking.files import file_listeners
@@ -235,7 +235,7 @@ def _tuned(dataset: Path, settings: TrainConfig) -> Path:
     """The folder of a finished run; one that was interrupted goes on."""
     assert settings.out is not None
     folder = RunFolder(settings.out)
-    if folder.last.is_dir():
+    if has_checkpoint(folder):
         run = resumed(folder.path)
     else:
         with storage_errors(folder.path):
