@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: resume-fire studio-kill onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets finder-sets lock clean
+.PHONY: ablation resume-fire studio-kill onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets finder-sets lock clean
 
 demo: $(READY)  ## Draw a dataset, tune the built-in model on it, compare both, write a report
 	$(BIN)/samtune demo --out demo
@@ -82,6 +82,10 @@ real-sets: $(READY)  ## The main job on the real sets under SAMTUNE_REAL_DATA; a
 finder-sets: $(READY)  ## The finder on the real sets under SAMTUNE_REAL_DATA, three seeds; hours on two cores
 	$(BIN)/python benchmarks/finder_sets.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco nuts_coco kudzu_via) \
 	  --out build/finder-sets --seeds 3
+
+ablation: $(READY)  ## The recipes against the plain one on the real sets under SAMTUNE_REAL_DATA; hours on two cores; goes on where it was
+	$(BIN)/python benchmarks/ablation.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco nuts_coco kudzu_via) \
+	  --out build/ablation --seeds 3 --arms plain mixture "mixture, area, EMA" $(ABLATION_OPTIONS)
 
 parity: build/parity/.ready  ## Every size of SAM 2.0 and 2.1 against the official package; half an hour
 	$(BIN)/python -m pytest -m slow -s tests/parity

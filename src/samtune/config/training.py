@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from samtune.config.base import Config, Device, Fraction, Model
-from samtune.config.embeddings import CacheConfig
+from samtune.config.embeddings import CacheConfig, refuse_flip_and_views
 from samtune.config.prompts import PromptPolicy
 
 Tracker = Literal["wandb", "mlflow", "trackio"]
@@ -34,6 +34,12 @@ class LossConfig(Config):
         ge=0.0,
         description="Weight of a cross-entropy on masks that is divided by the mask's area; for small objects.",
     )
+    edge_bce: float = Field(
+        default=0.0, ge=0.0, description="Weight of a cross-entropy near the object's edge alone; for thin objects."
+    )
+    scale: Literal[1, 2, 4] = Field(
+        default=1, description="Masks are compared at this many times the decoder's own resolution; for thin objects."
+    )
 
 
 class OptimizerConfig(Config):
@@ -58,7 +64,11 @@ class TrainableConfig(Config):
 
     train: str = Field(
         default="decoder",
-        description="decoder, decoder+prompt-encoder, lora, encoder-last-N, or all; parts joined with +.",
+        description="decoder, decoder+prompt-encoder, lora, encoder-last-N, or all; parts joined with +. With auto the "
+        "decoder learns and, where that gains nothing on validation, the image encoder is tried too.",
+    )
+    try_encoder: bool = Field(
+        default=False, description="With auto: try the image encoder even where the decoder alone gains."
     )
     lora_rank: int = Field(default=8, ge=1, le=256, description="Rank of the LoRA adapter.")
     lora_alpha: float = Field(default=16.0, gt=0.0, description="Scale of the LoRA adapter.")
@@ -93,6 +103,13 @@ class TrainConfig(CacheConfig):
     objects_per_image: int = Field(default=8, ge=1, description="Most objects per image and step.")
     flip: bool = Field(
         default=False, description="Mirror images left to right at random; doubles the embeddings to compute."
+    )
+    views: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="Views of each training image: as it is, mirrored, turned, cropped, recoloured; each is embedded "
+        "once.",
     )
     eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means a tenth of the run.")
     save_every: int = Field(
@@ -130,3 +147,14 @@ class TrainConfig(CacheConfig):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainable: TrainableConfig = TrainableConfig()
+
+    @model_validator(mode="after")
+    def _mirrored_once(self) -> TrainConfig:
+        refuse_flip_and_views(self.flip, self.views)
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_to_try(self) -> TrainConfig:
+        if self.trainable.try_encoder and self.trainable.train != "auto":
+            raise ValueError(f"trainable.try_encoder goes with --train auto, not with --train {self.trainable.train}")
+        return self

@@ -66,7 +66,7 @@ def grid_size(count: int) -> int:
 
 
 class RecordedSteps:
-    """Learns from batches by replaying recordings, one for each grid size, made when a size first occurs.
+    """Learns from batches by replaying recordings, one for each grid size with or without masks and corrections.
 
     Attributes:
         is_recording: false once a recording has failed, which a warning reports: steps then run on grids without it.
@@ -76,7 +76,7 @@ class RecordedSteps:
         self._run = run
         self._stream = torch.cuda.Stream(run.device)
         self._pool = torch.cuda.graph_pool_handle()
-        self._recordings: dict[tuple[int, int], _Recording] = {}
+        self._recordings: dict[tuple[int, int, bool, int], _Recording] = {}
         self.is_recording = True
 
     def __call__(self, batch: TrainingBatch, counts: Counts | None = None) -> Figures:
@@ -84,14 +84,14 @@ class RecordedSteps:
         grid = gridded(self._run, batch)
         counts = counts or count_prompts(self._run, grid)
         embeddings = self._run.embed_step(grid)
-        shape = (len(grid.views), len(grid))
+        shape = (len(grid.views), len(grid), grid.has_masks, grid.corrections)
         if self.is_recording and shape not in self._recordings:
             self._record(shape, StaticInputs(embeddings, grid, counts))
         if not self.is_recording:
             return learn_from(self._run, embeddings, grid, counts)
         return self._recordings[shape].replay(embeddings, grid, counts)
 
-    def _record(self, shape: tuple[int, int], inputs: StaticInputs) -> None:
+    def _record(self, shape: tuple[int, int, bool, int], inputs: StaticInputs) -> None:
         try:
             self._recordings[shape] = _Recording(self._run, inputs, self._stream, self._pool)
         except RuntimeError as error:  # no memory for it, or a driver that cannot

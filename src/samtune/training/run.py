@@ -259,6 +259,8 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder, processes: Proce
         images_per_step=config.images_per_step * config.accumulate,
         objects_per_image=config.objects_per_image,
         flip=config.flip,
+        views=config.views,
+        loss_scale=config.loss.scale,
         seed=config.seed,
         prompts=config.prompts,
     )

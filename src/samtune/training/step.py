@@ -8,10 +8,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from samtune.model.decoder.fast import decode_grid
 from samtune.model.decoder.reference import DecoderOutput, select_masks
@@ -19,7 +21,7 @@ from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.prompts.batch import PromptBatch, low_res_to_input
 from samtune.prompts.simulate import CorrectionDraws, PromptDraws, correction_clicks
 from samtune.training.batches import TrainingBatch
-from samtune.training.losses.tuning import Counts, binary, hard_iou, tuning_loss
+from samtune.training.losses.tuning import Counts, Loss, binary, hard_iou, tuning_loss
 from samtune.training.run import Run
 
 Figures: TypeAlias = dict[str, Tensor]
@@ -86,13 +88,14 @@ def add_figures(total: Figures, part: Figures) -> None:
 def _learn_part(run: Run, embeddings: ImageEmbeddings, part: TrainingBatch, counts: Counts, decode: _Decode) -> Figures:
     """Add the gradients of some prompts and of the corrections of their answers; returns their share of the figures."""
     policy, draws, targets = run.config.prompts, PromptDraws.of(part.draws), part.targets
-    rounds = 1 + policy.correction_clicks
+    rounds = 1 + part.corrections
+    ignored = part.ignored if part.ignored.numel() else None
     prompts = part.prompts(policy)
     figures: Figures = {}
     for turn in range(rounds):
         with run.arithmetic():
             output = decode(embeddings, prompts, part.image_index)
-            loss = tuning_loss(output, targets, run.config.loss, counts, part.counted)
+            loss = _loss(run, output, part, counts)
         (loss.total / rounds).backward()
         for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
             figures[name] = figures.get(name, 0) + value / rounds
@@ -100,11 +103,25 @@ def _learn_part(run: Run, embeddings: ImageEmbeddings, part: TrainingBatch, coun
         if turn > 0 and is_last:
             break
         chosen = _chosen_masks(run, output)
+        if ignored is not None:
+            chosen = chosen.masked_fill(ignored[:, None], -1.0)
         if turn == 0:
             figures["train_iou"] = _iou_sum(chosen, targets) / counts.objects
         if not is_last:
             prompts = _corrected(run, prompts, chosen, targets, draws.corrections[turn])
     return figures
+
+
+def _loss(run: Run, output: DecoderOutput, part: TrainingBatch, counts: Counts) -> Loss:
+    """The loss at the scale of the settings, whose targets a batch has; ignored regions left out."""
+    ignored = part.ignored if part.ignored.numel() else None
+    if not part.fine.numel():
+        return tuning_loss(output, part.targets, run.config.loss, counts, part.counted, ignored)
+    size = part.fine.shape[-2:]
+    finer = F.interpolate(output.masks.float(), size, mode="bilinear", align_corners=False)
+    if ignored is not None:
+        ignored = F.interpolate(ignored[:, None].float(), size)[:, 0] > 0
+    return tuning_loss(replace(output, masks=finer), part.fine_targets, run.config.loss, counts, part.counted, ignored)
 
 
 @torch.no_grad()
