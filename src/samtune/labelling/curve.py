@@ -241,7 +241,7 @@ def _tuned(dataset: Path, settings: TrainConfig) -> Path:
         with storage_errors(folder.path):
             shutil.rmtree(folder.path, ignore_errors=True)
         run = new(dataset, settings)
-    with removed_if_not_started(run), file_listeners(run.folder, run.state.progress.step) as listeners:
+    with removed_if_not_started(run), file_listeners(run.folder, run.config, run.state.progress.step) as listeners:
         finished = train(run, listeners)
     if finished.signal:
         raise SystemExit(128 + finished.signal)
