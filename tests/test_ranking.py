@@ -14,7 +14,7 @@ from samtune import api
 from samtune.config import FinderConfig, RankConfig, TrainConfig
 from samtune.errors import DataError
 from samtune.inference.predictor import Predictor
-from samtune.labelling.doubt import Doubt, _iou, _mirrored, measure_doubt
+from samtune.labelling.doubt import Doubt, masks_iou, measure_doubt, mirrored_prompts
 from samtune.model.io.load import load_model
 from samtune.prompts.batch import PromptBatch
 from tests.small import make_dataset
@@ -114,8 +114,8 @@ def test_the_signs_by_hand(tiny_folder):
 
 def test_mirrored_boxes_stay_boxes_and_two_empty_masks_agree():
     boxes = PromptBatch.from_boxes(torch.tensor([[10.0, 5.0, 30.0, 25.0]]))
-    assert _mirrored(boxes, 64).points.flatten().tolist() == [34, 5, 54, 25]
-    assert _iou(np.zeros((1, 4, 4), bool), np.zeros((1, 4, 4), bool)) == 1
+    assert mirrored_prompts(boxes, 64).points.flatten().tolist() == [34, 5, 54, 25]
+    assert masks_iou(np.zeros((1, 4, 4), bool), np.zeros((1, 4, 4), bool)) == 1
     assert Doubt(0).value is None
     assert Doubt(3, 0.2, 0.4, None, 0.6).value == pytest.approx(0.4)
 

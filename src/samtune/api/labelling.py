@@ -23,7 +23,7 @@ def curve(
     *,
     quiet: bool = False,
 ) -> DataCurve:
-    """Tune on growing shares of the training groups, measure each run on held-out images, and foretell more images.
+    """Tune on growing shares of the training groups, measure each run on held-out images, and estimate more images.
 
     Interrupted, the same call goes on where it was.
 

@@ -19,7 +19,7 @@ def curve(
     measures: Annotated[CurveConfig, Flat] = CurveConfig(),
     quiet: Quiet = False,
 ) -> None:
-    """How much data is enough: tune on growing shares of the training groups, and foretell what more images bring.
+    """How much data is enough: tune on growing shares of the training groups, and estimate what more images bring.
 
     Takes as long as all these runs; interrupted, the same command goes on. Writes to --out, or to runs/curve.
 

@@ -21,7 +21,7 @@ class CurveConfig(Config):
     max_objects: int = Field(
         default=0, ge=0, description="Measure at most this many objects, evenly spaced; 0 means all."
     )
-    more: int = Field(default=50, ge=1, description="Further images whose gain is foretold.")
+    more: int = Field(default=50, ge=1, description="Further images whose gain is estimated.")
 
     @field_validator("shares")
     @classmethod

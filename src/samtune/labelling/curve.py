@@ -28,8 +28,10 @@ from samtune.evaluation.intervals import Summary, summarize
 from samtune.evaluation.protocol import evaluate
 from samtune.evaluation.results import KINDS, Evaluation
 from samtune.inference.predictor import Predictor
-from samtune.labelling.growth import Forecast, Measured, forecast
+from samtune.labelling.growth import Forecast, Measured, band, forecast
 from samtune.model.io.load import load_model
+from samtune.report.charts import data_curve_chart
+from samtune.report.folder import DATA_CURVE
 from samtune.runtime.device import choose_device, configure_process
 from samtune.training.checkpoint import RunFolder, has_checkpoint, remove_folder
 from samtune.training.loop import train
@@ -40,8 +42,10 @@ from samtune.utils.output_folders import check_output
 from samtune.utils.results import Result
 from samtune.utils.text import text_table
 
-CURVE, SETTINGS, POINTS, RUNS = "curve.json", "settings.json", "points", "runs"
+SETTINGS, POINTS, RUNS = "settings.json", "points", "runs"
 FORMAT = 1
+_BAND = 60
+"""Places at which the fitted curve and its interval are written down."""
 _NAMES = {"box": "boxes", "point": "clicks"}
 
 Advance = Callable[[str, int, int], None]
@@ -105,8 +109,15 @@ class DataCurve(Result):
             "model": self.model,
             "split": self.split,
             "points": [asdict(one) for one in self.points],
-            "forecasts": {kind: asdict(one) for kind, one in self.forecasts.items()},
+            "forecasts": {kind: asdict(one) | {"band": self._band(kind)} for kind, one in self.forecasts.items()},
         }
+
+    def _band(self, kind: str) -> dict[str, list[float]]:
+        """The fitted curve and its interval, from no image to as many as are estimated."""
+        found = self.forecasts[kind]
+        at = np.linspace(0, found.images + found.more, _BAND).tolist()
+        low, high = band(self.measured[kind], at).tolist()
+        return {"images": at, "fitted": [found.curve.at(number) for number in at], "low": low, "high": high}
 
 
 def measure_curve(
@@ -289,8 +300,7 @@ def _size_of(data: Dataset) -> tuple[int, int]:
 
 
 def _write(out: Path, curve: DataCurve) -> None:
-    from samtune.labelling.picture import draw_curve
-
+    content = curve.to_json()
     rows = [
         {
             "share": point.share,
@@ -308,8 +318,8 @@ def _write(out: Path, curve: DataCurve) -> None:
     with new_file(out / "curve.csv") as temporary:
         pl.DataFrame(rows).write_csv(temporary, line_terminator="\n")
     with new_file(out / "curve.png") as temporary:
-        draw_curve(curve).savefig(temporary, format="png", dpi=110)
-    write_json(out / CURVE, curve.to_json())
+        data_curve_chart(content).savefig(temporary, format="png", dpi=110)
+    write_json(out / DATA_CURVE, content)
 
 
 def _text(found: Summary) -> str:
@@ -318,5 +328,5 @@ def _text(found: Summary) -> str:
 
 
 def _forecast_text(found: Forecast) -> str:
-    check = "" if found.check is None else f"; the smaller shares alone foretold {found.check:.3f} for the largest"
+    check = "" if found.check is None else f"; the smaller shares alone estimated {found.check:.3f} for the largest"
     return f"{found.more} more images: {found.gain:+.3f} [{found.low:+.3f}, {found.high:+.3f}] IoU{check}"

@@ -88,10 +88,10 @@ def measure_doubt(
     single = masks[np.arange(len(asked)), best]
     views = None
     if mirrored is not None:
-        there = _mirrored(PromptBatch(prompts.points[asked], prompts.labels[asked]), predictor.loaded.image_size)
+        there = mirrored_prompts(PromptBatch(prompts.points[asked], prompts.labels[asked]), predictor.loaded.image_size)
         other = _answers(predictor, mirrored, there, clicks)
-        views = 1 - _iou(single, other.masks[np.arange(len(asked)), best][..., ::-1])
-    pairs = [1 - _iou(masks[:, one], masks[:, two]) for one, two in combinations((1, 2, 3), 2)]
+        views = 1 - masks_iou(single, other.masks[np.arange(len(asked)), best][..., ::-1])
+    pairs = [1 - masks_iou(masks[:, one], masks[:, two]) for one, two in combinations((1, 2, 3), 2)]
     return Doubt(
         prompts=len(asked),
         disagreement=float(np.mean(pairs)),
@@ -147,7 +147,7 @@ def _grid(predictor: Predictor, points_per_side: int) -> PromptBatch:
     return PromptBatch.from_clicks(torch.cartesian_prod(steps, steps).flip(1)[:, None])
 
 
-def _mirrored(prompts: PromptBatch, side: int) -> PromptBatch:
+def mirrored_prompts(prompts: PromptBatch, side: int) -> PromptBatch:
     """The same prompts in the mirrored image; the corners of a box change places."""
     points = prompts.points.clone()
     points[..., 0] = side - 1 - points[..., 0]
@@ -162,7 +162,7 @@ def _mirrored(prompts: PromptBatch, side: int) -> PromptBatch:
     return PromptBatch(points, prompts.labels)
 
 
-def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.float64]:
+def masks_iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.float64]:
     """IoU of masks `[N, h, w]`, pair by pair; two empty masks agree."""
     both, either = (first & second).sum((1, 2)), (first | second).sum((1, 2))
     return np.where(either == 0, 1.0, both / np.maximum(either, 1))

@@ -70,7 +70,7 @@ class Forecast:
         more: further images.
         gain: expected change of the IoU.
         low, high: its interval, of 95 % by name; docs/decisions/0217 has how often it holds.
-        check: IoU after the largest share, as foretold by the smaller ones; None with fewer than three shares.
+        check: IoU after the largest share, as estimated by the smaller ones; None with fewer than three shares.
     """
 
     curve: Growth
@@ -83,7 +83,7 @@ class Forecast:
 
 
 def forecast(measured: Measured, more: int, seed: int = 0) -> Forecast:
-    """Fit a curve and foretell what more images would bring.
+    """Fit a curve and estimate what more images would bring.
 
     Args:
         measured: at least two shares; at least two groups.
