@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         pretrain,
         rank_images,
         resume,
+        runs,
+        sweep,
         track,
         train,
         train_finder,
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
         PromptPolicy,
         RankConfig,
         StudioConfig,
+        SweepConfig,
         TrackConfig,
         TrainableConfig,
         TrainConfig,
@@ -100,6 +103,8 @@ if TYPE_CHECKING:
     from samtune.labelling.curve import DataCurve
     from samtune.labelling.ranking import Ranking
     from samtune.model.io.loaded import LoadedModel
+    from samtune.search.report import SweepReport
+    from samtune.training.runs import RunTable
     from samtune.training.tracking.events import Event, Listener, Noted, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
 
@@ -159,12 +164,15 @@ __all__ = [
     "RemoteError",
     "RunFinished",
     "RunStarted",
+    "RunTable",
     "SamtuneError",
     "Severity",
     "Split",
     "StepDone",
     "StorageError",
     "StudioConfig",
+    "SweepConfig",
+    "SweepReport",
     "TrackConfig",
     "TrackReport",
     "TrainConfig",
@@ -194,6 +202,8 @@ __all__ = [
     "pretrain",
     "rank_images",
     "resume",
+    "runs",
+    "sweep",
     "track",
     "train",
     "train_finder",
@@ -220,6 +230,8 @@ _HOMES = {
     "Predictor": "inference.predictor",
     "PromptSet": "evaluation.fixed_prompts",
     "PrepareReport": "data.prepare.prepare",
+    "RunTable": "training.runs",
+    "SweepReport": "search.report",
     "TrackReport": "inference.video.files",
     "Ranking": "labelling.ranking",
 }

@@ -13,7 +13,18 @@ from samtune.api.inference import export, predict, track
 from samtune.api.labelling import curve, rank_images
 from samtune.api.loading import ModelTable, load_model, models
 from samtune.api.tools import bench
-from samtune.api.training import FINDER_SHARE, TrainResult, cache_info, clear_cache, embed, pretrain, resume, train
+from samtune.api.training import (
+    FINDER_SHARE,
+    TrainResult,
+    cache_info,
+    clear_cache,
+    embed,
+    pretrain,
+    resume,
+    runs,
+    sweep,
+    train,
+)
 
 __all__ = [
     "FINDER_SHARE",
@@ -42,6 +53,8 @@ __all__ = [
     "pretrain",
     "rank_images",
     "resume",
+    "runs",
+    "sweep",
     "track",
     "train",
     "train_finder",
