@@ -37,8 +37,11 @@ class LossConfig(Config):
     edge_bce: float = Field(
         default=0.0, ge=0.0, description="Weight of a cross-entropy near the object's edge alone; for thin objects."
     )
-    scale: Literal[1, 2, 4] = Field(
-        default=1, description="Masks are compared at this many times the decoder's own resolution; for thin objects."
+    scale: int = Field(
+        default=1,
+        ge=1,
+        le=4,
+        description="Masks are compared at so many times the decoder's resolution; for thin objects.",
     )
 
 
