@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         prepare,
         pretrain,
         resume,
+        runs,
+        sweep,
         track,
         train,
         train_finder,
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
         PretrainStage,
         PromptPolicy,
         StudioConfig,
+        SweepConfig,
         TrackConfig,
         TrainableConfig,
         TrainConfig,
@@ -94,6 +97,8 @@ if TYPE_CHECKING:
     from samtune.inference.predictor import EmbeddedImage, Predictor
     from samtune.inference.video.files import TrackReport
     from samtune.model.io.loaded import LoadedModel
+    from samtune.search.report import SweepReport
+    from samtune.training.runs import RunTable
     from samtune.training.tracking.events import Event, Listener, Noted, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
 
@@ -149,12 +154,15 @@ __all__ = [
     "RemoteError",
     "RunFinished",
     "RunStarted",
+    "RunTable",
     "SamtuneError",
     "Severity",
     "Split",
     "StepDone",
     "StorageError",
     "StudioConfig",
+    "SweepConfig",
+    "SweepReport",
     "TrackConfig",
     "TrackReport",
     "TrainConfig",
@@ -182,6 +190,8 @@ __all__ = [
     "prepare",
     "pretrain",
     "resume",
+    "runs",
+    "sweep",
     "track",
     "train",
     "train_finder",
@@ -207,6 +217,8 @@ _HOMES = {
     "Predictor": "inference.predictor",
     "PromptSet": "evaluation.fixed_prompts",
     "PrepareReport": "data.prepare.prepare",
+    "RunTable": "training.runs",
+    "SweepReport": "search.report",
     "TrackReport": "inference.video.files",
 }
 """Modules of the names that are not in one of `_SHARED`."""

@@ -12,7 +12,18 @@ from samtune.api.finding import evaluate_finder, find, train_finder
 from samtune.api.inference import export, predict, track
 from samtune.api.loading import ModelTable, load_model, models
 from samtune.api.tools import bench
-from samtune.api.training import FINDER_SHARE, TrainResult, cache_info, clear_cache, embed, pretrain, resume, train
+from samtune.api.training import (
+    FINDER_SHARE,
+    TrainResult,
+    cache_info,
+    clear_cache,
+    embed,
+    pretrain,
+    resume,
+    runs,
+    sweep,
+    train,
+)
 
 __all__ = [
     "FINDER_SHARE",
@@ -39,6 +50,8 @@ __all__ = [
     "prepare",
     "pretrain",
     "resume",
+    "runs",
+    "sweep",
     "track",
     "train",
     "train_finder",

@@ -28,7 +28,15 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "Data": (data.doctor, data.prepare, data.download),
-    "Training": (training.train, training.find_train, training.embed, training.cache, training.pretrain),
+    "Training": (
+        training.train,
+        training.sweep,
+        training.runs,
+        training.find_train,
+        training.embed,
+        training.cache,
+        training.pretrain,
+    ),
     "Evaluation": (evaluation.evaluate, evaluation.compare, evaluation.blend, evaluation.write_prompts),
     "Use": (inference.predict, inference.export, studio.studio),
     "Tools": (tools.demo, tools.bench, tools.models),
