@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         cache_info,
         clear_cache,
         compare,
+        curve,
         doctor,
         download_roboflow,
         embed,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         predict,
         prepare,
         pretrain,
+        rank_images,
         resume,
         runs,
         sweep,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
         CacheConfig,
         ClipConfig,
         ClipEvalConfig,
+        CurveConfig,
         EmbedConfig,
         EvalConfig,
         FindConfig,
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
         PretrainConfig,
         PretrainStage,
         PromptPolicy,
+        RankConfig,
         StudioConfig,
         SweepConfig,
         TrackConfig,
@@ -96,6 +100,8 @@ if TYPE_CHECKING:
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
     from samtune.inference.video.files import TrackReport
+    from samtune.labelling.curve import DataCurve
+    from samtune.labelling.ranking import Ranking
     from samtune.model.io.loaded import LoadedModel
     from samtune.search.report import SweepReport
     from samtune.training.runs import RunTable
@@ -117,6 +123,8 @@ __all__ = [
     "ClipEvaluation",
     "Comparison",
     "ConfigError",
+    "CurveConfig",
+    "DataCurve",
     "DataError",
     "Dataset",
     "EmbedConfig",
@@ -151,6 +159,8 @@ __all__ = [
     "Prompt",
     "PromptPolicy",
     "PromptSet",
+    "RankConfig",
+    "Ranking",
     "RemoteError",
     "RunFinished",
     "RunStarted",
@@ -176,6 +186,7 @@ __all__ = [
     "cache_info",
     "clear_cache",
     "compare",
+    "curve",
     "doctor",
     "download_roboflow",
     "embed",
@@ -189,6 +200,7 @@ __all__ = [
     "predict",
     "prepare",
     "pretrain",
+    "rank_images",
     "resume",
     "runs",
     "sweep",
@@ -204,6 +216,7 @@ _HOMES = {
     "CacheInfo": "embeddings.store",
     "ClipEvaluation": "evaluation.clips.results",
     "Comparison": "evaluation.comparison",
+    "DataCurve": "labelling.curve",
     "Dataset": "data.table",
     "EmbedReport": "embeddings.dataset",
     "EmbeddedImage": "inference.predictor",
@@ -220,6 +233,7 @@ _HOMES = {
     "RunTable": "training.runs",
     "SweepReport": "search.report",
     "TrackReport": "inference.video.files",
+    "Ranking": "labelling.ranking",
 }
 """Modules of the names that are not in one of `_SHARED`."""
 
