@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets finder-sets lock clean
+.PHONY: onnx-browser shards-fire demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets finder-sets lock clean
 
 demo: $(READY)  ## Draw a dataset, tune the built-in model on it, compare both, write a report
 	$(BIN)/samtune demo --out demo
@@ -52,6 +52,9 @@ proofs: $(READY)  ## The longer proofs
 onnx-browser: $(READY)  ## nano's ONNX decoder in Chromium; needs chromium and npm
 	npm install --silent --prefix build/web onnxruntime-web
 	$(BIN)/python benchmarks/onnx_browser.py --ort build/web/node_modules/onnxruntime-web/dist
+
+shards-fire: $(READY)  ## 100,000 small images in shards, workers killed 20 times (SHARDS_OPTIONS="--images 20000 --kills 20")
+	$(BIN)/python -m tests.shards_fire $(SHARDS_OPTIONS)
 
 fuzz: $(READY)  ## 10,000 damaged COCO files, 2,000 of YOLO, LabelMe, VIA and mask folders each, new ones each time
 	SAMTUNE_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz_coco.py

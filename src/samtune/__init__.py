@@ -32,9 +32,12 @@ if TYPE_CHECKING:
         evaluate_finder,
         export,
         find,
+        fit_grid,
         load_model,
+        merge,
         models,
         predict,
+        predict_many,
         prepare,
         pretrain,
         resume,
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
         PretrainConfig,
         PretrainStage,
         PromptPolicy,
+        ShardsConfig,
         TrainableConfig,
         TrainConfig,
     )
@@ -82,9 +86,12 @@ if TYPE_CHECKING:
     from samtune.exports.export import ExportReport
     from samtune.finder.evaluation import FindEvaluation
     from samtune.finder.files import FindReport
+    from samtune.finder.grid import GridFit
     from samtune.finder.run import FinderReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
+    from samtune.inference.shards.merge import MergeReport
+    from samtune.inference.shards.run import ManyReport
     from samtune.model.io.loaded import LoadedModel
     from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
@@ -116,10 +123,13 @@ __all__ = [
     "FindReport",
     "FinderConfig",
     "FinderReport",
+    "GridFit",
     "Issue",
     "Listener",
     "LoadedModel",
     "LossConfig",
+    "ManyReport",
+    "MergeReport",
     "ModelError",
     "ModelTable",
     "OptimizerConfig",
@@ -139,6 +149,7 @@ __all__ = [
     "RunStarted",
     "SamtuneError",
     "Severity",
+    "ShardsConfig",
     "Split",
     "StepDone",
     "StorageError",
@@ -160,9 +171,12 @@ __all__ = [
     "evaluate_finder",
     "export",
     "find",
+    "fit_grid",
     "load_model",
+    "merge",
     "models",
     "predict",
+    "predict_many",
     "prepare",
     "pretrain",
     "resume",
@@ -183,8 +197,11 @@ _HOMES = {
     "ExportReport": "exports.export",
     "FindEvaluation": "finder.evaluation",
     "FindReport": "finder.files",
+    "GridFit": "finder.grid",
     "FinderReport": "finder.run",
     "LoadedModel": "model.io.loaded",
+    "ManyReport": "inference.shards.run",
+    "MergeReport": "inference.shards.merge",
     "PredictReport": "inference.files",
     "Predictor": "inference.predictor",
     "PromptSet": "evaluation.fixed_prompts",

@@ -28,9 +28,16 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "Data": (data.doctor, data.prepare, data.download),
-    "Training": (training.train, training.find_train, training.embed, training.cache, training.pretrain),
+    "Training": (
+        training.train,
+        training.find_train,
+        training.fit_grid,
+        training.embed,
+        training.cache,
+        training.pretrain,
+    ),
     "Evaluation": (evaluation.evaluate, evaluation.compare, evaluation.blend, evaluation.write_prompts),
-    "Use": (inference.predict, inference.export),
+    "Use": (inference.predict, inference.merge, inference.export),
     "Tools": (tools.demo, tools.bench, tools.models),
 }
 """Every command and group of commands, by the heading it has in `samtune --help`."""

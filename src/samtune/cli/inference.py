@@ -1,4 +1,4 @@
-"""Commands that use a model: predict, export."""
+"""Commands that use a model: predict, merge, export."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from cyclopts import Parameter
 
 from samtune import api
 from samtune.cli.common import Flat, Out, Quiet, show
-from samtune.config import FindConfig, PredictConfig
+from samtune.config import FindConfig, PredictConfig, ShardsConfig
+from samtune.errors import UsageError
 
 
 def predict(
@@ -21,19 +22,46 @@ def predict(
     config: Annotated[PredictConfig, Flat] = PredictConfig(),
     find: Annotated[bool, Parameter(negative="")] = False,
     finds: Annotated[FindConfig, Flat] = FindConfig(),
+    many: Annotated[bool, Parameter(negative="")] = False,
+    shards: Annotated[ShardsConfig, Flat] = ShardsConfig(),
     quiet: Quiet = False,
 ) -> None:
     """Segment images with boxes or clicks, or find everything without: COCO results, PNG masks, overlays.
 
     Args:
-        images: One image or a folder.
+        images: One image, a folder, or a Parquet manifest of images, which is worked through as with --many.
         model: nano, a hub name, a checkpoint file, a Hugging Face folder or a run.
         find: Find and name everything with the run's finder; needs no prompts.
+        many: Share the images out in shards, among any processes given the same command; samtune merge makes COCO of
+            the results. See docs/cluster.md.
     """
+    if many or images.suffix == ".parquet":
+        show(api.predict_many(images, model, out, config, shards, find=finds if find else None, quiet=quiet))
+        return
+    if shards.model_fields_set:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(shards.model_fields_set))
+        raise UsageError.of(expected="--many, or a Parquet manifest, beside these options", found=named)
     if find:
         show(api.find(images, model, out, finds, device=config.device, chunk=config.chunk, quiet=quiet))
         return
     show(api.predict(images, model, out, config, quiet=quiet))
+
+
+def merge(
+    job: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="File to write.")],
+    format: Literal["coco", "results"] = "coco",
+    quiet: Quiet = False,
+) -> None:
+    """Write the results of predict --many as one COCO file; images that could not be looked at are listed beside it.
+
+    Args:
+        job: Folder that samtune predict --many wrote.
+        format: coco has images, annotations and categories; results is the list that pycocotools loads.
+    """
+    show(api.merge(job, out, format, quiet=quiet))
 
 
 def export(

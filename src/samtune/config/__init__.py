@@ -9,7 +9,7 @@ from samtune.config.bench import BenchConfig
 from samtune.config.embeddings import CacheConfig, EmbedConfig
 from samtune.config.evaluation import EvalConfig
 from samtune.config.finder import FindConfig, FinderConfig, FindEvalConfig
-from samtune.config.inference import AutomaticConfig, PredictConfig
+from samtune.config.inference import AutomaticConfig, PredictConfig, ShardsConfig
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
 from samtune.config.prompts import PromptPolicy
@@ -32,6 +32,7 @@ __all__ = [
     "PretrainConfig",
     "PretrainStage",
     "PromptPolicy",
+    "ShardsConfig",
     "TrainConfig",
     "TrainableConfig",
 ]
