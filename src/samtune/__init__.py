@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         download_roboflow,
         embed,
         evaluate,
+        evaluate_clips,
         evaluate_finder,
         export,
         find,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         prepare,
         pretrain,
         resume,
+        track,
         train,
         train_finder,
         write_prompts,
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
         AutomaticConfig,
         BenchConfig,
         CacheConfig,
+        ClipConfig,
+        ClipEvalConfig,
         EmbedConfig,
         EvalConfig,
         FindConfig,
@@ -63,6 +67,8 @@ if TYPE_CHECKING:
         PretrainStage,
         PromptPolicy,
         ShardsConfig,
+        StudioConfig,
+        TrackConfig,
         TrainableConfig,
         TrainConfig,
     )
@@ -80,6 +86,7 @@ if TYPE_CHECKING:
         StorageError,
         UsageError,
     )
+    from samtune.evaluation.clips.results import ClipEvaluation
     from samtune.evaluation.comparison import Comparison
     from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.results import Evaluation
@@ -92,8 +99,9 @@ if TYPE_CHECKING:
     from samtune.inference.predictor import EmbeddedImage, Predictor
     from samtune.inference.shards.merge import MergeReport
     from samtune.inference.shards.run import ManyReport
+    from samtune.inference.video.files import TrackReport
     from samtune.model.io.loaded import LoadedModel
-    from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
+    from samtune.training.tracking.events import Event, Listener, Noted, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
 
 __version__ = "0.1.0"
@@ -106,6 +114,9 @@ __all__ = [
     "BlendResult",
     "CacheConfig",
     "CacheInfo",
+    "ClipConfig",
+    "ClipEvalConfig",
+    "ClipEvaluation",
     "Comparison",
     "ConfigError",
     "DataError",
@@ -132,6 +143,7 @@ __all__ = [
     "MergeReport",
     "ModelError",
     "ModelTable",
+    "Noted",
     "OptimizerConfig",
     "PredictConfig",
     "PredictReport",
@@ -153,6 +165,9 @@ __all__ = [
     "Split",
     "StepDone",
     "StorageError",
+    "StudioConfig",
+    "TrackConfig",
+    "TrackReport",
     "TrainConfig",
     "TrainResult",
     "TrainableConfig",
@@ -168,6 +183,7 @@ __all__ = [
     "download_roboflow",
     "embed",
     "evaluate",
+    "evaluate_clips",
     "evaluate_finder",
     "export",
     "find",
@@ -180,6 +196,7 @@ __all__ = [
     "prepare",
     "pretrain",
     "resume",
+    "track",
     "train",
     "train_finder",
     "write_prompts",
@@ -189,6 +206,7 @@ _HOMES = {
     "Audit": "data.checks.doctor",
     "BenchReport": "benchmark.figures",
     "CacheInfo": "embeddings.store",
+    "ClipEvaluation": "evaluation.clips.results",
     "Comparison": "evaluation.comparison",
     "Dataset": "data.table",
     "EmbedReport": "embeddings.dataset",
@@ -206,6 +224,7 @@ _HOMES = {
     "Predictor": "inference.predictor",
     "PromptSet": "evaluation.fixed_prompts",
     "PrepareReport": "data.prepare.prepare",
+    "TrackReport": "inference.video.files",
 }
 """Modules of the names that are not in one of `_SHARED`."""
 

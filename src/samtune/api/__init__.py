@@ -7,9 +7,9 @@ as in `cli/`.
 """
 
 from samtune.api.data import doctor, download_roboflow, prepare
-from samtune.api.evaluation import GUARD_SCENES, BlendResult, blend, compare, evaluate, write_prompts
+from samtune.api.evaluation import GUARD_SCENES, BlendResult, blend, compare, evaluate, evaluate_clips, write_prompts
 from samtune.api.finding import evaluate_finder, find, fit_grid, train_finder
-from samtune.api.inference import export, merge, predict, predict_many
+from samtune.api.inference import export, merge, predict, predict_many, track
 from samtune.api.loading import ModelTable, load_model, models
 from samtune.api.tools import bench
 from samtune.api.training import FINDER_SHARE, TrainResult, cache_info, clear_cache, embed, pretrain, resume, train
@@ -29,6 +29,7 @@ __all__ = [
     "download_roboflow",
     "embed",
     "evaluate",
+    "evaluate_clips",
     "evaluate_finder",
     "export",
     "find",
@@ -41,6 +42,7 @@ __all__ = [
     "prepare",
     "pretrain",
     "resume",
+    "track",
     "train",
     "train_finder",
     "write_prompts",

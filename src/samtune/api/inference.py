@@ -1,4 +1,4 @@
-"""Using a model: predict, also in shards, merge, export."""
+"""Using a model: predict, also in shards, merge, track, export."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from samtune.api.loading import predictor_of
-from samtune.config import FindConfig, PredictConfig, ShardsConfig
+from samtune.config import FindConfig, PredictConfig, ShardsConfig, TrackConfig
 from samtune.utils.progress import progress
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from samtune.inference.files import PredictReport
     from samtune.inference.shards.merge import MergeReport
     from samtune.inference.shards.run import ManyReport
+    from samtune.inference.video.files import TrackReport
 
 
 def predict(
@@ -115,6 +116,35 @@ def merge(
 
     with progress("merging", quiet=quiet) as advance:
         return write(Path(job), Path(out), format, progress=advance)
+
+
+def track(clip: Path | str, model: Model, out: Path | str, config: TrackConfig, *, quiet: bool = False) -> TrackReport:
+    """Follow objects through a clip: a palette PNG per frame, COCO results, an overlay video.
+
+    Args:
+        clip: a folder of frames, taken in the order of their names, or a video file (`samtune[video]`).
+        model: a name, a path, or a loaded model; one with video weights.
+        out: folder to write, as a whole or not at all; an earlier result there is replaced.
+        config: the prompts.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: no prompts, or `out` holds something else.
+        DataError: no frames, one that cannot be decoded or has another size, prompts outside of the clip.
+        ModelError: the model cannot be loaded, or has no video weights.
+        UsageError: a video file, and PyAV is not installed.
+        StorageError: the disk refused.
+    """
+    from samtune.inference.reading import reading_for
+    from samtune.inference.video.clips import open_clip
+    from samtune.inference.video.files import track_files
+
+    config.require_prompts()
+    reading = reading_for(Path(model) if isinstance(model, str | Path) else None, config)
+    frames = open_clip(Path(clip), reading)
+    loaded = predictor_of(model, config.device).loaded
+    with progress("following", quiet=quiet) as advance:
+        return track_files(frames, loaded, Path(out), config, progress=advance)
 
 
 def export(

@@ -7,18 +7,21 @@ file per stage.
 from samtune.config.base import Config
 from samtune.config.bench import BenchConfig
 from samtune.config.embeddings import CacheConfig, EmbedConfig
-from samtune.config.evaluation import EvalConfig
+from samtune.config.evaluation import ClipEvalConfig, EvalConfig
 from samtune.config.finder import FindConfig, FinderConfig, FindEvalConfig
-from samtune.config.inference import AutomaticConfig, PredictConfig, ShardsConfig
+from samtune.config.inference import AutomaticConfig, ClipConfig, PredictConfig, ShardsConfig, TrackConfig
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
 from samtune.config.prompts import PromptPolicy
+from samtune.config.studio import StudioConfig
 from samtune.config.training import LossConfig, OptimizerConfig, TrainableConfig, TrainConfig
 
 __all__ = [
     "AutomaticConfig",
     "BenchConfig",
     "CacheConfig",
+    "ClipConfig",
+    "ClipEvalConfig",
     "Config",
     "EmbedConfig",
     "EvalConfig",
@@ -33,6 +36,8 @@ __all__ = [
     "PretrainStage",
     "PromptPolicy",
     "ShardsConfig",
+    "StudioConfig",
+    "TrackConfig",
     "TrainConfig",
     "TrainableConfig",
 ]

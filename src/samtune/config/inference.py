@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from samtune.config.base import Config, Device, Fraction
 from samtune.config.reading import ReadingConfig
@@ -14,6 +14,14 @@ from samtune.types import Box
 
 LEAST_IOU_SCORE, LEAST_STABILITY = 0.7, 0.85
 """Thresholds of a model for which none were chosen on annotated images."""
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".gif"})
+"""Files that are opened as a video."""
+
+
+def is_video_file(path: Path) -> bool:
+    """Whether a path is a video file by its name."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
 
 
 class AutomaticConfig(Config):
@@ -51,8 +59,8 @@ class AutomaticConfig(Config):
         return LEAST_STABILITY if self.min_stability is None else self.min_stability
 
 
-class PredictConfig(ReadingConfig):
-    """What `samtune predict` asks about each image."""
+class FixedPromptsConfig(ReadingConfig):
+    """Prompts of the command line, and how the images they are about are read."""
 
     boxes: Path | None = Field(
         default=None, description="COCO annotations or detections (JSON) whose boxes are prompts."
@@ -63,9 +71,6 @@ class PredictConfig(ReadingConfig):
     point: tuple[str, ...] = Field(
         default=(), description="A positive click x,y in pixels, one object each, for every image; may be repeated."
     )
-    everything: bool = Field(default=False, description="Segment everything, from a grid of clicks.")
-    automatic: AutomaticConfig = AutomaticConfig()
-    chunk: int = Field(default=32, ge=1, description="Prompts per decoder call.")
     like: Path | None = Field(
         default=None,
         description="Prepared dataset whose bands and stretch are used; that of a run if left out.",
@@ -81,17 +86,6 @@ class PredictConfig(ReadingConfig):
     def fixed_points(self) -> list[tuple[float, float]]:
         """`point` as numbers, xy in pixels."""
         return [_point(text) for text in self.point]
-
-    def require_prompts(self) -> None:
-        """Refuse settings that ask nothing.
-
-        Raises:
-            ConfigError: no boxes, no clicks, and not `everything`.
-        """
-        if not (self.boxes or self.box or self.point or self.everything):
-            raise ConfigError.of(
-                expected="prompts: --boxes FILE, --box x0,y0,x1,y1, --point x,y, or --everything", found="none"
-            )
 
     @field_validator("box")
     @classmethod
@@ -121,6 +115,58 @@ class ShardsConfig(Config):
     threads: int = Field(
         default=0, ge=0, description="Threads that read images and write masks; 0 means one per core, at most 8."
     )
+
+
+class PredictConfig(FixedPromptsConfig):
+    """What `samtune predict` asks about each image."""
+
+    everything: bool = Field(default=False, description="Segment everything, from a grid of clicks.")
+    automatic: AutomaticConfig = AutomaticConfig()
+    chunk: int = Field(default=32, ge=1, description="Prompts per decoder call.")
+
+    def require_prompts(self) -> None:
+        """Refuse settings that ask nothing.
+
+        Raises:
+            ConfigError: no boxes, no clicks, and not `everything`.
+        """
+        if not (self.boxes or self.box or self.point or self.everything):
+            raise ConfigError.of(
+                expected="prompts: --boxes FILE, --box x0,y0,x1,y1, --point x,y, or --everything", found="none"
+            )
+
+
+class ClipConfig(Config):
+    """What only a clip's frames can be asked."""
+
+    frame: int = Field(default=0, ge=0, description="Frame of a clip that --box and --point are about; the first is 0.")
+    prompts: Path | None = Field(
+        default=None, description="JSON file with boxes, clicks and masks on any frames of a clip (docs/video.md)."
+    )
+    backwards: bool = Field(
+        default=False, description="Also follow objects back to a clip's first frame, from where they are prompted."
+    )
+
+
+class TrackConfig(FixedPromptsConfig, ClipConfig):
+    """What is followed through a clip; `box` and `point` are one object each, `boxes` are about its frames."""
+
+    @model_validator(mode="after")
+    def _frames_are_looked_at_whole(self) -> TrackConfig:
+        if self.tile:
+            raise ValueError("the frames of a clip are looked at whole: leave out tile")
+        return self
+
+    def require_prompts(self) -> None:
+        """Refuse settings that ask nothing.
+
+        Raises:
+            ConfigError: no boxes and no clicks.
+        """
+        if not (self.boxes or self.box or self.point or self.prompts):
+            raise ConfigError.of(
+                expected="prompts: --boxes FILE, --prompts FILE, --box x0,y0,x1,y1 or --point x,y", found="none"
+            )
 
 
 def _box(text: str) -> Box:

@@ -159,6 +159,7 @@ def compare(
     tuned: Evaluation,
     *,
     sets: Mapping[str, tuple[Evaluation, Evaluation]] | None = None,
+    guards: Sequence[Guard] = (),
     models: int = 1,
 ) -> Comparison:
     """Compare two evaluations of the same objects.
@@ -166,6 +167,7 @@ def compare(
     Args:
         base, tuned: on the same prompts.
         sets: by name, both models on the same prompts about images of another kind.
+        guards: of what else was measured.
         models: tuned models that are compared with this base, this one included.
 
     Raises:
@@ -184,7 +186,7 @@ def compare(
         clicks=tuple(PairedDifference.of(*both, base.groups) for both in zip(*after_clicks, strict=True)),
         categories={name: _difference(base, tuned, "box", rows) for name, rows in base.rows_by("category").items()},
         sizes={name: _difference(base, tuned, "box", rows) for name, rows in base.rows_by("size").items()},
-        guards=tuple(guards_of(base, tuned, sets or {})),
+        guards=(*guards_of(base, tuned, sets or {}), *guards),
         sets=dict(sets or {}),
         models=models,
     )

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import yaml
 
-from samtune.config import PredictConfig
+from samtune.config.inference import FixedPromptsConfig
 from samtune.data.reading import ABOUT, PLAIN, Reading, read_reading
 from samtune.errors import DataError
 
 
-def reading_for(model: Path | None, config: PredictConfig) -> Reading:
+def reading_for(model: Path | None, config: FixedPromptsConfig) -> Reading:
     """Bands, page and stretch of the images to predict on.
 
     Args:

@@ -17,8 +17,10 @@ from samtune.config import EvalConfig
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError
 from samtune.evaluation.blend import BLEND
+from samtune.evaluation.clips.guard import clip_guard, follow_drawn_clips
 from samtune.evaluation.comparison import Comparison, compare, ranked
 from samtune.evaluation.fixed_prompts import make_prompts
+from samtune.evaluation.paired import Guard
 from samtune.evaluation.protocol import evaluate_all
 from samtune.evaluation.results import Evaluation
 from samtune.inference.predictor import Predictor
@@ -58,7 +60,8 @@ def build_report(
         config: what to measure.
         names: what to call the models, the base first.
         guards: datasets of images of another kind; their test split is used, or the one that has objects.
-        guard_scenes: procedural scenes as one more guard; 0 leaves them out.
+        guard_scenes: procedural scenes as one more guard, and drawn clips where all models have video weights; 0
+            leaves them out.
         runs: folder of each tuned model that has one, for its training curve (`metrics.jsonl`) or its curve of blends.
         progress: called with what is being done, images done and their total.
 
@@ -79,7 +82,8 @@ def build_report(
         measuring = _named(progress, "measuring")
         found = evaluate_all(models, dataset, config, names=names, prompts=prompts, progress=measuring)
         on_guards = _on_guards(models, sets, guard_scenes, config, names, _named(progress, "measuring other images"))
-        compared = _compared(found, on_guards)
+        clips = _on_clips(models, guard_scenes, _named(progress, "following objects through clips"))
+        compared = _compared(found, on_guards, clips)
         comparisons = ranked(compared)
         best = next(number for number, one in enumerate(compared) if one is comparisons[0])
         gallery = draw_gallery(dataset, (base, tuned[best]), comparisons[0], folder / GALLERY, progress)
@@ -125,13 +129,26 @@ def _on_guards(
     return found
 
 
-def _compared(found: Sequence[Evaluation], on_guards: Mapping[str, Sequence[Evaluation]]) -> list[Comparison]:
+def _on_clips(
+    models: Sequence[Predictor], scenes: int, progress: Callable[[int, int], None]
+) -> list[tuple[Guard, ...]]:
+    """For every model the guard of clips, as far as all models have video weights and drawn guards are wanted."""
+    scores = follow_drawn_clips([model.loaded for model in models], progress=progress) if scenes else []
+    return [(clip_guard(scores[0], tuned),) for tuned in scores] or [()] * len(models)
+
+
+def _compared(
+    found: Sequence[Evaluation],
+    on_guards: Mapping[str, Sequence[Evaluation]],
+    clips: Sequence[tuple[Guard, ...]],
+) -> list[Comparison]:
     """Every tuned model with the base, which comes first in all of them."""
     return [
         compare(
             found[0],
             found[number],
             sets={name: (evaluations[0], evaluations[number]) for name, evaluations in on_guards.items()},
+            guards=clips[number],
             models=len(found) - 1,
         )
         for number in range(1, len(found))

@@ -18,22 +18,20 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from samtune import __version__
-from samtune.drawing import BASE, TRUTH, TUNED
+from samtune.drawing import BASE, TRUTH, TUNED, hex_color
 from samtune.evaluation.comparison import Comparison
 from samtune.evaluation.results import TARGETS, ClicksNeeded, kind_title
 from samtune.report.charts import (
     blend_chart,
     calibration_chart,
     clicks_chart,
-    hex_color,
     jitter_chart,
-    read_metrics,
     scatter_chart,
     shares_chart,
     to_svg,
-    training_chart,
 )
 from samtune.report.folder import load_comparisons
+from samtune.training.tracking.chart import read_metrics, training_chart
 from samtune.utils.files import write_json, write_text
 
 REPORT = "report.html"
