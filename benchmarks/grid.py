@@ -24,16 +24,19 @@ from samtune.inference.reading import dataset_of
 from samtune.utils.text import text_table
 
 
-def measured(name: str, predictor: Predictor, split: Dataset, config: AutomaticConfig) -> tuple[str, ...]:
+def measured(
+    name: str, predictor: Predictor, split: Dataset, most_images: int, config: AutomaticConfig
+) -> tuple[str, ...]:
     """One line of the table."""
-    truth = [read_true(split, image, ()) for image in split.images]
+    images = split.images[:most_images]
+    truth = [read_true(split, image, ()) for image in images]
     found: list[FoundImage] = []
     started, cpu = time.perf_counter(), time.process_time()
-    for image in split.images:
+    for image in images:
         masks = everything(predictor, split.read_image(image), config)
         scores = np.array([one.iou_score for one in masks], np.float64)
         found.append(FoundImage([compress(one.mask) for one in masks], np.zeros(len(masks), np.int64), scores))
-    count = len(split.images)
+    count = len(images)
     seconds, cpu_seconds = (time.perf_counter() - started) / count, (time.process_time() - cpu) / count
     precision = coco_precision(truth, found, named=False)
     point = matched(truth, found, 1, 0.0).point
@@ -55,13 +58,14 @@ def main() -> None:
     parser.add_argument("--split", default="test", help="annotated images to measure on")
     parser.add_argument("--split-to-choose", default="valid", help="annotated images to choose thresholds on")
     parser.add_argument("--points-per-side", type=int, default=16)
+    parser.add_argument("--most-images", type=int, default=32, help="of either split")
     parser.add_argument("--crop-layers", type=int, default=1, help="of the rows with crops; 0 leaves them out")
     arguments = parser.parse_args()
     source = dataset_of(arguments.run)
     assert source is not None, "the run's dataset has gone"
     dataset, predictor = Dataset.open(source), predictor_of(arguments.run, "auto")
     plain = AutomaticConfig(points_per_side=arguments.points_per_side)
-    fit = fit_grid(dataset, arguments.split_to_choose, predictor, plain, 32)
+    fit = fit_grid(dataset, arguments.split_to_choose, predictor, plain, arguments.most_images)
     print(*fit.lines(), sep="\n")
     chosen = {name: getattr(fit.thresholds, name) for name in ("min_iou_score", "min_stability")}
     settings = {
@@ -71,9 +75,9 @@ def main() -> None:
     }
     if arguments.crop_layers:
         layers = {"crop_layers": arguments.crop_layers}
-        settings |= {f"{name}, crops": settings[name].model_copy(update=layers) for name in ("chosen", "no thresholds")}
+        settings["chosen, crops"] = settings["chosen"].model_copy(update=layers)
     split = dataset.split(arguments.split)
-    rows = [measured(name, predictor, split, config) for name, config in settings.items()]
+    rows = [measured(name, predictor, split, arguments.most_images, config) for name, config in settings.items()]
     head = ("", "AP", "AP50", "AR", "precision", "recall", "F1", "masks", "CPU s", "s")
     print(*text_table(head, rows), sep="\n")
 

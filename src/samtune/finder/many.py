@@ -14,7 +14,7 @@ from samtune.finder.results import Finder
 from samtune.finder.storage import load_finder
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.inference.shards.run import Method
-from samtune.inference.shards.work import FoundObject, LoadedImage
+from samtune.inference.shards.work import LoadedImage, MaskAnswer
 from samtune.model.io.tensors import hash_tensors
 
 
@@ -55,12 +55,12 @@ class AskFinder:
 
     def __call__(
         self, images: Sequence[LoadedImage], embedded: Sequence[EmbeddedImage]
-    ) -> list[list[FoundObject] | DataError]:
+    ) -> list[list[MaskAnswer] | DataError]:
         """The finds of each image, the surest first; the score is the calibrated one."""
-        answers: list[list[FoundObject] | DataError] = []
+        answers: list[list[MaskAnswer] | DataError] = []
         for one in embedded:
             finds = find(self._predictor, one, self._finder, chunk=self._chunk).above(self._threshold)
             columns = (finds.scores.tolist(), finds.object_scores.tolist(), (finds.classes + 1).tolist())
             masks = torch.from_numpy(finds.logits)
-            answers.append([FoundObject(*figures) for figures in zip(masks, *columns, strict=True)])
+            answers.append([MaskAnswer(*figures) for figures in zip(masks, *columns, strict=True)])
         return answers

@@ -15,7 +15,7 @@ from samtune.errors import DataError
 from samtune.inference.automatic import everything
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.inference.shards.job import Job
-from samtune.inference.shards.work import FoundObject, LoadedImage
+from samtune.inference.shards.work import LoadedImage, MaskAnswer
 from samtune.prompts.batch import PromptBatch
 
 
@@ -61,11 +61,11 @@ class AskPrompts:
 
     def __call__(
         self, images: Sequence[LoadedImage], embedded: Sequence[EmbeddedImage]
-    ) -> list[list[FoundObject] | DataError]:
+    ) -> list[list[MaskAnswer] | DataError]:
         """One mask for each prompt."""
         prompts: list[PromptBatch] = []
         abouts: list[_Boxes] = []
-        answers: list[list[FoundObject] | DataError] = [[] for _ in images]
+        answers: list[list[MaskAnswer] | DataError] = [[] for _ in images]
         inside: list[int] = []
         for place, image in enumerate(images):
             about = self._of(image.row)
@@ -86,7 +86,7 @@ class AskPrompts:
                 masks.cpu(), scores.tolist(), present.tolist(),
                 about.categories + [1] * clicks, about.scores + [None] * clicks,
             )  # fmt: skip
-            answers[place] = [FoundObject(*figures) for figures in zip(*columns, strict=True)]
+            answers[place] = [MaskAnswer(*figures) for figures in zip(*columns, strict=True)]
         return answers
 
     def _of(self, row: int) -> _Boxes:
@@ -120,13 +120,13 @@ class AskGrid:
 
     def __call__(
         self, images: Sequence[LoadedImage], embedded: Sequence[EmbeddedImage]
-    ) -> list[list[FoundObject] | DataError]:
+    ) -> list[list[MaskAnswer] | DataError]:
         """What is found in each image, best first."""
-        answers: list[list[FoundObject] | DataError] = []
+        answers: list[list[MaskAnswer] | DataError] = []
         for image, one in zip(images, embedded, strict=True):
             assert image.image is not None, "needs_image"
             found = everything(self._predictor, image.image, self._config, one)
-            answers.append([FoundObject(mask.region, mask.iou_score, mask.object_score) for mask in found])
+            answers.append([MaskAnswer(mask.region, mask.iou_score, mask.object_score) for mask in found])
         return answers
 
 

@@ -20,7 +20,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,8 +108,9 @@ class Claims:
 
         def beat() -> None:
             while not end.wait(self._heartbeat):
-                if not claim.beat():
-                    return
+                with suppress(OSError):  # a network file system that is away for a moment
+                    if not claim.beat():
+                        return
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()

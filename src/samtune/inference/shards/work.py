@@ -21,7 +21,7 @@ from torch import Tensor
 from samtune.data.images import probe_image, read_image
 from samtune.data.masks import Region, encode_region, format_counts, region_of
 from samtune.data.reading import Reading
-from samtune.errors import DataError
+from samtune.errors import DataError, StorageError
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.inference.shards.claims import Claim, Claims
 from samtune.inference.shards.job import Job
@@ -62,7 +62,7 @@ class LoadedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundObject:
+class MaskAnswer:
     """One mask of an image: low-res logits `[h, w]`, or pixels where those are known already."""
 
     mask: Tensor | Region
@@ -87,13 +87,13 @@ class Ask(Protocol):
 
     def __call__(
         self, images: Sequence[LoadedImage], embedded: Sequence[EmbeddedImage]
-    ) -> list[list[FoundObject] | DataError]:
+    ) -> list[list[MaskAnswer] | DataError]:
         """The objects of each image, or why there is no answer."""
         ...
 
 
 @dataclass(slots=True)
-class Progress:
+class WorkDone:
     """What a worker has done so far; seconds of its own."""
 
     images: int = 0
@@ -112,7 +112,7 @@ def work(
     batch: int,
     threads: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Progress:
+) -> WorkDone:
     """Do shards until every one is done, whoever does them.
 
     Args:
@@ -128,7 +128,7 @@ def work(
     Raises:
         StorageError: the disk refused.
     """
-    done = Progress()
+    done = WorkDone()
     started = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         while not claims.is_complete():
@@ -138,10 +138,15 @@ def work(
             else:
                 with claims.kept(claim):
                     shard = _Shard(job, claim, predictor, asks(claim.shard), reading, batch, threads, pool)
-                    shard.run(done)
-                    claims.finish(claim, shard.about())
+                    try:
+                        shard.run(done)
+                        claims.finish(claim, shard.about())
+                    except StorageError:
+                        if claim.beat():  # else its new owner has removed what this process was writing
+                            raise
                 done.seconds = time.perf_counter() - started
             progress(claims.count_done(), job.shards)
+    claims.take()  # removes claims whose owners died after their marks; there is nothing left to take
     return done
 
 
@@ -167,9 +172,9 @@ class _Shard:
         self._masks: list[list[dict[str, Any]]] = []
         self._model_seconds = 0.0
 
-    def run(self, done: Progress) -> None:
+    def run(self, done: WorkDone) -> None:
         """Do the shard and write its files."""
-        for stale in (self._job.folder / "shards").glob(f".{self._claim.shard:05}.*"):
+        for stale in self._job.folder.glob(f"*/.{self._claim.shard:05}.*"):
             stale.unlink(missing_ok=True)  # half-written by an owner that has died
         under_way: deque[Future[list[dict[str, Any]]]] = deque()
         loaded = self._loaded()
@@ -215,7 +220,7 @@ class _Shard:
     def _answered(self, images: Sequence[LoadedImage]) -> Iterator[Future[list[dict[str, Any]]]]:
         """Ask about a batch; the run lengths are made by the threads."""
         looked = [one for one in images if one.pixels is not None]
-        answers: dict[int, list[FoundObject] | DataError] = {}
+        answers: dict[int, list[MaskAnswer] | DataError] = {}
         if looked:
             started = time.perf_counter()
             pixels = [one.pixels for one in looked if one.pixels is not None]
@@ -242,7 +247,7 @@ class _Shard:
                 table.write_parquet(file)
 
 
-def _mask_rows(number: int, found: Sequence[FoundObject], size: tuple[int, int]) -> list[dict[str, Any]]:
+def _mask_rows(number: int, found: Sequence[MaskAnswer], size: tuple[int, int]) -> list[dict[str, Any]]:
     """One image's masks as rows."""
     rows: list[dict[str, Any]] = []
     for one in found:
