@@ -141,6 +141,7 @@ def test_what_cannot_fit_is_said_before_it_starts(setup, tmp_path):
         fit_to_memory(fixed)
 
 
+@pytest.mark.slow
 def test_as_much_goes_through_the_model_at_once_as_fits(setup, tmp_path):
     save_model(tiny_sam2(seed=0, size=256), tmp_path / "middle")
     run = setup("run", model=tmp_path / "middle", images_per_step=2, chunk=64)

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         prepare,
         pretrain,
         resume,
+        runs,
+        sweep,
         track,
         train,
         train_finder,
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
         PromptPolicy,
         ShardsConfig,
         StudioConfig,
+        SweepConfig,
         TrackConfig,
         TrainableConfig,
         TrainConfig,
@@ -101,6 +104,8 @@ if TYPE_CHECKING:
     from samtune.inference.shards.run import ManyReport
     from samtune.inference.video.files import TrackReport
     from samtune.model.io.loaded import LoadedModel
+    from samtune.search.report import SweepReport
+    from samtune.training.runs import RunTable
     from samtune.training.tracking.events import Event, Listener, Noted, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
 
@@ -159,6 +164,7 @@ __all__ = [
     "RemoteError",
     "RunFinished",
     "RunStarted",
+    "RunTable",
     "SamtuneError",
     "Severity",
     "ShardsConfig",
@@ -166,6 +172,8 @@ __all__ = [
     "StepDone",
     "StorageError",
     "StudioConfig",
+    "SweepConfig",
+    "SweepReport",
     "TrackConfig",
     "TrackReport",
     "TrainConfig",
@@ -196,6 +204,8 @@ __all__ = [
     "prepare",
     "pretrain",
     "resume",
+    "runs",
+    "sweep",
     "track",
     "train",
     "train_finder",
@@ -224,6 +234,8 @@ _HOMES = {
     "Predictor": "inference.predictor",
     "PromptSet": "evaluation.fixed_prompts",
     "PrepareReport": "data.prepare.prepare",
+    "RunTable": "training.runs",
+    "SweepReport": "search.report",
     "TrackReport": "inference.video.files",
 }
 """Modules of the names that are not in one of `_SHARED`."""

@@ -12,7 +12,18 @@ from samtune.api.finding import evaluate_finder, find, fit_grid, train_finder
 from samtune.api.inference import export, merge, predict, predict_many, track
 from samtune.api.loading import ModelTable, load_model, models
 from samtune.api.tools import bench
-from samtune.api.training import FINDER_SHARE, TrainResult, cache_info, clear_cache, embed, pretrain, resume, train
+from samtune.api.training import (
+    FINDER_SHARE,
+    TrainResult,
+    cache_info,
+    clear_cache,
+    embed,
+    pretrain,
+    resume,
+    runs,
+    sweep,
+    train,
+)
 
 __all__ = [
     "FINDER_SHARE",
@@ -42,6 +53,8 @@ __all__ = [
     "prepare",
     "pretrain",
     "resume",
+    "runs",
+    "sweep",
     "track",
     "train",
     "train_finder",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 from samtune.api.finding import train_finder
-from samtune.config import EmbedConfig, FinderConfig, PretrainConfig, TrainConfig
+from samtune.config import EmbedConfig, FinderConfig, PretrainConfig, SweepConfig, TrainConfig
+from samtune.errors import ConfigError
 from samtune.utils.progress import progress, stderr_console
 from samtune.utils.results import Result
 
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
     from samtune.embeddings.dataset import EmbedReport
     from samtune.embeddings.store import CacheInfo
     from samtune.finder.run import FinderReport
+    from samtune.search.report import SweepReport
+    from samtune.search.trials import Tried
     from samtune.training.run import Run
+    from samtune.training.runs import RunTable
     from samtune.training.tracking.events import Listener
 
 
@@ -215,6 +220,45 @@ def _finder_after(
         if expected > FINDER_SHARE * seconds:
             return None, f"left out, it would take about {expected:.0f} s; make one with: samtune find-train {path}"
     return train_finder(path, config, quiet=quiet), ""
+
+
+def sweep(
+    dataset: Path | str, config: TrainConfig | None = None, search: SweepConfig | None = None, *, quiet: bool = False
+) -> SweepReport:
+    """Search for settings within a budget of time; each trial is a run, and the best of them is the winner.
+
+    Args:
+        dataset: folder that `prepare` wrote, with a validation split.
+        config: settings that the search starts from.
+        search: budget, what is searched, and the folder; a search that was interrupted there goes on.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: Optuna is missing, there is no validation split, or the folder holds another search.
+        SamtuneError: as for `train`.
+    """
+    if find_spec("optuna") is None:
+        raise ConfigError.of(
+            expected="the package optuna, for a search",
+            found="no such package in this environment",
+            do="pip install 'samtune[sweep]'",
+        )
+    from samtune.search.report import sweep as run
+
+    console = stderr_console(quiet=quiet)
+
+    def report(tried: Tried) -> None:
+        iou = "" if tried.iou is None else f", validation IoU {tried.iou:.4f}"
+        console.print(f"trial {tried.number}: {tried.state} after {tried.seconds:.0f} s{iou}", highlight=False)
+
+    return run(Path(dataset), config or TrainConfig(), search or SweepConfig(), report)
+
+
+def runs(folder: Path | str = "runs") -> RunTable:
+    """The runs in a folder side by side: what they reached on validation, and the settings in which they differ."""
+    from samtune.training.runs import list_runs
+
+    return list_runs(Path(folder))
 
 
 def pretrain(config: PretrainConfig, *, quiet: bool = False) -> Path:

@@ -30,6 +30,8 @@ COMMANDS = {
     "Data": (data.doctor, data.prepare, data.download),
     "Training": (
         training.train,
+        training.sweep,
+        training.runs,
         training.find_train,
         training.fit_grid,
         training.embed,

@@ -10,8 +10,16 @@ from cyclopts.validators import Number
 from pydantic import Field
 
 from samtune import api
-from samtune.cli.common import Flat, Quiet, say, show
-from samtune.config import AutomaticConfig, EmbedConfig, FinderConfig, PretrainConfig, TrainableConfig, TrainConfig
+from samtune.cli.common import AsJson, Flat, Quiet, say, show
+from samtune.config import (
+    AutomaticConfig,
+    EmbedConfig,
+    FinderConfig,
+    PretrainConfig,
+    SweepConfig,
+    TrainableConfig,
+    TrainConfig,
+)
 from samtune.config.base import Device
 from samtune.errors import UsageError
 
@@ -91,6 +99,56 @@ def _refuse_beside_resume(run: Path, dataset: Path | None, config: Path | None, 
             found=f"{', '.join(found)} beside it",
             do=f"leave that out; for other settings start a new run from its weights: --model {run}",
         )
+
+
+def sweep(
+    dataset: Path | None = None,
+    *,
+    search: Annotated[SweepConfig, Flat] = SweepConfig(),
+    settings: Annotated[
+        TrainOptions, Parameter(name="*", group="Settings that the search starts from")
+    ] = TrainOptions(),
+    config: Path | None = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Search for settings of a training run within a budget of time; every trial is a run, the best is the winner.
+
+    The validation split decides, by boxes and single clicks in all trials alike; the test split shows what it is worth.
+    The search starts from the settings given here. The same command goes on with a search that was interrupted.
+
+    Args:
+        dataset: Folder that `samtune prepare` wrote, with a validation split.
+        config: YAML file with settings; options given here win over it.
+    """
+    if dataset is None:
+        raise UsageError.of(
+            expected="a dataset to search on", found="none", do="samtune sweep DATASET, or --config FILE with a dataset"
+        )
+    result = api.sweep(dataset, settings.config(), search, quiet=quiet)
+    show(result, as_json=as_json)
+    return 128 + result.signal if result.signal else 0
+
+
+def runs(
+    folder: Path = Path("runs"),
+    /,
+    *,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, Parameter(name="--csv", negative="", help="Print the table as CSV.")] = False,
+) -> None:
+    """List the runs in a folder: what they reached on validation, and the settings in which they differ.
+
+    Args:
+        folder: Folder that holds run folders.
+    """
+    table = api.runs(folder)
+    if as_csv and as_json:
+        raise UsageError.of(expected="one of --csv and --json", found="both", do="leave one out")
+    if as_csv:
+        say(table.to_csv().rstrip("\n"))
+    else:
+        show(table, as_json=as_json)
 
 
 def find_train(run: Path, /, *, config: Annotated[FinderOptions, Flat] = FinderOptions(), quiet: Quiet = False) -> None:

@@ -14,6 +14,7 @@ from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
 from samtune.config.prompts import PromptPolicy
 from samtune.config.studio import StudioConfig
+from samtune.config.sweep import SweepConfig
 from samtune.config.training import LossConfig, OptimizerConfig, TrainableConfig, TrainConfig
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "PromptPolicy",
     "ShardsConfig",
     "StudioConfig",
+    "SweepConfig",
     "TrackConfig",
     "TrainConfig",
     "TrainableConfig",

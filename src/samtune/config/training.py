@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from samtune.config.base import Config, Device, Fraction, Model
 from samtune.config.embeddings import CacheConfig, refuse_flip_and_views
@@ -13,6 +13,11 @@ from samtune.config.prompts import PromptPolicy
 
 Tracker = Literal["wandb", "mlflow", "trackio"]
 """Services that keep the figures of runs, each an extra of samtune's."""
+
+
+def _whole_number(value: Any) -> Any:
+    """The number that a text says: settings from a YAML file come as text."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 class LossConfig(Config):
@@ -37,7 +42,7 @@ class LossConfig(Config):
     edge_bce: float = Field(
         default=0.0, ge=0.0, description="Weight of a cross-entropy near the object's edge alone; for thin objects."
     )
-    scale: Literal[1, 2, 4] = Field(
+    scale: Annotated[Literal[1, 2, 4], BeforeValidator(_whole_number)] = Field(
         default=1, description="Masks are compared at this many times the decoder's own resolution; for thin objects."
     )
 

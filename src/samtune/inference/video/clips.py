@@ -116,16 +116,20 @@ class VideoFile(Clip):
     def __init__(self, path: Path) -> None:
         self.path, self._av = path, import_av(path)
         try:
-            with self._av.open(str(path)) as container:
+            with self._open() as container:
                 self._times, self.rate = self._index(container)
             self.names = tuple(f"{number:05}.png" for number in range(len(self._times)))
-            with self._av.open(str(path)) as container:
+            with self._open() as container:
                 first = next(container.decode(video=0))
                 self.size = (first.height, first.width)
                 if first.rotation % 180:
                     self.size = (first.width, first.height)
         except (self._av.error.FFmpegError, StopIteration, OSError, IndexError, MemoryError) as error:
             raise self._refuse("a file that cannot be decoded", error) from error
+
+    def _open(self) -> InputContainer:
+        """The file alone: a playlist in it may not name anything on a network."""
+        return self._av.open(str(self.path), container_options={"protocol_whitelist": "file"})
 
     def _index(self, container: InputContainer) -> tuple[list[int], float]:
         """Presentation times of all frames, in order, and the frames per second."""
@@ -157,7 +161,7 @@ class VideoFile(Clip):
     def _frames(self, start: int, stop: int, *, seek: bool) -> Iterator[Pixels]:
         expected = start
         try:
-            with self._av.open(str(self.path)) as container:
+            with self._open() as container:
                 stream = container.streams.video[0]
                 stream.thread_type = "AUTO"
                 if seek:
@@ -169,7 +173,7 @@ class VideoFile(Clip):
                         break  # one was left out: a damaged one, or one that needs images before the key frame
                     image = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
                     self._check_size(expected, image.shape[:2])
-                    yield np.ascontiguousarray(image)
+                    yield np.ascontiguousarray(image, np.uint8)
                     expected += 1
                     if expected == stop:
                         return

@@ -95,7 +95,8 @@ def track_files(
         except UsageError:
             overlay, note = None, NO_PYAV
         rows = stack.enter_context(_json_rows(folder / RESULTS))
-        for found in track(model, clip, prompts, backwards=config.backwards, progress=progress):
+        followed = track(model, clip, prompts, backwards=config.backwards, scratch=folder, progress=progress)
+        for found in followed:
             name, masks = clip.names[found.number], found.masks()
             write_label_image((folder / MASKS / name).with_suffix(".png"), found.labels())
             for object_id in sorted(masks):

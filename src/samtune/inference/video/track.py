@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,6 +76,8 @@ class Tracker:
 
     def __init__(self, model: Sam2VideoModel, clip: Clip, prompts: Sequence[ClipPrompt], *, reverse: bool) -> None:
         self._model, self._clip, self._reverse = model, clip, reverse
+        side: Any = model.image_size
+        self._size: int = side
         self._cache = new_cache(model.device)
         self._prompts = {(one.frame, one.object_id): one for one in prompts}
         self._starts = starts_of(prompts)
@@ -88,7 +91,7 @@ class Tracker:
             if (number > start) if self._reverse else (number < start):
                 continue
             if pixels is None:
-                pixels = to_model_input(image, self._model.image_size).to(self._model.device)
+                pixels = to_model_input(image, self._size).to(self._model.device)
             session = self.sessions.setdefault(object_id, ObjectSession(self._model, len(self._clip), self._cache))
             session.show(number, pixels)
             prompt = self._prompts.get((number, object_id))
@@ -117,7 +120,7 @@ class Tracker:
     def _correct(self, session: ObjectSession, number: int, prompt: ClipPrompt, before: Tensor) -> tuple[Tensor, float]:
         """Ask again on a tracked frame, with a prompt and the mask so far, as the official predictor does."""
         points, mask = self._inputs(prompt)
-        model = self._model
+        model: Any = self._model  # what is used of it is private: tests/test_private_members.py names it
         output = model._run_single_frame_inference(
             session,
             frame_idx=number,
@@ -137,7 +140,7 @@ class Tracker:
 
     def _inputs(self, prompt: ClipPrompt) -> tuple[dict[str, Tensor], Tensor | None]:
         """A prompt as the model takes it: points `[1, 1, P, 2]` with labels, or a mask `[1, 1, S, S]` of 0 and 1."""
-        size, device = self._model.image_size, self._model.device
+        size, device = self._size, self._model.device
         if prompt.mask is not None:
             whole = torch.from_numpy(prompt.mask)[None, None].float()
             small = functional.interpolate(whole, (size, size), mode="bilinear", align_corners=False, antialias=True)
@@ -170,6 +173,7 @@ def track(
     prompts: Sequence[ClipPrompt],
     *,
     backwards: bool = False,
+    scratch: Path | None = None,
     progress: Advance = lambda done, total: None,
 ) -> Iterator[TrackedFrame]:
     """Follow objects through a clip.
@@ -183,6 +187,7 @@ def track(
         clip: the frames.
         prompts: checked by `check_prompts`.
         backwards: also follow objects to frames before their first prompt.
+        scratch: folder for the temporary files; the system's if left out.
         progress: called with frames done and their total, both directions together.
 
     Yields:
@@ -191,23 +196,22 @@ def track(
     Raises:
         DataError: a frame cannot be decoded, or has another size.
     """
-    last_start = max(starts_of(prompts).values())
+    starts = starts_of(prompts)
+    last_start = max(starts.values())
     extra = last_start + 1 if backwards and last_start else 0
     total = len(clip) + extra
-    with tempfile.TemporaryDirectory(prefix="samtune-clip-") as name:
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="samtune-clip-") as name:
         folder = Path(name)
         if extra:
             tracker = Tracker(model, clip, prompts, reverse=True)
             for done, image in enumerate(clip.backwards(last_start)):
-                _keep(tracker.show(last_start - done, image), starts_of(prompts), folder)
+                _keep(tracker.show(last_start - done, image), starts, folder)
                 progress(done + 1, total)
         tracker = Tracker(model, clip, prompts, reverse=False)
         for number, image in enumerate(clip.frames(0, len(clip))):
             found = tracker.show(number, image)
-            for file in folder.glob(f"{number}-*.npy"):
-                object_id, score, low_res = _kept(file)
-                found.low_res[object_id], found.scores[object_id] = low_res, score
-                file.unlink()
+            if extra:
+                _add_kept(found, starts, folder)
             yield found
             progress(extra + number + 1, total)
 
@@ -220,7 +224,13 @@ def _keep(found: TrackedFrame, starts: Mapping[int, int], folder: Path) -> None:
             np.save(folder / f"{found.number}-{object_id}.npy", content.astype(np.float32), allow_pickle=False)
 
 
-def _kept(file: Path) -> tuple[int, float, Tensor]:
-    content = np.load(file, allow_pickle=False)
-    side = round((len(content) - 1) ** 0.5)
-    return int(file.stem.partition("-")[2]), float(content[0]), torch.from_numpy(content[1:].reshape(side, side))
+def _add_kept(found: TrackedFrame, starts: Mapping[int, int], folder: Path) -> None:
+    """Read that again, once."""
+    for object_id, start in starts.items():
+        if found.number < start:
+            file = folder / f"{found.number}-{object_id}.npy"
+            content = np.load(file, allow_pickle=False)
+            side = round((len(content) - 1) ** 0.5)
+            found.scores[object_id] = float(content[0])
+            found.low_res[object_id] = torch.from_numpy(content[1:].reshape(side, side))
+            file.unlink()
