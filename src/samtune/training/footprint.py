@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,33 +26,60 @@ _LOSS_COPIES = 8
 
 
 def rough_footprint(run: Run) -> float:
-    """Bytes that a step surely takes less than; whoever has more need not ask `footprint`, which takes seconds."""
+    """Bytes that a step surely takes less than; whoever has more need not measure, which takes seconds."""
     scale = (run.loaded.image_size / 1024) ** 2 * max(run.chunk / 16, run.images_at_once)
     return _ROUGH * scale * (1 if run.trainable.upstream_frozen else 5) + _kept(run)
 
 
-def footprint(run: Run) -> float:
-    """Bytes that a step takes beyond what is held already.
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a step takes beyond what is held already, in bytes.
 
-    The encoder's, or the decoder's and the loss's, and what stays: gradients, the optimizer's two moments, the average.
+    Attributes:
+        encoder: of one image's way through the image encoder; with what its gradients need, where it learns.
+        embeddings: of one image's embeddings.
+        decoder: of one prompt's way through decoder and loss.
+        each_prompt: of every further one.
+        kept: what stays: gradients, the optimizer's two moments, the average.
+        encoder_learns: whether the encoder's part is held until the decoder's gradients are there.
     """
-    parameters = list(run.parameters.values())
+
+    encoder: float
+    embeddings: float
+    decoder: float
+    each_prompt: float
+    kept: float
+    encoder_learns: bool
+
+    def bytes(self, images: int, prompts: int) -> float:
+        """Of so many images and prompts at once."""
+        decoder = self.decoder + (prompts - 1) * self.each_prompt + images * self.embeddings
+        if self.encoder_learns:
+            return images * self.encoder + decoder + self.kept
+        return max(self.encoder, decoder) + self.kept
+
+
+def measure_footprint(run: Run) -> Footprint:
+    """Run a step's parts without their numbers: one image, one prompt, two prompts; the rest is proportional."""
+    learns, size = not run.trainable.upstream_frozen, run.loaded.image_size
     with FakeTensorMode(allow_non_fake_inputs=True), run.arithmetic():
-        size = run.loaded.image_size
-        images = run.images_at_once if not run.trainable.upstream_frozen else run.embeddings.at_once
         with _Peak() as encoder:
-            embeddings = encode(run.model, torch.empty(images, 3, size, size, device=run.device))
+            embeddings = encode(run.model, torch.empty(1, 3, size, size, device=run.device))
             leaves = embeddings.as_leaves()
-            if not run.trainable.upstream_frozen:
+            if learns:
                 embeddings.backward(_with_gradients(leaves))
-        with _Peak() as decoder:
-            prompts = PromptBatch.from_boxes(torch.empty(run.chunk, 4, device=run.device))
-            output = decode_grid(run.model, _first(leaves), prompts)
-            (output.masks.float().sum() + output.iou_scores.sum() + output.object_score_logits.sum()).backward()
-    for parameter in parameters:
+        one, two = (_decoder_bytes(run, leaves, prompts) for prompts in (1, 2))
+    for parameter in run.parameters.values():
         parameter.grad = None
-    masks = output.masks.numel() * 4 * _LOSS_COPIES
-    return max(encoder.bytes, decoder.bytes + masks + _bytes_of(embeddings.tensors)) + _kept(run)
+    return Footprint(encoder.bytes, _bytes_of(embeddings.tensors), one, max(0, two - one), _kept(run), learns)
+
+
+def _decoder_bytes(run: Run, leaves: ImageEmbeddings, prompts: int) -> int:
+    with _Peak() as peak:
+        boxes = PromptBatch.from_boxes(torch.empty(prompts, 4, device=run.device))
+        output = decode_grid(run.model, _first(leaves), boxes)
+        (output.masks.float().sum() + output.iou_scores.sum() + output.object_score_logits.sum()).backward()
+    return peak.bytes + output.masks.numel() * 4 * _LOSS_COPIES
 
 
 def _with_gradients(leaves: ImageEmbeddings) -> ImageEmbeddings:

@@ -18,7 +18,7 @@ from samtune.errors import ConfigError, SamtuneError
 from samtune.runtime.memory import free_memory, gigabytes, is_out_of_memory
 from samtune.training.batches import TrainingBatch
 from samtune.training.cuda_graphs import Learn
-from samtune.training.footprint import footprint, rough_footprint
+from samtune.training.footprint import measure_footprint, rough_footprint
 from samtune.training.losses.tuning import Counts
 from samtune.training.run import Run
 from samtune.training.step import Figures, add_figures, count_prompts
@@ -46,7 +46,8 @@ def fit_to_memory(run: Run) -> str:
 
 
 def _cut_until_it_fits(run: Run, free: int) -> None:
-    while (needed := footprint(run)) > _SHARE * free:
+    found = measure_footprint(run)
+    while (needed := found.bytes(run.images_at_once, run.chunk)) > _SHARE * free:
         fixed = run.config.batch != "auto"
         if fixed or not _cut(run):
             asked = f"--batch {run.config.batch}" if fixed else "one image and one prompt at once"
