@@ -2,10 +2,10 @@
 
     python -m tests.shards_fire --images 100000 --kills 20
 
-Draws small images with one box each, starts `samtune predict` on a manifest of them in several processes with a random
-model of 64 px input, ends one of them with SIGKILL at a random time, starts another in its place, and so on. In the end
-the merged results are compared with what the manifest asks. Printed: images a second, the share of the model's time,
-and how the memory of the workers grew.
+Draws small images with one box each and works through a manifest of them by `samtune.predict_many` in several processes,
+with a random model of 64 px input; they are forked from one that has loaded it. Ends one of them with SIGKILL at a random
+time, starts another in its place, and so on. In the end the merged results are compared with what the manifest asks.
+Printed: images a second, the share of the model's time, and how the memory of the workers grew.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import torch
 from PIL import Image
 
 import samtune
@@ -31,24 +35,84 @@ from samtune.model.io.save import save_model
 from tests.tiny import tiny_sam2
 
 SIDE, PER_FOLDER = 64, 1000
+DONE = "all done"
+"""The last line of a worker that came to its end."""
 
 
 @dataclass
 class Worker:
-    """A running `samtune predict`; `memory` is what it held, in MiB, each time it was looked at."""
+    """A process that works on the job; `memory` is what it held, in MiB, each time it was looked at."""
 
-    process: subprocess.Popen[bytes]
-    log: str
+    pid: int
+    log: Path
+    killed: bool = False
     memory: list[float] = field(default_factory=list)
 
     def look(self) -> None:
         """Note the memory it holds."""
         try:
-            status = Path(f"/proc/{self.process.pid}/status").read_text()
+            status = Path(f"/proc/{self.pid}/status").read_text()
             held = next(line for line in status.splitlines() if line.startswith("VmRSS"))
         except (OSError, StopIteration):
             return
         self.memory.append(int(held.split()[1]) / 1024)
+
+    def is_alive(self) -> bool:
+        """Whether the process exists."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+class Nursery:
+    """A process that has loaded everything and forks workers, so that starting one again takes no time."""
+
+    def __init__(self, folder: Path, shard_images: int) -> None:
+        self._folder = folder
+        command = [sys.executable, "-m", "tests.shards_fire", "--nursery", str(folder), str(shard_images)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        here = Path(__file__).resolve().parents[1]
+        path = os.pathsep.join([str(Path(samtune.__file__).parents[1]), str(here)])
+        self.process = subprocess.Popen(command, text=True, env=os.environ | {"PYTHONPATH": path}, cwd=here, **pipes)
+
+    def worker(self) -> Worker:
+        """One more worker."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        log = self._folder / f"{time.monotonic_ns()}.log"
+        self.process.stdin.write(f"{log}\n")
+        self.process.stdin.flush()
+        return Worker(int(self.process.stdout.readline()), log)
+
+    def end(self) -> None:
+        """End the process; its workers are ended by others."""
+        self.process.communicate()
+
+
+def nurse(folder: Path, shard_images: int) -> None:
+    """What a nursery runs: for each line of stdin, a file to log to, forks a worker and prints its number."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who has died is gone at once
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    predictor = samtune.Predictor(samtune.load_model("model"))
+    shards = samtune.ShardsConfig(shard_images=shard_images, threads=1)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid:
+            print(pid, flush=True)
+            continue
+        with Path(line.strip()).open("w") as log:
+            try:
+                report = samtune.predict_many(
+                    "manifest.parquet", predictor, "job", samtune.PredictConfig(boxes=Path("boxes.parquet")), shards,
+                    quiet=True,
+                )  # fmt: skip
+                log.write("\n".join([*report.lines(), DONE]))
+            except BaseException:
+                log.write(traceback.format_exc())
+        os._exit(0)
 
 
 def draw(folder: Path, count: int, seed: int = 0) -> None:
@@ -72,18 +136,6 @@ def draw(folder: Path, count: int, seed: int = 0) -> None:
     save_model(tiny_sam2(seed=0), folder / "model")
 
 
-def start(folder: Path, shard_images: int) -> Worker:
-    """One more worker of the job."""
-    command = [sys.executable, "-m", "samtune", "predict", "manifest.parquet", "--model", "model", "--boxes"]
-    command += ["boxes.parquet", "--out", "job", "--shard-images", str(shard_images), "--threads", "1", "--quiet"]
-    log = f"{time.monotonic_ns()}.log"
-    with (folder / log).open("wb") as file:
-        environment = os.environ | {"PYTHONPATH": str(Path(samtune.__file__).parents[1])}
-        return Worker(
-            subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env=environment), log
-        )
-
-
 def taken(folder: Path) -> list[int]:
     """Processes that hold a claim."""
     place = folder / "job" / "taken"
@@ -93,37 +145,30 @@ def taken(folder: Path) -> list[int]:
 def under_fire(folder: Path, shard_images: int, kills: int, workers: int, seed: int, pause: float) -> list[Worker]:
     """Run a job to its end, killing its workers; returns all of them, those that were killed too."""
     chance = random.Random(seed)
-    started = [start(folder, shard_images) for _ in range(workers)]
+    nursery = Nursery(folder, shard_images)
+    started = [nursery.worker() for _ in range(workers)]
     until = time.monotonic() + chance.uniform(0, pause)
+    tick = threading.Event()
     try:
-        while running := [worker for worker in started if worker.process.returncode is None]:
+        while running := [worker for worker in started if not worker.killed and worker.is_alive()]:
+            tick.wait(0.02)
             for worker in running:
                 worker.look()
-                if ended(worker):
-                    assert worker.process.returncode == 0, f"a worker failed: {(folder / worker.log).read_text()}"
-            at_work = [worker for worker in running if worker.process.pid in taken(folder)]
+            at_work = [worker for worker in running if worker.pid in taken(folder)]
             if kills and at_work and time.monotonic() > until:
                 victim = chance.choice(at_work)
-                victim.process.kill()
-                victim.process.wait()
-                started.append(start(folder, shard_images))
+                os.kill(victim.pid, signal.SIGKILL)
+                victim.killed = True
+                started.append(nursery.worker())
                 kills -= 1
                 until = time.monotonic() + chance.uniform(0, pause)
     finally:
-        for worker in started:
-            worker.process.kill()
-            worker.process.wait()
+        nursery.end()
+    for worker in started:
+        text = worker.log.read_text() if worker.log.exists() else ""
+        assert worker.killed or text.endswith(DONE), f"a worker failed: {text}"
     assert not kills, f"the job ended with {kills} kills left: more images, or a shorter pause"
     return started
-
-
-def ended(worker: Worker) -> bool:
-    """Whether a worker has ended, after a moment in which it might."""
-    try:
-        worker.process.wait(0.05)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def check(folder: Path, count: int) -> dict[str, list[dict[str, object]]]:
@@ -161,15 +206,14 @@ def main() -> None:
         print(f"{arguments.images:,} images once each, {arguments.kills} workers killed, {seconds:.0f} s")
         print(f"{arguments.images / seconds:.0f} images a second by {arguments.workers} workers, restarts included")
         for worker in workers:
-            if worker.process.returncode == 0:
-                print(*(line for line in (folder / worker.log).read_text().splitlines() if "here" in line), sep="\n")
+            if not worker.killed:
+                print(*(line for line in worker.log.read_text().splitlines() if "here" in line), sep="\n")
             held = worker.memory[len(worker.memory) // 4 :]
-            if worker.process.returncode == 0 and held:
+            if not worker.killed and held:
                 third = max(1, len(held) // 3)
                 early, late = float(np.median(held[:third])), float(np.median(held[-third:]))
                 print(f"memory     {early:.0f} MiB early, {late:.0f} MiB late, {max(held):.0f} MiB at most")
-        assert all(worker.process.returncode in (0, -9) for worker in workers)
 
 
 if __name__ == "__main__":
-    main()
+    nurse(Path(sys.argv[2]), int(sys.argv[3])) if sys.argv[1:2] == ["--nursery"] else main()

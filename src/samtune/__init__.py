@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         cache_info,
         clear_cache,
         compare,
+        curve,
         doctor,
         download_roboflow,
         embed,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         predict_many,
         prepare,
         pretrain,
+        rank_images,
         resume,
         runs,
         sweep,
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
         CacheConfig,
         ClipConfig,
         ClipEvalConfig,
+        CurveConfig,
         EmbedConfig,
         EvalConfig,
         FindConfig,
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
         PretrainConfig,
         PretrainStage,
         PromptPolicy,
+        RankConfig,
         ShardsConfig,
         StudioConfig,
         SweepConfig,
@@ -103,6 +107,8 @@ if TYPE_CHECKING:
     from samtune.inference.shards.merge import MergeReport
     from samtune.inference.shards.run import ManyReport
     from samtune.inference.video.files import TrackReport
+    from samtune.labelling.curve import DataCurve
+    from samtune.labelling.ranking import Ranking
     from samtune.model.io.loaded import LoadedModel
     from samtune.search.report import SweepReport
     from samtune.training.runs import RunTable
@@ -124,6 +130,8 @@ __all__ = [
     "ClipEvaluation",
     "Comparison",
     "ConfigError",
+    "CurveConfig",
+    "DataCurve",
     "DataError",
     "Dataset",
     "EmbedConfig",
@@ -161,6 +169,8 @@ __all__ = [
     "Prompt",
     "PromptPolicy",
     "PromptSet",
+    "RankConfig",
+    "Ranking",
     "RemoteError",
     "RunFinished",
     "RunStarted",
@@ -187,6 +197,7 @@ __all__ = [
     "cache_info",
     "clear_cache",
     "compare",
+    "curve",
     "doctor",
     "download_roboflow",
     "embed",
@@ -203,6 +214,7 @@ __all__ = [
     "predict_many",
     "prepare",
     "pretrain",
+    "rank_images",
     "resume",
     "runs",
     "sweep",
@@ -218,6 +230,7 @@ _HOMES = {
     "CacheInfo": "embeddings.store",
     "ClipEvaluation": "evaluation.clips.results",
     "Comparison": "evaluation.comparison",
+    "DataCurve": "labelling.curve",
     "Dataset": "data.table",
     "EmbedReport": "embeddings.dataset",
     "EmbeddedImage": "inference.predictor",
@@ -237,6 +250,7 @@ _HOMES = {
     "RunTable": "training.runs",
     "SweepReport": "search.report",
     "TrackReport": "inference.video.files",
+    "Ranking": "labelling.ranking",
 }
 """Modules of the names that are not in one of `_SHARED`."""
 

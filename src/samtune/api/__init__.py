@@ -10,6 +10,7 @@ from samtune.api.data import doctor, download_roboflow, prepare
 from samtune.api.evaluation import GUARD_SCENES, BlendResult, blend, compare, evaluate, evaluate_clips, write_prompts
 from samtune.api.finding import evaluate_finder, find, fit_grid, train_finder
 from samtune.api.inference import export, merge, predict, predict_many, track
+from samtune.api.labelling import curve, rank_images
 from samtune.api.loading import ModelTable, load_model, models
 from samtune.api.tools import bench
 from samtune.api.training import (
@@ -36,6 +37,7 @@ __all__ = [
     "cache_info",
     "clear_cache",
     "compare",
+    "curve",
     "doctor",
     "download_roboflow",
     "embed",
@@ -52,6 +54,7 @@ __all__ = [
     "predict_many",
     "prepare",
     "pretrain",
+    "rank_images",
     "resume",
     "runs",
     "sweep",

@@ -140,6 +140,7 @@ def compare(
     *,
     guards: Sequence[Path | str] = (),
     guard_scenes: int = GUARD_SCENES,
+    automatic: bool = False,
     quiet: bool = False,
 ) -> Comparison:
     """Measure models on the same prompts, say whether to use the tuned one, and write figures and `report.html`.
@@ -153,6 +154,7 @@ def compare(
         config: split, prompts, device.
         guards: further datasets, of images unlike these, on which the tuned model should be as good as the base.
         guard_scenes: procedural scenes that are one more such guard; 0 leaves them out.
+        automatic: also measure the masks that a grid of clicks finds, AP, AR and counts; takes seconds an image.
         quiet: show no progress.
 
     Returns:
@@ -183,6 +185,7 @@ def compare(
             names=[name_of(model, predictor) for model, predictor in zip(models, loaded, strict=True)],
             guards=others,
             guard_scenes=guard_scenes,
+            automatic=automatic,
             runs=[Path(one) if isinstance(one, str | Path) else None for one in candidates],
             progress=advance,
         )[0]

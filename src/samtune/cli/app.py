@@ -21,7 +21,7 @@ from cyclopts.config import Yaml
 from pydantic import ValidationError
 
 from samtune import __version__
-from samtune.cli import data, evaluation, inference, studio, tools, training
+from samtune.cli import data, evaluation, inference, labelling, studio, tools, training
 from samtune.errors import SamtuneError, UsageError
 
 INTERRUPTED = 130
@@ -39,6 +39,7 @@ COMMANDS = {
         training.pretrain,
     ),
     "Evaluation": (evaluation.evaluate, evaluation.compare, evaluation.blend, evaluation.write_prompts),
+    "Labelling": (labelling.curve, labelling.next_),
     "Use": (inference.predict, inference.merge, inference.export, studio.studio),
     "Tools": (tools.demo, tools.bench, tools.models),
 }

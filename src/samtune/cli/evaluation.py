@@ -66,6 +66,7 @@ def compare(
     out: Out,
     guard: Annotated[list[Path], Parameter(negative="", consume_multiple=True)] = [],  # noqa: B006
     guard_scenes: int = api.GUARD_SCENES,
+    automatic: Annotated[bool, Parameter(negative="")] = False,
     require: Literal["ship", "some", "nothing"] = "nothing",
     config: Annotated[EvalConfig, Flat] = EvalConfig(),
     quiet: Quiet = False,
@@ -80,9 +81,12 @@ def compare(
         tuned: Run or model in question; several are ranked, and the verdicts corrected for their number.
         guard: Further datasets, of images unlike these, on which the tuned model should be as good as the base.
         guard_scenes: Procedural scenes that are one more such guard; 0 leaves them out.
+        automatic: Also measure the masks that a grid of clicks finds: AP, AR and counts; takes seconds an image.
         require: ship accepts only that verdict; some also accepts ship for these prompts only.
     """
-    found = api.compare(dataset, base, tuned, out, config, guards=guard, guard_scenes=guard_scenes, quiet=quiet)
+    found = api.compare(
+        dataset, base, tuned, out, config, guards=guard, guard_scenes=guard_scenes, automatic=automatic, quiet=quiet
+    )
     show(found)
     say(f"{'report':<14} {Path(out) / 'report.html'}")
     return 0 if require == "nothing" or found.verdict.meets(require) else NOT_AS_REQUIRED

@@ -10,6 +10,7 @@ from samtune.config.embeddings import CacheConfig, EmbedConfig
 from samtune.config.evaluation import ClipEvalConfig, EvalConfig
 from samtune.config.finder import FindConfig, FinderConfig, FindEvalConfig
 from samtune.config.inference import AutomaticConfig, ClipConfig, PredictConfig, ShardsConfig, TrackConfig
+from samtune.config.labelling import CurveConfig, RankConfig
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
 from samtune.config.prompts import PromptPolicy
@@ -24,6 +25,7 @@ __all__ = [
     "ClipConfig",
     "ClipEvalConfig",
     "Config",
+    "CurveConfig",
     "EmbedConfig",
     "EvalConfig",
     "FindConfig",
@@ -36,6 +38,7 @@ __all__ = [
     "PretrainConfig",
     "PretrainStage",
     "PromptPolicy",
+    "RankConfig",
     "ShardsConfig",
     "StudioConfig",
     "SweepConfig",

@@ -91,6 +91,9 @@ class TrainConfig(CacheConfig):
     name: str = Field(default="tune", description="Name of the run folder under runs/, numbered when it exists.")
     steps: int = Field(default=3000, ge=1, description="Optimizer steps.")
     seed: int = Field(default=0, ge=0, description="Seed of everything random.")
+    train_share: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="Share of the training groups of images to use, drawn by the seed."
+    )
     images_per_step: int = Field(default=1, ge=1, description="Images per step.")
     accumulate: int = Field(
         default=1,

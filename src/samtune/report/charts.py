@@ -118,6 +118,30 @@ def blend_chart(points: Sequence[Mapping[str, Any]], alpha: float) -> Figure:
     return figure
 
 
+def data_curve_chart(content: Mapping[str, Any]) -> Figure:
+    """Held-out IoU against training images: measured means with intervals, every run, the fitted curve with its band.
+
+    Args:
+        content: of `curve.json`, as in docs/evaluation.md.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for kind, label, rgb, line in (("box", "boxes", TUNED, "-"), ("point", "clicks", BASE, "--")):
+        ahead, color = content["forecasts"][kind], hex_color(rgb)
+        fit = ahead["band"]
+        axes.fill_between(fit["images"], fit["low"], fit["high"], color=color, alpha=0.15, linewidth=0)
+        axes.plot(fit["images"], fit["fitted"], color=color, linestyle=line, label=label)
+        for point in content["points"]:
+            found, runs = point["ious"][kind], point["seeds"][kind]
+            bounds = [[0.0 if found[end] is None else abs(found[end] - found["mean"])] for end in ("low", "high")]
+            axes.errorbar(point["images"], found["mean"], bounds, color=color, marker="o", markersize=5, capsize=3)
+            axes.scatter([point["images"]] * len(runs), runs, s=9, color=_GRAY, linewidths=0, zorder=3)
+    axes.axvline(content["forecasts"]["box"]["images"], color=_GRAY, linewidth=1, linestyle=":")
+    axes.set(xlabel="training images (dotted line: all there are)", ylabel=f"mean IoU on {content['split']}")
+    axes.legend(frameon=False, loc="best")
+    return figure
+
+
 def _axes() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 3.6), layout="constrained")
     return figure, figure.add_subplot()

@@ -10,17 +10,19 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from samtune.errors import SamtuneError, StorageError, UsageError
-from samtune.studio.exporting import accepted, write_dataset
+from samtune.studio.exporting import accepted, next_free, write_dataset
 from samtune.studio.splitting import split_images
 from samtune.studio.studio import Studio
 from samtune.types import Split
@@ -32,6 +34,8 @@ STEPS_PER_OBJECT, FEWEST_STEPS, MOST_STEPS = 10, 150, 1500
 LEARNING_RATE = 2e-4
 PROMPTS = ("--prompts.point", "0.5", "--prompts.correction-clicks", "2")
 """What a person does here: boxes, clicks, and corrections of both."""
+NICENESS = 10
+"""Priority of the processes that tune: a click goes before them."""
 EVAL_OBJECTS = 60
 MOST_POINTS = 400
 """Points of a curve that are sent."""
@@ -86,7 +90,7 @@ class Tuning:
                 )
             images = accepted(self.studio)
             splits = split_images(self.studio, images)
-            folder = _next(self._root)
+            folder = next_free(self._root)
             with storage_errors(folder):
                 folder.mkdir(parents=True)
             dataset = write_dataset(self.studio, images, splits, folder / "dataset", copy=False)
@@ -134,8 +138,12 @@ class Tuning:
             write_json(folder / VERDICT, verdict)
             self._end("done", verdict=verdict, model=self._add_model(folder))
         except SamtuneError as error:
-            parts = {name: getattr(error, name) for name in ("expected", "found", "where", "do")}
+            self._end("failed", error={name: getattr(error, name) for name in ("expected", "found", "where", "do")})
+        except Exception as error:
+            mistake = f"a mistake in samtune: {type(error).__name__}: {error}"
+            parts = {"expected": "a tuned model", "found": mistake, "where": str(folder), "do": "please report it"}
             self._end("failed", error=parts)
+            raise
 
     def _call(self, command: Sequence[str], log: Path) -> None:
         """Run a command of samtune to its end.
@@ -150,6 +158,9 @@ class Tuning:
                 self._process = subprocess.Popen(  # noqa: S603 - our own command line
                     [sys.executable, "-m", "samtune", *command], stdout=output, stderr=output, stdin=subprocess.DEVNULL
                 )
+            if hasattr(os, "setpriority"):
+                with suppress(OSError):
+                    os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
             code = self._process.wait()
         with self._lock:
             self._process = None
@@ -228,10 +239,3 @@ def _last_lines(log: Path) -> str:
     except OSError:
         return ""
     return " ".join(line.strip() for line in lines[-6:])[-500:]
-
-
-def _next(root: Path) -> Path:
-    number = 1
-    while (root / str(number)).exists():
-        number += 1
-    return root / str(number)

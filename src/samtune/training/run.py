@@ -18,6 +18,7 @@ from transformers import Sam2Model
 from samtune.config import TrainConfig
 from samtune.data.fingerprint import fingerprint
 from samtune.data.table import Dataset, ImageEntry
+from samtune.data.training_share import with_training_share
 from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.errors import ConfigError
 from samtune.inference.predictor import EmbeddedImage, Predictor
@@ -244,7 +245,7 @@ def removed_if_not_started(run: Run) -> Iterator[None]:
 
 
 def _set_up(path: Path, config: TrainConfig, folder: RunFolder, processes: Processes) -> Run:
-    dataset = Dataset.open(path)
+    dataset = with_training_share(Dataset.open(path), config.train_share, config.seed)
     device = choose_device(config.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
