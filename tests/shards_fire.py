@@ -2,10 +2,10 @@
 
     python -m tests.shards_fire --images 100000 --kills 20
 
-Draws small images with one box each and works through a manifest of them by `samtune.predict_many` in several processes,
-with a random model of 64 px input; they are forked from one that has loaded it. Ends one of them with SIGKILL at a random
-time, starts another in its place, and so on. In the end the merged results are compared with what the manifest asks.
-Printed: images a second, the share of the model's time, and how the memory of the workers grew.
+Draws small images with one box each and works through a manifest of them by `samtune.predict_many` in several
+processes, with a random model of 64 px input; they are forked from one that has loaded it. Ends one of them with
+SIGKILL at a random time, starts another in its place, and so on. In the end the merged results are compared with what
+the manifest asks. Printed: images a second, the share of the model's time, and how the memory of the workers grew.
 """
 
 from __future__ import annotations
