@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         PretrainConfig,
         PretrainStage,
         PromptPolicy,
+        StudioConfig,
         TrainableConfig,
         TrainConfig,
     )
@@ -142,6 +143,7 @@ __all__ = [
     "Split",
     "StepDone",
     "StorageError",
+    "StudioConfig",
     "TrainConfig",
     "TrainResult",
     "TrainableConfig",
