@@ -1,5 +1,6 @@
 // Everything that can be done with a key: what it is called, its default keys, and what it does.
 
+import { announce } from "./dom.js";
 import { compare } from "./compare.js";
 import { openExport, openHelp } from "./dialogs.js";
 import { dropDraft, fixObject, nextMask } from "./draft.js";
@@ -13,7 +14,6 @@ import { openReview } from "./review.js";
 import { accept, change, deleteObject, setStatus } from "./saving.js";
 import { app, emit, nameOf } from "./store.js";
 import { notice } from "./toast.js";
-import { announce } from "./dom.js";
 import { fit, pan, view, zoom } from "./viewport.js";
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -118,7 +118,6 @@ export const ACTIONS = [
   action("Without a mouse", "positive", "Positive click there", ["q"], () => clickCrosshair(false)),
   action("Without a mouse", "negative", "Negative click there", ["w"], () => clickCrosshair(true)),
   action("Without a mouse", "corner", "Start a box there, and end it", ["o"], cornerCrosshair),
-  ...CLASSES,
   action("Images", "previous-image", "Previous image", ["a"], () => openBeside(-1)),
   action("Images", "next-image", "Next image", ["d"], () => openBeside(1)),
   action("Images", "uncertain", "Next uncertain image", ["n"], nextUncertain),
@@ -145,4 +144,5 @@ export const ACTIONS = [
   action("Page", "review", "Review all objects", ["g"], openReview),
   action("Page", "export", "Export", ["Shift+e"], openExport),
   action("Page", "help", "Help and keys", ["?"], openHelp),
+  ...CLASSES,
 ];

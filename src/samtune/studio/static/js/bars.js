@@ -2,7 +2,7 @@
 
 import { setOpacity, setTool, toggleHidden, toggleSign } from "./actions.js";
 import { canCompare, compare } from "./compare.js";
-import { byId, el, figure, icon, percent, replace } from "./dom.js";
+import { byId, el, figure, icon, percent, replace, shortName } from "./dom.js";
 import { currentIou, dropDraft, nextMask, step } from "./draft.js";
 import { canRedo, canUndo, redo, undo } from "./history.js";
 import { firstKey, readable } from "./keys.js";
@@ -92,7 +92,7 @@ function saved() {
 
 function status() {
   const { image, pointer } = app;
-  byId("status-image").textContent = image ? `${image.name} · ${image.width} × ${image.height}` : "";
+  byId("status-image").textContent = image ? `${shortName(image.name)} · ${image.width} × ${image.height}` : "";
   byId("status-busy").textContent = app.busy;
   byId("status-zoom").textContent = image ? percent(view.scale) : "";
   byId("status-latency").textContent = app.latency === null ? "" : `mask in ${Math.round(app.latency)} ms`;

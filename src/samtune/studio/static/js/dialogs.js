@@ -18,17 +18,17 @@ const FORMATS = [
   ["yolo", "YOLO", "a text per image"],
   ["masks", "Masks", "a PNG per object"],
 ];
-let tolerance = 1;
+let tolerance = 0;
 
 export function openExport() {
   const dialog = byId("export");
   const result = el("div", { role: "status", id: "export-result" });
   const limit = el("input", { type: "number", name: "tolerance", min: 0, max: 100, step: 0.1, value: tolerance });
   const field = el("label", { class: "field" }, el("span", {}, "Simplify outlines by at most, in pixels"), limit,
-    el("small", { class: "muted" }, "What is kept in the studio stays exact. 0 keeps every corner of the pixels."));
+    el("small", { class: "muted" }, "0 keeps every pixel. COCO keeps objects with holes exact in any case. What the studio itself keeps is never simplified."));
   const choices = FORMATS.map(([value, name, text], i) => el("label", {},
     el("input", { type: "radio", name: "format", value, checked: i === 0 }), el("b", {}, name), el("small", { class: "muted" }, text)));
-  const form = el("form", { onsubmit: (event) => run(event, result), onchange: () => { field.hidden = new FormData(form).get("format") !== "yolo"; } },
+  const form = el("form", { onsubmit: (event) => run(event, result), onchange: () => { field.hidden = new FormData(form).get("format") === "masks"; } },
     el("div", { class: "field" }, el("div", { class: "choices", role: "radiogroup", "aria-label": "Format" }, choices)), field,
     el("button", { class: "primary", type: "submit" }, icon("export"), "Export"));
   replace(dialog, head(dialog, "export-title", "Export"), form, result);
@@ -55,6 +55,7 @@ const MOUSE = [
   ["Click", "positive: this belongs to it"],
   ["Right click, Shift click", "negative: this does not"],
   ["Click on a point", "take it away"],
+  ["Ctrl click", "select the object there"],
   ["Wheel, pinch", "zoom"],
   ["Middle button, Alt drag", "move the view"],
   ["Alt wheel", "size of the brush"],

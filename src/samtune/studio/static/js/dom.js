@@ -46,6 +46,12 @@ export function announce(text) {
 export const percent = (share) => `${Math.round(100 * share)} %`;
 export const figure = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 
+/** An image's file without its folders, and without Roboflow's long hash. */
+export function shortName(name) {
+  const file = name.slice(name.lastIndexOf("/") + 1);
+  return file.replace(/_(jpe?g|png|tiff?|bmp|webp)\.rf\.([0-9a-f]{4})[0-9a-f]*\.\w+/i, ".$1 · $2");
+}
+
 /** Seconds as a person says them. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";

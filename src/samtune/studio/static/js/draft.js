@@ -1,12 +1,12 @@
 // The object being made: its prompts, the masks the model answered, and what a brush changed. Each step is a value of
 // its own, so that undo and redo only put an earlier one back.
 
+import { announce, percent } from "./dom.js";
 import { report } from "./toast.js";
 import { imagePath, post } from "./server.js";
 import { push } from "./history.js";
 import { decode, EMPTY, paint } from "./masks.js";
 import { app, busy, emit, objectById } from "./store.js";
-import { announce, percent } from "./dom.js";
 
 const BLANK = {
   box: null, // x0, y0, x1, y1 in pixels of the image

@@ -1,13 +1,12 @@
 // The list of images, and opening one of them.
 
-import { byId, el, icon, percent, replace } from "./dom.js";
+import { announce, byId, el, icon, percent, replace, shortName } from "./dom.js";
 import { clearDraft } from "./draft.js";
 import { openPixels, thumbnail } from "./pixels.js";
 import { imagePath, post } from "./server.js";
 import { loadObjects } from "./saving.js";
 import { app, busy, emit, imageById, on } from "./store.js";
 import { notice, report } from "./toast.js";
-import { announce } from "./dom.js";
 import { fit } from "./viewport.js";
 
 const items = new Map(); // id of an image -> its element
@@ -41,7 +40,7 @@ function list() {
   const share = app.images.length ? done / app.images.length : 0;
   byId("done-meter").firstElementChild.style.setProperty("--share", share);
   byId("done-meter").setAttribute("aria-valuenow", Math.round(100 * share));
-  byId("embedding").textContent = ready < app.images.length ? `${ready} ready for clicks` : "";
+  byId("embedding").textContent = ready < app.images.length ? `${ready} of ${app.images.length} ready for clicks` : "";
 }
 
 function item(image) {
@@ -53,7 +52,7 @@ function item(image) {
   const words = { new: "new", open: "begun", done: "done" };
   button.setAttribute("aria-label", `${image.name}, ${image.objects} objects, ${words[image.status]}`);
   const doubt = image.doubt === null || image.status === "done" ? null : el("span", { title: "How unsure the model is" }, `doubt ${percent(image.doubt)}`);
-  replace(button.querySelector("small"), el("span", {}, image.objects === 1 ? "1 object" : `${image.objects} objects`), doubt);
+  replace(button.querySelector("small"), el("span", {}, image.objects === 1 ? "1 object" : `${image.objects} objects`), image.split ? el("span", {}, image.split) : null, doubt);
   const mark = button.querySelector(".mark");
   mark.className = `mark ${image.status}`;
   mark.title = words[image.status];
@@ -66,7 +65,7 @@ function blank(image) {
     "button",
     { class: "image", onclick: () => open(image.id), "data-key": image.id },
     el("span", { class: "blank" }),
-    el("span", {}, el("b", { title: image.name }, image.name), el("small")),
+    el("span", {}, el("b", { title: image.name }, shortName(image.name)), el("small")),
     el("span", { class: "mark" }),
   );
   const node = el("li", { "data-image": image.id }, button);

@@ -1,7 +1,7 @@
 // Which model answers, and where base and tuned disagree.
 
 import { compare } from "./compare.js";
-import { byId, el, figure, replace } from "./dom.js";
+import { byId, el, figure, replace, shortName } from "./dom.js";
 import { goTo } from "./link.js";
 import { thumbnail } from "./pixels.js";
 import { get, post } from "./server.js";
@@ -19,8 +19,7 @@ export async function useModel(key) {
     const { active } = await post("/api/models/active", { model: key });
     app.active = active;
     app.hover = null;
-    for (const image of app.images) image.embedded = false; // the next state says what is ready for this model
-    emit("models", "images", "hover", "refresh");
+    emit("models", "hover", "refresh"); // the state says which images are ready for this model
     notice(`${modelLabel(active)} answers from now on.`);
   } catch (error) {
     report(error);
@@ -59,6 +58,6 @@ function disagreement({ image_id, object_id, iou }) {
     compare("split");
   };
   return el("button", { class: "image", onclick: show, "data-key": `${image_id}/${object_id}` }, small,
-    el("span", {}, el("b", {}, imageById(image_id)?.name ?? image_id), el("small", {}, `object ${object_id}`)),
+    el("span", {}, el("b", {}, shortName(imageById(image_id)?.name ?? image_id)), el("small", {}, `object ${object_id}`)),
     el("small", {}, `IoU ${figure(iou)}`));
 }

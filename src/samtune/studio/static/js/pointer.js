@@ -54,8 +54,8 @@ function onDown(event) {
   }
   const point = toImage(at.px, at.py);
   const negative = event.button === 2 || event.shiftKey !== (app.sign === 0);
-  const moving = event.button === 1 || event.altKey || app.tool === "select";
-  if (moving) gesture = { kind: "pan", start: at, last: at, alt: event.altKey };
+  const moving = event.button === 1 || event.altKey || event.ctrlKey || app.tool === "select";
+  if (moving) gesture = { kind: "pan", start: at, last: at };
   else if (app.tool === "prompt") gesture = { kind: "prompt", start: at, from: inside(point), negative };
   else {
     gesture = { kind: "stroke" };

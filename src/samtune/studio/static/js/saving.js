@@ -1,13 +1,13 @@
 // Changes on their way to the disk. They go one after the other, and nothing is called saved before the server, which
 // answers after fsync, has said so.
 
+import { announce } from "./dom.js";
 import { clearDraft, currentIou, currentMask, restoreDraft } from "./draft.js";
 import { push } from "./history.js";
 import { decode, encode } from "./masks.js";
 import { get, imagePath, post, ServerError } from "./server.js";
 import { app, classById, emit, imageById, objectById } from "./store.js";
 import { notice, report } from "./toast.js";
-import { announce } from "./dom.js";
 
 /** `waiting` changes not yet answered; `failed` ones that the server refused; `saved` how many it has confirmed. */
 export const saving = { waiting: 0, failed: 0, saved: 0 };
