@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: studio-kill onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets finder-sets lock clean
+.PHONY: shards-fire ablation resume-fire studio-kill onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets finder-sets lock clean
 
 demo: $(READY)  ## Draw a dataset, tune the built-in model on it, compare both, write a report
 	$(BIN)/samtune demo --out demo
@@ -49,9 +49,15 @@ notebooks: $(READY)  ## Run both notebooks from start to end, in place
 proofs: $(READY)  ## The longer proofs
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
+resume-fire: $(READY)  ## Kill a run at 200 moments and resume it; let the disk fail 500 times; needs a C compiler
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fire --kills 200 --faults 500
+
 onnx-browser: $(READY)  ## nano's ONNX decoder in Chromium; needs chromium and npm
 	npm install --silent --prefix build/web onnxruntime-web
 	$(BIN)/python benchmarks/onnx_browser.py --ort build/web/node_modules/onnxruntime-web/dist
+
+shards-fire: $(READY)  ## 100,000 small images in shards, workers killed 20 times (SHARDS_OPTIONS="--images 20000 --kills 20")
+	$(BIN)/python -m tests.shards_fire $(SHARDS_OPTIONS)
 
 fuzz: $(READY)  ## 10,000 damaged COCO files, 2,000 of YOLO, LabelMe, VIA and mask folders each, new ones each time
 	SAMTUNE_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz_coco.py
@@ -79,6 +85,10 @@ real-sets: $(READY)  ## The main job on the real sets under SAMTUNE_REAL_DATA; a
 finder-sets: $(READY)  ## The finder on the real sets under SAMTUNE_REAL_DATA, three seeds; hours on two cores
 	$(BIN)/python benchmarks/finder_sets.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco nuts_coco kudzu_via) \
 	  --out build/finder-sets --seeds 3
+
+ablation: $(READY)  ## The recipes against the plain one on the real sets under SAMTUNE_REAL_DATA; hours on two cores; goes on where it was
+	$(BIN)/python benchmarks/ablation.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco nuts_coco kudzu_via) \
+	  --out build/ablation --seeds 3 --arms plain mixture "mixture, area, EMA" $(ABLATION_OPTIONS)
 
 parity: build/parity/.ready  ## Every size of SAM 2.0 and 2.1 against the official package; half an hour
 	$(BIN)/python -m pytest -m slow -s tests/parity

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,13 @@ from numpy.typing import NDArray
 class Client(httpx.Client):
     """Asks as the page does; errors end the benchmark."""
 
+    process: int = 0
+
+    def cpu_seconds(self) -> float:
+        """Processor time of the server so far, which other work on the machine changes little. Linux only."""
+        fields = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """The JSON answer to a GET or, with a body, to a POST."""
         answer = self.get(path) if body is None else self.post(path, json=body)
@@ -35,6 +44,7 @@ class Client(httpx.Client):
 @contextmanager
 def studio(source: Path, model: str) -> Iterator[Client]:
     """`samtune studio` on a source, in a folder that is removed in the end."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a benchmark that is ended ends its server
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "samtune", "studio", str(source), "--model", model]
         command += ["--out", f"{out}/studio", "--no-browser", "--quiet"]
@@ -46,19 +56,26 @@ def studio(source: Path, model: str) -> Iterator[Client]:
             address, _, token = first.split()[1].partition("/?token=")
             try:
                 with Client(base_url=address, headers={"X-Samtune-Token": token}, timeout=600) as client:
+                    client.process = process.pid
                     yield client
             finally:
                 process.terminate()
                 process.wait()
 
 
+def decoded(mask: dict[str, Any]) -> NDArray[np.bool_]:
+    """The part of the image that a mask covers, as the page gets it."""
+    if not mask["png"]:
+        return np.zeros((0, 0), bool)
+    content = np.frombuffer(base64.b64decode(mask["png"]), np.uint8)
+    return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)) > 0
+
+
 def mask_of(mask: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
-    """A mask as the page gets it, at the image's size."""
+    """The same at the image's size."""
+    x, y, w, h = mask["bbox"]
     whole = np.zeros((height, width), bool)
-    if mask["png"]:
-        x, y, w, h = mask["bbox"]
-        content = np.frombuffer(base64.b64decode(mask["png"]), np.uint8)
-        whole[y : y + h, x : x + w] = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) > 0
+    whole[y : y + h, x : x + w] = decoded(mask)
     return whole
 
 

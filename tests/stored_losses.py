@@ -1,6 +1,8 @@
-"""Twenty training steps whose losses are stored in `fixtures/losses.json`: what every refactoring is held to.
+"""Twenty training steps whose losses are stored in `fixtures/`: what every refactoring is held to.
 
-`python -m tests.stored_losses` stores them anew, after a change that is meant to change them. Say why in a decision.
+`losses.json` holds boxes and clicks with a correction and background, `losses_mixture.json` the mixture in views.
+
+`python -m tests.stored_losses NAME` stores one anew, after a change that is meant to change it. Say why in a decision.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from samtune.config import OptimizerConfig, PromptPolicy, TrainConfig
+from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainConfig
 from samtune.model.io.save import save_model
 from samtune.training.loop import train
 from samtune.training.run import new
@@ -20,10 +22,23 @@ from samtune.training.tracking.events import StepDone
 from tests.small import make_dataset
 from tests.tiny import tiny_sam2
 
-STORED = Path(__file__).parent / "fixtures/losses.json"
+FIXTURES = Path(__file__).parent / "fixtures"
+RECIPES = {
+    "losses": {
+        "flip": True,
+        "prompts": PromptPolicy(box=0.5, point=0.5, correction_clicks=1, negative=0.3),
+        "loss": LossConfig(area_bce=0.0),
+    },
+    # every kind of step often enough for each kind of step to occur among twenty
+    "losses_mixture": {
+        "views": 4,
+        "prompts": PromptPolicy(preset="mixture", mask_steps=0.25, correction_steps=0.25, negative=0.3),
+    },
+}
+"""Settings by the name of the file."""
 
 
-def losses(folder: Path) -> list[dict[str, float]]:
+def losses(folder: Path, recipe: str) -> list[dict[str, float]]:
     """Loss, its parts, train IoU and gradient norm of each step, on one thread in fp32."""
     model = folder / "model"
     save_model(tiny_sam2(seed=0), model)
@@ -34,12 +49,11 @@ def losses(folder: Path) -> list[dict[str, float]]:
         steps=20,
         eval_every=20,
         images_per_step=2,
-        flip=True,
         chunk=4,
         device="cpu",
         precision="fp32",
-        prompts=PromptPolicy(box=0.5, point=0.5, correction_clicks=1, negative=0.3),
         optimizer=OptimizerConfig(lr=1e-3, clip=1.0, ema=0.9),
+        **RECIPES[recipe],
     )
     steps: list[dict[str, float]] = []
 
@@ -58,7 +72,8 @@ def losses(folder: Path) -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    with TemporaryDirectory() as folder:
-        found = losses(Path(folder))
-    STORED.write_text(json.dumps(found, indent=1) + "\n")
-    sys.stdout.write(f"stored {len(found)} steps, loss {found[0]['loss']:.4f} to {found[-1]['loss']:.4f}\n")
+    for recipe in sys.argv[1:]:
+        with TemporaryDirectory() as folder:
+            found = losses(Path(folder), recipe)
+        (FIXTURES / f"{recipe}.json").write_text(json.dumps(found, indent=1) + "\n")
+        sys.stdout.write(f"{recipe}: {len(found)} steps, loss {found[0]['loss']:.4f} to {found[-1]['loss']:.4f}\n")

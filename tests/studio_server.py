@@ -120,4 +120,4 @@ def wait_for(answer: Any, seconds: float = 60.0) -> None:
     pause = threading.Event()
     while not answer():
         assert time.monotonic() < end, "nothing came of it"
-        pause.wait(0.02)
+        pause.wait(0.1)

@@ -110,6 +110,11 @@ MISTAKES = {
     "no prompts": (["predict", "x", "--model", "nowhere", "--out", "x"], "--everything"),
     "a size that is none": (["embed", "DATASET", "--model", "nowhere", "--cache-limit", "lots"], "--cache-limit"),
     "a raw export": (["train", "EXPORT"], "samtune prepare"),
+    "an unknown preset": (["train", "x", "--prompts", "boxs"], "did you mean 'boxes'"),
+    "a preset and weights": (["train", "x", "--prompts.preset", "boxes", "--prompts.point", "1"], "give one of them"),
+    "mirrored twice": (["train", "x", "--flip", "--views", "4"], "flip or views, not both"),
+    "nothing to choose by": (["train", "ONLY_TRAIN", "--train", "auto", "--out", "x"], "a validation split"),
+    "a choice without auto": (["train", "x", "--trainable.try-encoder"], "--train auto"),
     "no image": (["predict", "nowhere", "--model", "MODEL", "--out", "x", "--point", "1,1"], "nowhere"),
 }
 

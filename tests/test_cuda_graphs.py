@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from samtune.config import OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
+from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
 from samtune.training.batches import OBJECT, PADDED
 from samtune.training.cuda_graphs import RecordedSteps, StaticInputs, grid_size, gridded, learner
 from samtune.training.loop import train
@@ -21,7 +21,13 @@ from samtune.training.tracking.events import StepDone, Validated
 from tests.small import make_dataset
 
 POLICIES = {
-    "boxes": PromptPolicy(),
+    "boxes": PromptPolicy(preset="boxes"),
+    "the mixture, every step with masks": PromptPolicy(
+        preset="mixture", mask_steps=1.0, negative=0.5, negative_boxes=1.0
+    ),
+    "the mixture, every step corrected": PromptPolicy(
+        preset="mixture", mask_steps=0.0, correction_steps=1.0, negative=0.5
+    ),
     "everything": PromptPolicy(box=0.5, point=0.5, correction_clicks=2, negative=0.5),
     "clicks in the middle": PromptPolicy(box=0.0, point=1.0, point_at="center", correction_clicks=1),
 }
@@ -64,6 +70,13 @@ def assert_same(found, expected, atol=1e-5):
         assert (gradient is None) == (other is None), name
         if gradient is not None:
             assert float((gradient - other).norm()) <= 1e-3 * float(other.norm()) + atol * scale, name
+
+
+def test_a_grid_compares_masks_at_a_finer_scale_too(start):
+    run = start(prompts=POLICIES["everything"], loss=LossConfig(scale=2, edge_bce=0.5))
+    expected = learn(run, run.batches[0]), gradients(run)
+    assert run.batches[0].fine.shape[-1] == 2 * run.batches[0].covered.shape[-1]
+    assert_same((learn_on_grid(run, gridded(run, run.batches[0])), gradients(run)), expected)
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from samtune.config import CacheConfig, EmbedConfig, OptimizerConfig, TrainableConfig, TrainConfig
+from samtune.data.views import AS_IS, MIRRORED
 from samtune.embeddings.dataset import DatasetEmbeddings, View, embed_dataset
 from samtune.embeddings.prefetch import Prefetcher
 from samtune.embeddings.store import cache_info
@@ -65,7 +66,7 @@ def test_only_what_is_missing_is_computed(dataset, model):
 @pytest.mark.parametrize("batch", [1, 4])
 def test_images_made_with_those_before_them_are_the_same(dataset, model, tmp_path, batch):
     """Read ahead in a thread, and several at once through the encoder, as on a GPU."""
-    views = [View(image, flipped) for image in dataset.images for flipped in (False, True)]
+    views = [View(image, change) for image in dataset.images for change in (AS_IS, MIRRORED)]
     loaded = load_model(model)
     loaded.model.requires_grad_(False)
     found = []

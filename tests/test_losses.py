@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from samtune.config import LossConfig
 from samtune.model.decoder.reference import DecoderOutput
-from samtune.training.losses.masks import area_cross_entropy, balanced_cross_entropy, focal_and_dice
+from samtune.training.losses.masks import area_cross_entropy, balanced_cross_entropy, edge_cross_entropy, focal_and_dice
 from samtune.training.losses.tuning import Counts, binary, hard_iou, tuning_loss
 
 
@@ -169,3 +169,33 @@ def test_area_cross_entropy_of_a_mask_far_too_large_is_bounded_by_its_own_area()
     sure = -torch.log(torch.sigmoid(torch.tensor(-3.0)))
     assert area_cross_entropy(everything, target).item() < 1.1 * sure.item()
     assert area_cross_entropy(everything, target).item() > 20 * area_cross_entropy(20 * target - 10, target).item()
+
+
+def test_edge_cross_entropy_looks_at_the_edge_alone():
+    """Held to the pixels counted by hand: those within two of the edge, on both sides."""
+    target = torch.zeros(1, 1, 16, 16)
+    target[..., 4:14, 4:14] = 1.0
+    logits = torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(2))
+    edge = torch.zeros(16, 16, dtype=torch.bool)
+    edge[2:16, 2:16] = True
+    edge[6:12, 6:12] = False
+    expected = F.binary_cross_entropy_with_logits(
+        logits[:, :, edge], target.expand_as(logits)[:, :, edge], reduction="none"
+    ).mean(2)
+    torch.testing.assert_close(edge_cross_entropy(logits, target), expected)
+
+
+def test_what_is_ignored_costs_nothing_and_teaches_nothing():
+    """Whatever is predicted in an ignored region: the same loss as if nothing were, and no derivative."""
+    output, target = answers(2), targets(2)
+    ignored = torch.zeros(2, 8, 8, dtype=torch.bool)
+    ignored[:, :, 6:] = True
+    config = LossConfig(bce=0.3, area_bce=0.5, edge_bce=0.5)
+    loss = tuning_loss(output, target, config, ignored=ignored)
+    loss.total.backward()
+    assert not output.masks.grad[:, :, :, 6:].any()
+    assert output.masks.grad[:, :, :, :6].any()
+    other = answers(2)
+    with torch.no_grad():
+        other.masks[:, :, :, 6:] = 9.0
+    torch.testing.assert_close(tuning_loss(other, target, config, ignored=ignored).total, loss.total)

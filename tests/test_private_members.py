@@ -12,6 +12,7 @@ from importlib.metadata import version
 import pytest
 
 SAM2 = "transformers.models.sam2.modeling_sam2"
+VIDEO = "transformers.models.sam2_video.modeling_sam2_video"
 NEEDED = [
     (SAM2, "Sam2HieraDetModel._get_pos_embed", "model/encoder/fast.py"),
     (SAM2, "Sam2MultiScaleAttention", "model/encoder/fast.py"),
@@ -21,6 +22,13 @@ NEEDED = [
     (SAM2, "Sam2TwoWayAttentionBlock", "model/decoder/two_way.py"),
     (SAM2, "Sam2TwoWayTransformer", "model/decoder/two_way.py"),
     (SAM2, "Sam2MaskDecoder", "model/decoder/upscaling.py"),
+    *(
+        (VIDEO, f"Sam2VideoInferenceSession.{name}", "inference/video/session.py")
+        for name in ("store_output", "num_frames", "obj_id_to_idx", "add_point_inputs", "add_mask_inputs")
+    ),
+    (VIDEO, "Sam2VideoInferenceCache.get_vision_features", "inference/video/session.py"),
+    (VIDEO, "Sam2VideoModel._run_single_frame_inference", "inference/video/track.py"),
+    (VIDEO, "Sam2VideoModel._batch_encode_memories", "inference/video/track.py"),
     ("transformers.modeling_layers", "GradientCheckpointingLayer", "model/trainable.py"),
     ("transformers.models.sam2.configuration_sam2", "Sam2HieraDetConfig", "nano/architecture.py"),
     ("peft.tuners.lora", "Linear.get_delta_weight", "model/trainable.py"),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samtune.config import PromptPolicy
+from samtune.config.prompts import DEFAULT_PRESET, PRESETS, PromptPolicy
 from samtune.data.low_res import low_res_targets
 from samtune.errors import UsageError
 from samtune.prompts.batch import BOX_LOWER_RIGHT, BOX_UPPER_LEFT, PADDING, PromptBatch, low_res_to_input
@@ -19,9 +19,11 @@ from samtune.prompts.simulate import (
     correction_clicks,
     deepest_points,
     deepest_points_by_minima,
+    empty_boxes,
     jitter_boxes,
     pick_points,
     random_points,
+    rough_masks,
     simulate_prompts,
 )
 from samtune.training.losses.tuning import binary
@@ -83,7 +85,7 @@ def test_a_gpu_finds_a_point_as_deep_as_exact_distances_say(found):
 def test_prompts_do_not_depend_on_those_beside_them():
     found = torch.rand(5, SIZE, SIZE, generator=seeded(3)) < 0.3
     policy = PromptPolicy(box=0.5, point=0.5, correction_clicks=1)
-    numbers = torch.rand(5, PromptDraws.count(policy), generator=seeded(4))
+    numbers = torch.rand(5, sum(PromptDraws.count(policy)), generator=seeded(4))
     boxes = torch.tensor([[2.0, 2.0, 20.0, 20.0]]).expand(5, 4)
 
     def made(rows):
@@ -100,14 +102,16 @@ def test_prompts_do_not_depend_on_those_beside_them():
 def test_every_number_has_a_slot_of_its_own():
     """What one setting draws does not move when another setting is turned off."""
     policy = PromptPolicy(correction_clicks=2)
-    numbers = torch.arange(2.0 * PromptDraws.count(policy)).reshape(2, -1)
+    numbers = torch.arange(2.0 * sum(PromptDraws.count(policy))).reshape(2, -1)
     draws = PromptDraws.of(numbers)
     slots = [draws.kind[:, None], draws.edges, draws.place[:, None]]
     slots += [torch.stack([one.from_object, one.place], dim=1) for one in draws.corrections]
+    slots += [torch.stack([draws.tight, draws.spot, draws.clicks], dim=1)]
+    slots += [draws.label, draws.further, draws.near, draws.outline]
     assert torch.equal(torch.cat(slots, dim=1), numbers)
     found = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
     boxes = torch.tensor([[2.0, 2.0, 20.0, 20.0]]).expand(2, 4)
-    numbers = torch.rand(2, PromptDraws.count(policy), generator=seeded(0))
+    numbers = torch.rand(2, sum(PromptDraws.count(policy)), generator=seeded(0))
     clicks = [
         simulate_prompts(found, boxes, PromptPolicy(box=box, point=1, box_jitter=jitter), PromptDraws.of(numbers))
         for box, jitter in ((0.0, 0.1), (0.0, 0.0), (1e-9, 0.1))
@@ -239,3 +243,116 @@ def test_clicks_without_labels_are_positive():
 def test_prompts_of_another_shape_are_refused(parts, found):
     with pytest.raises(UsageError, match=found):
         Prompt(**parts)
+
+
+def mixture(count: int, policy: PromptPolicy, seed: int = 0) -> PromptDraws:
+    return PromptDraws.draw(count, seeded(seed), corrections=policy.correction_clicks, mixture=True)
+
+
+@given(masks(), st.integers(0, 1000))
+def test_several_clicks_say_what_they_hit(found, seed):
+    """Positive clicks lie on the object, negative ones outside, where there is an outside; the first is positive."""
+    policy = PromptPolicy(points=1.0)
+    prompts = simulate_prompts(found, torch.zeros(len(found), 4), policy, mixture(len(found), policy, seed))
+    assert prompts.points.shape == (len(found), 4, 2)
+    assert (prompts.labels[:, 0] == 1).all()
+    assert (prompts.labels[:, 1] != PADDING).all()
+    for place in range(4):
+        labels = prompts.labels[:, place]
+        is_there = labels != PADDING
+        assert torch.equal(values(found, prompts.points[:, place])[is_there], labels[is_there] == 1)
+
+
+def test_negative_clicks_miss_narrowly_or_hit_the_neighbour():
+    found = torch.zeros(400, 48, 48, dtype=torch.bool)
+    found[:, 10:20, 10:20] = True
+    neighbours = torch.tensor([[40.0, 41.0]]).expand(400, 2)
+    policy = PromptPolicy(points=1.0)
+    prompts = simulate_prompts(found, torch.zeros(400, 4), policy, mixture(400, policy), neighbours)
+    negative = prompts.points[prompts.labels == 0]
+    on_neighbour = (negative == neighbours[0]).all(1)
+    assert 0.4 < on_neighbour.float().mean() < 0.6
+    near = negative[~on_neighbour]
+    outside = torch.maximum((10 - near).clamp(min=0), (near - 19).clamp(min=0)).amax(1)
+    assert (outside >= 2).all()
+    assert (outside <= 3).all()
+
+
+def test_mixed_clicks_are_deep_near_the_border_or_anywhere():
+    found = torch.zeros(2000, 48, 48, dtype=torch.bool)
+    found[:, 8:39, 8:39] = True
+    points = pick_points(
+        found,
+        PromptPolicy(preset="mixture"),
+        torch.rand(2000, generator=seeded(0)),
+        torch.rand(2000, generator=seeded(1)),
+    )
+    assert values(found, points).all()
+    depth = torch.minimum(points - 8, 38 - points).amin(1)
+    assert 0.28 < (depth == 15).float().mean() < 0.34
+    assert 0.28 < (depth == 0).float().mean() < 0.42
+
+
+def test_a_share_of_the_boxes_is_exact():
+    found = torch.ones(2000, SIZE, SIZE, dtype=torch.bool)
+    boxes = torch.tensor([[5.0, 5.0, 15.0, 15.0]]).expand(2000, 4)
+    policy = PromptPolicy(preset="boxes", box_tight=0.3, box_jitter_max=1.0)
+    made = simulate_prompts(found, boxes, policy, mixture(2000, policy)).points.flatten(1)
+    assert 0.25 < (made == boxes).all(1).float().mean() < 0.35
+
+
+@given(masks(), st.integers(0, 1000))
+def test_rough_masks_are_near_the_object_and_never_empty(found, seed):
+    logits = rough_masks(found, mixture(len(found), PromptPolicy(preset="mixture"), seed))
+    assert logits.shape == (len(found), 1, SIZE, SIZE)
+    assert set(logits.unique().tolist()) <= {-10.0, 10.0}
+    assert (logits > 0).flatten(1).any(1).all()
+
+
+def test_rough_masks_of_a_disc_are_wider_and_narrower():
+    y, x = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
+    disc = ((x - 40) ** 2 + (y - 50) ** 2 < 400).expand(300, 96, 96)
+    areas = (rough_masks(disc, mixture(300, PromptPolicy(preset="mixture"))) > 0).flatten(1).sum(1) / disc[0].sum()
+    assert areas.min() < 0.9
+    assert areas.max() > 1.1
+    assert areas.min() > 0.3
+    assert areas.max() < 2.0
+
+
+@given(st.integers(0, 1000), st.floats(0, 0.4))
+def test_empty_boxes_are_empty(seed, share):
+    occupied = torch.rand(SIZE, SIZE, generator=seeded(seed)) < share * share
+    sides = torch.tensor([[3.0, 5.0], [40.0, 2.0], [24.0, 24.0]])
+    found = empty_boxes(occupied, sides, seeded(seed + 1))
+    for box in found.long().tolist():
+        x0, y0, x1, y1 = box
+        assert not occupied[y0:y1, x0:x1].any()
+        assert 0 <= x0 <= x1 <= SIZE
+        assert 0 <= y0 <= y1 <= SIZE
+    if not occupied.any():
+        assert (found[:, 2] > found[:, 0]).all()
+
+
+def test_presets_fill_in_what_is_not_given():
+    boxes = PromptPolicy(preset="boxes")
+    assert (boxes.box, boxes.kinds, boxes.correction_clicks, boxes.negative) == (1.0, ("box",), 0, 0.0)
+    assert PromptPolicy.model_validate("clicks").kinds == ("point",)
+    assert PromptPolicy(preset="clicks", negative=0.4).negative == 0.4
+    assert PromptPolicy(preset=DEFAULT_PRESET) == PromptPolicy()
+    assert PromptPolicy(box=1.0) == boxes
+    for name in PRESETS:
+        policy = PromptPolicy(preset=name)
+        assert PromptPolicy(**policy.model_dump()) == policy
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"preset": "boxs"}, "did you mean 'boxes'"),
+        ({"preset": "boxes", "point": 0.5}, "preset 'boxes' and weights of your own"),
+        ({"box": 0.0}, "give one of them a weight"),
+    ],
+)
+def test_a_policy_that_contradicts_itself_is_refused(given, said):
+    with pytest.raises(ValueError, match=said):
+        PromptPolicy(**given)

@@ -12,9 +12,12 @@ from samtune.config import PrepareConfig
 from samtune.data.prepare.prepare import prepare
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError, DataError
+from samtune.studio.exporting import accepted
 from samtune.studio.journal import Journal
 from samtune.studio.serve import opened
-from tests.small import write_export
+from samtune.studio.splitting import split_images
+from samtune.types import Split
+from tests.small import make_dataset, write_export
 from tests.studio_server import mask_json, no_model, pixels_of, square, visit, write_images
 from tests.system import full_disk
 
@@ -178,7 +181,9 @@ def test_sources_that_cannot_be_opened_are_named(tmp_path):
         pass
     with pytest.raises(DataError), opened(tmp_path / "empty", tmp_path / "b", no_model, quiet=True):
         pass
-    assert not (tmp_path / "b/annotations.coco.json").exists()
+    with pytest.raises(ConfigError, match="inside"), opened(tmp_path / "empty", tmp_path / "empty/c", no_model):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"], "nothing is left behind"
     write_images(tmp_path / "images", count=2)
     write_images(tmp_path / "others", count=1)
     (tmp_path / "images/torn.png").write_bytes((tmp_path / "images/image-0.png").read_bytes()[:200])
@@ -219,3 +224,35 @@ def test_review_is_filtered_and_sorted(tmp_path):
         assert page.get("/api/review?sort=nonsense").status_code == 400
         means = page.get("/api/stats").json()["by_model"]
         assert means == [{"model": "base", "objects": 3, "clicks": 1.0, "seconds": 1.5}]
+
+
+def splits_of(studio) -> list[str]:
+    return [split.value for split in split_images(studio, accepted(studio)).values()]
+
+
+def test_what_judged_a_model_never_teaches_another(tmp_path):
+    write_images(tmp_path / "images", count=8)
+    with visit(tmp_path / "images") as (studio, page):
+        for number in (3, 1, 2):
+            page.accept(str(number), mask_json(square()))
+        with pytest.raises(DataError, match="at least 4 images"):
+            splits_of(studio)
+        page.accept("5", mask_json(square()))
+        assert splits_of(studio) == ["test", "train", "train", "valid"], "in the order of annotation: 3, 1, 2, 5"
+    with visit(tmp_path / "images") as (studio, page):
+        page.change("3", "delete", id="1")
+        for number in (7, 3, 8):
+            page.accept(str(number), mask_json(square()))
+        assert splits_of(studio) == ["test", "train", "train", "valid", "train", "train"], "7 and 8 are new"
+
+
+def test_what_a_source_holds_out_stays_held_out(tmp_path):
+    with visit(make_dataset(tmp_path / "data").root) as (studio, _):
+        images = accepted(studio)
+        assert split_images(studio, images) == {one.id: studio.entry(one).split for one in images}
+    with visit(make_dataset(tmp_path / "more/data", valid=0).root) as (studio, _):
+        found = split_images(studio, accepted(studio))
+        for number, split in found.items():
+            own = studio.entry(studio.store.image(number)).split
+            assert own != "test" or split == "test"
+        assert set(found.values()) == set(Split)

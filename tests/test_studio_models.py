@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,9 +16,11 @@ from PIL import Image
 from samtune.errors import ModelError
 from samtune.studio.models import Models
 from samtune.studio.serve import opened
+from samtune.synthetic.demo_export import write_demo_export
 from samtune.types import Prompt
+from tests.conftest import REPO
 from tests.small import make_dataset
-from tests.studio_server import mask_json, pixels_of, served, square, visit, wait_for, write_images
+from tests.studio_server import Page, mask_json, pixels_of, served, square, visit, wait_for, write_images
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +125,58 @@ def test_a_model_that_is_none_is_named(tmp_path):
     write_images(tmp_path / "images")
     with pytest.raises(ModelError):
         Models(str(tmp_path / "images"), device="cpu")
+
+
+def test_the_command_serves_and_ends_well(tmp_path, tiny_folder):
+    """From the printed address to SIGTERM: what was accepted is in the table, and the journal is empty."""
+    write_images(tmp_path / "images", count=1)
+    command = [sys.executable, "-m", "samtune", "studio", str(tmp_path / "images"), "--model", str(tiny_folder)]
+    command += ["--out", str(tmp_path / "studio"), "--no-browser", "--device", "cpu", "--classes", "disc"]
+    path = os.pathsep.join(filter(None, (str(REPO / "src"), os.environ.get("PYTHONPATH"))))
+    env = os.environ | {"PYTHONPATH": path}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[1]
+        port, token = address.removeprefix("http://127.0.0.1:").split("/?token=")
+        with Page(int(port), token) as page:
+            assert [one["name"] for one in page.state()["classes"]] == ["disc"]
+            answer = page.predict("1", points=[[40, 30]], labels=[1])
+            assert len(answer["masks"]) == 1
+            page.accept("1", mask_json(square()))
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert (tmp_path / "studio/journal.jsonl").read_bytes() == b""
+    table = json.loads((tmp_path / "studio/annotations.coco.json").read_text())
+    assert [one["area"] for one in table["annotations"]] == [400]
+
+
+@pytest.mark.slow
+def test_thirty_steps_with_nano_on_the_demos_images(tmp_path):
+    write_demo_export(tmp_path / "export", 0, lambda done, total: None)
+    with visit(tmp_path / "export", lambda: Models("nano", device="cpu")) as (studio, page):
+        assert page.post("/api/tune", json={"steps": 30}).json()["state"] == "running"
+        wait_for(lambda: page.get("/api/tune").json()["state"] != "running", 1200)
+        done = page.get("/api/tune").json()
+        assert done["state"] == "done" and done["step"] == 30, done["error"]
+        assert 0 < done["verdict"]["base"] < 1 and 0 < done["verdict"]["tuned"] < 1
+        assert len([point for point in done["curve"] if point["iou"] is not None]) >= 10
+        page.post("/api/models/active", json={"model": done["model"]}).raise_for_status()
+        one = page.objects("1")["objects"][0]
+        x, y, w, h = one["mask"]["bbox"]
+        answer = page.predict("1", model=done["model"], box=[x, y, x + w, y + h])
+        image = studio.store.image("1")
+        found, truth = (
+            pixels_of(mask, image.height, image.width) for mask in (answer["masks"][0]["mask"], one["mask"])
+        )
+        assert (found & truth).sum() / (found | truth).sum() > 0.5
+
+
+def test_a_tuning_that_is_cancelled_leaves_the_model_in_use(tmp_path, tiny_folder):
+    data = make_dataset(tmp_path / "data", train=4, valid=2, test=3)
+    with visit(data.root, lambda: Models(str(tiny_folder), device="cpu")) as (_, page):
+        page.post("/api/tune", json={"steps": 100_000}).raise_for_status()
+        done = page.post("/api/tune/cancel", json={}).json()
+        assert done["state"] == "cancelled" and done["model"] is None
+        assert [one["key"] for one in page.state()["models"]] == ["base"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,7 +17,7 @@ from samtune.data.low_res import low_res_targets
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError, DataError, ModelError, StorageError
 from samtune.model.io.load import load_model
-from samtune.training.batches import EpochOrder, Sampling, TrainingBatches, loader
+from samtune.training.batches import BACKGROUND, EpochOrder, Sampling, TrainingBatches, loader
 from samtune.training.checkpoint import save_last
 from samtune.training.loop import train
 from samtune.training.optimizer import lr_factor
@@ -90,7 +92,8 @@ def test_only_the_decoder_changes_and_the_counts_say_so(dataset, config):
 
 
 POLICIES = {
-    "boxes": PromptPolicy(),
+    "boxes": PromptPolicy(preset="boxes"),
+    "the mixture": PromptPolicy(preset="mixture"),
     "mixed with corrections and background": PromptPolicy(box=0.5, point=0.5, correction_clicks=2, negative=0.5),
 }
 
@@ -194,7 +197,7 @@ def test_workers_load_the_same_batches(dataset):
 
 
 def test_every_image_comes_once_per_pass(dataset):
-    batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, False, 3, PromptPolicy()))
+    batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, False, 3, PromptPolicy(preset="boxes")))
     seen = [batches[step].views[0].image.image_id for step in range(10)]
     assert sorted(seen[:5]) == sorted(seen[5:]) == [f"train-{index}" for index in range(5)]
     assert seen[:5] != seen[5:]
@@ -224,8 +227,8 @@ def test_each_epoch_is_shuffled_once_however_many_images_are_asked_for():
 
 
 def test_a_mirrored_view_has_mirrored_targets_and_boxes(dataset):
-    batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, True, 1, PromptPolicy(box_jitter=0.0)))
-    flipped = next(batch for step in range(20) if (batch := batches[step]).views[0].flipped)
+    batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, True, 1, PromptPolicy(preset="boxes")))
+    flipped = next(batch for step in range(20) if (batch := batches[step]).views[0].change.mirrored)
     image = flipped.views[0].image
     found = sorted((box[2] - box[0]) * image.width / 16 for box in flipped.boxes.tolist())
     assert found == pytest.approx(sorted(one.box[2] - one.box[0] for one in image.objects))
@@ -295,12 +298,13 @@ def test_a_split_without_objects_is_named(dataset, config):
 def test_a_checkpoint_that_cannot_be_resumed_is_named(dataset, config, damage):
     run = new(dataset.root, config)
     train(run)
-    state = run.folder.last / "state.safetensors"
-    if damage == "missing":
-        state.unlink()
-    elif damage == "truncated":
-        state.write_bytes(state.read_bytes()[:1000])
-    else:
+    for place in (run.folder.last, run.folder.previous):
+        state = place / "state.safetensors"
+        if damage == "missing":
+            state.unlink()
+        elif damage == "truncated":
+            state.write_bytes(state.read_bytes()[:1000])
+    if damage == "no run":
         run.folder.config.unlink()
     with pytest.raises(ModelError):
         resumed(run.folder.path)
@@ -316,3 +320,51 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_that_was_there(dataset, c
         run.save_best() if save == "save_best" else save_last(run.folder, run.state)
     assert {file: file.read_bytes() for file in run.folder.path.rglob("*.safetensors")} == before
     assert finished.step == STEPS
+
+
+def test_crowd_regions_are_ignored_except_where_an_object_is(dataset):
+    """One object called a crowd: it is not asked for, and its pixels are ignored for the others, not their own."""
+    is_first = pl.col("annotation_id") == "train-0-0"
+    crowded = replace(dataset, table=dataset.table.with_columns(iscrowd=pl.col("iscrowd") | is_first))
+    batches = TrainingBatches(crowded.split("train"), Sampling(16, 5, 8, False, 0, PromptPolicy(negative=0.5)))
+    crowd = low_res_targets([dataset.read_mask(dataset.images[0].objects[0])], 16)[0] > 0
+    batch = batches[0]
+    looked = 0
+    for target, ignored, number in zip(batch.targets, batch.ignored, batch.image_index.tolist(), strict=True):
+        expected = torch.from_numpy(crowd) & (target == 0) if batch.views[number].image.image_id == "train-0" else 0
+        assert torch.equal(ignored, torch.as_tensor(expected).expand_as(ignored).bool())
+        looked += bool(ignored.any())
+    assert looked > 1
+    plain = TrainingBatches(dataset.split("train"), Sampling(16, 5, 8, False, 0, PromptPolicy()))[0]
+    assert plain.ignored.shape == (len(plain), 0, 0)
+
+
+def test_steps_take_turns_as_the_policy_says(dataset):
+    policy = PromptPolicy(mask_steps=0.2, correction_steps=0.3, correction_clicks=2)
+    batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, False, 0, policy))
+    found = [batches[step] for step in range(300)]
+    assert sum(one.has_masks for one in found) / 300 == pytest.approx(0.2, abs=0.06)
+    assert sum(one.corrections == 2 for one in found) / 300 == pytest.approx(0.3, abs=0.07)
+    assert not any(one.has_masks and one.corrections for one in found)
+    assert all((one.prompts(policy).masks is not None) == one.has_masks for one in found[:20])
+
+
+def test_a_neighbour_is_another_object_and_background_boxes_are_free(dataset):
+    policy = PromptPolicy(points=1.0, negative=0.5, negative_boxes=1.0)
+    batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, False, 0, policy))
+    neighbours, boxes = 0, 0
+    for step in range(20):
+        batch = batches[step]
+        everything = (batch.covered > 0).any(0)
+        for target, (x, y), box, kind in zip(
+            batch.covered, batch.neighbours.tolist(), batch.boxes.long().tolist(), batch.kinds, strict=True
+        ):
+            if x >= 0:
+                assert target[int(y), int(x)] == 0
+                assert everything[int(y), int(x)]
+                neighbours += 1
+            if kind == BACKGROUND and box[2] > box[0]:
+                assert not everything[box[1] : box[3], box[0] : box[2]].any()
+                boxes += 1
+    assert neighbours > 20
+    assert boxes > 5

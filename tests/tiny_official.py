@@ -34,6 +34,25 @@ TINY_OFFICIAL: dict[str, Any] = {
 }
 """What `tests/parity/tiny.yaml` says, in transformers' words."""
 
+TINY_OFFICIAL_VIDEO: dict[str, Any] = TINY_OFFICIAL | {
+    "model_type": "sam2_video",
+    "vision_config": TINY_OFFICIAL["vision_config"] | {"fpn_hidden_size": 128},
+    "prompt_encoder_config": {"hidden_size": 128, "image_size": 128},
+    "mask_decoder_config": {"hidden_size": 128},
+    "image_size": 128,
+    "num_maskmem": 4,
+    "max_object_pointers_in_encoder": 5,
+    "memory_attention_hidden_size": 128,
+    "memory_attention_num_layers": 2,
+    "memory_attention_feed_forward_hidden_size": 64,
+    "memory_attention_rope_feat_sizes": [8, 8],
+    "memory_encoder_hidden_size": 128,
+    "mask_downsampler_embed_dim": 128,
+    "memory_fuser_embed_dim": 128,
+    "memory_fuser_intermediate_dim": 512,
+}
+"""What `tests/parity/tiny_video.yaml` says: the same with a memory, which wants 128 channels or more."""
+
 
 def tiny_official(seed: int) -> Sam2Model:
     """That model with random weights."""

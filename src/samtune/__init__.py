@@ -25,19 +25,28 @@ if TYPE_CHECKING:
         cache_info,
         clear_cache,
         compare,
+        curve,
         doctor,
         download_roboflow,
         embed,
         evaluate,
+        evaluate_clips,
         evaluate_finder,
         export,
         find,
+        fit_grid,
         load_model,
+        merge,
         models,
         predict,
+        predict_many,
         prepare,
         pretrain,
+        rank_images,
         resume,
+        runs,
+        sweep,
+        track,
         train,
         train_finder,
         write_prompts,
@@ -47,6 +56,9 @@ if TYPE_CHECKING:
         AutomaticConfig,
         BenchConfig,
         CacheConfig,
+        ClipConfig,
+        ClipEvalConfig,
+        CurveConfig,
         EmbedConfig,
         EvalConfig,
         FindConfig,
@@ -59,7 +71,11 @@ if TYPE_CHECKING:
         PretrainConfig,
         PretrainStage,
         PromptPolicy,
+        RankConfig,
+        ShardsConfig,
         StudioConfig,
+        SweepConfig,
+        TrackConfig,
         TrainableConfig,
         TrainConfig,
     )
@@ -77,17 +93,26 @@ if TYPE_CHECKING:
         StorageError,
         UsageError,
     )
+    from samtune.evaluation.clips.results import ClipEvaluation
     from samtune.evaluation.comparison import Comparison
     from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.results import Evaluation
     from samtune.exports.export import ExportReport
     from samtune.finder.evaluation import FindEvaluation
     from samtune.finder.files import FindReport
+    from samtune.finder.grid import GridFit
     from samtune.finder.run import FinderReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
+    from samtune.inference.shards.merge import MergeReport
+    from samtune.inference.shards.run import ManyReport
+    from samtune.inference.video.files import TrackReport
+    from samtune.labelling.curve import DataCurve
+    from samtune.labelling.ranking import Ranking
     from samtune.model.io.loaded import LoadedModel
-    from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
+    from samtune.search.report import SweepReport
+    from samtune.training.runs import RunTable
+    from samtune.training.tracking.events import Event, Listener, Noted, RunFinished, RunStarted, StepDone, Validated
     from samtune.types import Issue, Prediction, Prompt, Severity, Split
 
 __version__ = "0.1.0"
@@ -100,8 +125,13 @@ __all__ = [
     "BlendResult",
     "CacheConfig",
     "CacheInfo",
+    "ClipConfig",
+    "ClipEvalConfig",
+    "ClipEvaluation",
     "Comparison",
     "ConfigError",
+    "CurveConfig",
+    "DataCurve",
     "DataError",
     "Dataset",
     "EmbedConfig",
@@ -117,12 +147,16 @@ __all__ = [
     "FindReport",
     "FinderConfig",
     "FinderReport",
+    "GridFit",
     "Issue",
     "Listener",
     "LoadedModel",
     "LossConfig",
+    "ManyReport",
+    "MergeReport",
     "ModelError",
     "ModelTable",
+    "Noted",
     "OptimizerConfig",
     "PredictConfig",
     "PredictReport",
@@ -135,15 +169,23 @@ __all__ = [
     "Prompt",
     "PromptPolicy",
     "PromptSet",
+    "RankConfig",
+    "Ranking",
     "RemoteError",
     "RunFinished",
     "RunStarted",
+    "RunTable",
     "SamtuneError",
     "Severity",
+    "ShardsConfig",
     "Split",
     "StepDone",
     "StorageError",
     "StudioConfig",
+    "SweepConfig",
+    "SweepReport",
+    "TrackConfig",
+    "TrackReport",
     "TrainConfig",
     "TrainResult",
     "TrainableConfig",
@@ -155,19 +197,28 @@ __all__ = [
     "cache_info",
     "clear_cache",
     "compare",
+    "curve",
     "doctor",
     "download_roboflow",
     "embed",
     "evaluate",
+    "evaluate_clips",
     "evaluate_finder",
     "export",
     "find",
+    "fit_grid",
     "load_model",
+    "merge",
     "models",
     "predict",
+    "predict_many",
     "prepare",
     "pretrain",
+    "rank_images",
     "resume",
+    "runs",
+    "sweep",
+    "track",
     "train",
     "train_finder",
     "write_prompts",
@@ -177,7 +228,9 @@ _HOMES = {
     "Audit": "data.checks.doctor",
     "BenchReport": "benchmark.figures",
     "CacheInfo": "embeddings.store",
+    "ClipEvaluation": "evaluation.clips.results",
     "Comparison": "evaluation.comparison",
+    "DataCurve": "labelling.curve",
     "Dataset": "data.table",
     "EmbedReport": "embeddings.dataset",
     "EmbeddedImage": "inference.predictor",
@@ -185,12 +238,19 @@ _HOMES = {
     "ExportReport": "exports.export",
     "FindEvaluation": "finder.evaluation",
     "FindReport": "finder.files",
+    "GridFit": "finder.grid",
     "FinderReport": "finder.run",
     "LoadedModel": "model.io.loaded",
+    "ManyReport": "inference.shards.run",
+    "MergeReport": "inference.shards.merge",
     "PredictReport": "inference.files",
     "Predictor": "inference.predictor",
     "PromptSet": "evaluation.fixed_prompts",
     "PrepareReport": "data.prepare.prepare",
+    "RunTable": "training.runs",
+    "SweepReport": "search.report",
+    "TrackReport": "inference.video.files",
+    "Ranking": "labelling.ranking",
 }
 """Modules of the names that are not in one of `_SHARED`."""
 

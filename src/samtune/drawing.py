@@ -150,3 +150,8 @@ def _view(pixels: NDArray[np.uint8], x0: float, y0: float, side: float, how: int
 def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
     """A mask at another size (width, height): half covered pixels count."""
     return np.asarray(cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_LINEAR), np.uint8) > 127
+
+
+def hex_color(color: Color) -> str:
+    """A colour as HTML writes it."""
+    return "#{:02x}{:02x}{:02x}".format(*color)

@@ -3,6 +3,7 @@
     python official_side.py weights CONFIG SEED SHARPNESS OUT.pt     random weights in the official layout
     python official_side.py predict CONFIG WEIGHTS.pt CASES.safetensors OUT.safetensors
     python official_side.py video CONFIG WEIGHTS.pt FRAMES_FOLDER OUT.safetensors
+    python official_side.py clip CONFIG WEIGHTS.pt FRAMES_FOLDER PROMPTS.json OUT.safetensors
     python official_side.py transform SIZE CASES.safetensors OUT.safetensors
     python official_side.py fixture OUT.safetensors
     python official_side.py inputs OUT.safetensors
@@ -107,6 +108,38 @@ def video(config, weights_path, frames, out):
     save_file(masks, out)
 
 
+def clip(config, weights_path, frames, prompts_path, out):
+    """Prompts in the order of their frames, each given when tracking has come to it; logits by object and frame.
+
+    A prompt is {"frame", "object", "box"?, "points"?, "labels"?, "mask"?}, the mask a list of rows of 0 and 1. Frames
+    before an object's first prompt are tracked in reverse, in a state of their own.
+    """
+    predictor = build(config, weights_path, make=build_sam2_video_predictor)
+    predictor.fill_hole_area = 0  # needs a CUDA extension
+    predictor.add_all_frames_to_correct_as_cond = True  # as in SAM 2's training
+    prompts = json.loads(Path(prompts_path).read_text())
+    found = {}
+    for number in sorted({prompt["object"] for prompt in prompts}):
+        own = sorted((p for p in prompts if p["object"] == number), key=lambda p: p["frame"])
+        for reverse in (True, False):
+            state = predictor.init_state(frames)
+            for prompt in own[:1] if reverse else own:
+                give(predictor, state, prompt)
+                for frame, _, logits in predictor.propagate_in_video(state, prompt["frame"], reverse=reverse):
+                    found[f"{number}/{frame}"] = logits[0, 0].clone()
+    save_file(found, out)
+
+
+def give(predictor, state, prompt):
+    """One prompt about one object."""
+    place = {"inference_state": state, "frame_idx": prompt["frame"], "obj_id": prompt["object"]}
+    if "mask" in prompt:
+        predictor.add_new_mask(**place, mask=torch.tensor(prompt["mask"], dtype=torch.bool))
+        return
+    given = {name: torch.tensor(prompt[name]) for name in ("box", "points", "labels") if name in prompt}
+    predictor.add_new_points_or_box(**place, **given)
+
+
 def transform(size, cases_path, out):
     """The official preprocessing alone."""
     transforms = SAM2Transforms(int(size), 0.0)
@@ -176,7 +209,7 @@ def keys(out, *configs):
     Path(out).write_text(json.dumps(found, separators=(",", ":")) + "\n")
 
 
-COMMANDS = {f.__name__: f for f in (weights, predict, video, transform, fixture, inputs, keys)}
+COMMANDS = {f.__name__: f for f in (weights, predict, video, clip, transform, fixture, inputs, keys)}
 
 if __name__ == "__main__":
     COMMANDS[sys.argv[1]](*sys.argv[2:])

@@ -7,12 +7,24 @@ as in `cli/`.
 """
 
 from samtune.api.data import doctor, download_roboflow, prepare
-from samtune.api.evaluation import GUARD_SCENES, BlendResult, blend, compare, evaluate, write_prompts
-from samtune.api.finding import evaluate_finder, find, train_finder
-from samtune.api.inference import export, predict
+from samtune.api.evaluation import GUARD_SCENES, BlendResult, blend, compare, evaluate, evaluate_clips, write_prompts
+from samtune.api.finding import evaluate_finder, find, fit_grid, train_finder
+from samtune.api.inference import export, merge, predict, predict_many, track
+from samtune.api.labelling import curve, rank_images
 from samtune.api.loading import ModelTable, load_model, models
 from samtune.api.tools import bench
-from samtune.api.training import FINDER_SHARE, TrainResult, cache_info, clear_cache, embed, pretrain, resume, train
+from samtune.api.training import (
+    FINDER_SHARE,
+    TrainResult,
+    cache_info,
+    clear_cache,
+    embed,
+    pretrain,
+    resume,
+    runs,
+    sweep,
+    train,
+)
 
 __all__ = [
     "FINDER_SHARE",
@@ -25,19 +37,28 @@ __all__ = [
     "cache_info",
     "clear_cache",
     "compare",
+    "curve",
     "doctor",
     "download_roboflow",
     "embed",
     "evaluate",
+    "evaluate_clips",
     "evaluate_finder",
     "export",
     "find",
+    "fit_grid",
     "load_model",
+    "merge",
     "models",
     "predict",
+    "predict_many",
     "prepare",
     "pretrain",
+    "rank_images",
     "resume",
+    "runs",
+    "sweep",
+    "track",
     "train",
     "train_finder",
     "write_prompts",

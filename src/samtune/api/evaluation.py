@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from samtune.api.loading import name_of, predictor_of
-from samtune.config import EvalConfig
+from samtune.config import ClipEvalConfig, EvalConfig
 from samtune.errors import ConfigError
 from samtune.utils.progress import progress, stages
 from samtune.utils.results import Result
@@ -17,6 +18,7 @@ from samtune.utils.text import text_table
 if TYPE_CHECKING:
     from samtune.api.loading import Model
     from samtune.evaluation.blend import BlendPoint
+    from samtune.evaluation.clips.results import ClipEvaluation
     from samtune.evaluation.comparison import Comparison
     from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.results import Evaluation
@@ -67,6 +69,68 @@ def evaluate(
     return found
 
 
+def evaluate_clips(
+    clips: Path | str,
+    model: Model,
+    config: ClipEvalConfig | None = None,
+    *,
+    base: Model | None = None,
+    out: Path | str | None = None,
+    quiet: bool = False,
+) -> ClipEvaluation:
+    """Measure how well a model follows objects through annotated clips: J, F and J&F, of base and tuned.
+
+    Args:
+        clips: folder in the layout of DAVIS, YouTube-VOS or MOSE, see docs/video.md.
+        model: a name, a path, or a loaded model; one with video weights.
+        config: split, prompts, device.
+        base: the model before tuning, likewise; if left out, the one that `model` was tuned from, where it is at hand.
+        out: JSON file to write the figures of every object to.
+        quiet: show no progress.
+
+    Raises:
+        DataError: no such split, a clip without objects, a frame or an annotation that cannot be read.
+        ModelError: a model cannot be loaded, or has no video weights.
+        StorageError: the disk refused.
+    """
+    from samtune.evaluation.clips.davis import annotated_clips
+    from samtune.evaluation.clips.protocol import follow_clips
+    from samtune.evaluation.clips.results import ClipEvaluation
+    from samtune.model.video import video_model
+    from samtune.utils.files import write_json
+
+    config = config or ClipEvalConfig()
+    found = annotated_clips(Path(clips), config.split)
+    tuned = predictor_of(model, config.device)
+    before = predictor_of(base, config.device) if base is not None else _base_of(tuned, config.device)
+    if base is None and before is not None and before.loaded.fingerprint() == tuned.loaded.fingerprint():
+        before = None
+    models = [video_model(one.loaded) for one in (tuned, before) if one is not None]
+    with stages(quiet=quiet) as advance:
+        scores = [
+            follow_clips(one, found, config.prompt, progress=partial(advance, what))
+            for one, what in zip(models, ("following", "following with the base model"), strict=False)
+        ]
+    result = ClipEvaluation(
+        model=name_of(model, tuned),
+        prompt=config.prompt,
+        split=config.split,
+        scores=scores[0],
+        base="" if before is None else before.loaded.name,
+        base_scores=None if before is None else scores[1],
+    )
+    if out is not None:
+        write_json(Path(out), result.to_json())
+    return result
+
+
+def holds_clips(folder: Path) -> bool:
+    """Whether a folder has annotated clips, and is no prepared dataset."""
+    from samtune.evaluation.clips.davis import is_clip_set
+
+    return is_clip_set(folder)
+
+
 def compare(
     dataset: Path | str,
     base: Model,
@@ -76,6 +140,7 @@ def compare(
     *,
     guards: Sequence[Path | str] = (),
     guard_scenes: int = GUARD_SCENES,
+    automatic: bool = False,
     quiet: bool = False,
 ) -> Comparison:
     """Measure models on the same prompts, say whether to use the tuned one, and write figures and `report.html`.
@@ -89,6 +154,7 @@ def compare(
         config: split, prompts, device.
         guards: further datasets, of images unlike these, on which the tuned model should be as good as the base.
         guard_scenes: procedural scenes that are one more such guard; 0 leaves them out.
+        automatic: also measure the masks that a grid of clicks finds, AP, AR and counts; takes seconds an image.
         quiet: show no progress.
 
     Returns:
@@ -119,6 +185,7 @@ def compare(
             names=[name_of(model, predictor) for model, predictor in zip(models, loaded, strict=True)],
             guards=others,
             guard_scenes=guard_scenes,
+            automatic=automatic,
             runs=[Path(one) if isinstance(one, str | Path) else None for one in candidates],
             progress=advance,
         )[0]

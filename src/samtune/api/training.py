@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 from samtune.api.finding import train_finder
-from samtune.config import EmbedConfig, FinderConfig, PretrainConfig, TrainConfig
+from samtune.config import EmbedConfig, FinderConfig, PretrainConfig, SweepConfig, TrainConfig
+from samtune.errors import ConfigError
 from samtune.utils.progress import progress, stderr_console
 from samtune.utils.results import Result
 
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
     from samtune.embeddings.dataset import EmbedReport
     from samtune.embeddings.store import CacheInfo
     from samtune.finder.run import FinderReport
+    from samtune.search.report import SweepReport
+    from samtune.search.trials import Tried
     from samtune.training.run import Run
+    from samtune.training.runs import RunTable
     from samtune.training.tracking.events import Listener
 
 
@@ -26,6 +31,8 @@ FINDER_SHARE = 0.15
 """Share of the training's time up to which a finder is made without being asked for."""
 
 
+_AUTO = "auto"
+"""What learns where held-out objects decide it."""
 _NO_FINDER_BELOW_SECONDS = 60.0
 """Of a run as short as this nobody expects more than the run."""
 
@@ -41,6 +48,8 @@ class TrainResult(Result):
         signal: number of the signal that interrupted the run, or None.
         finder: what came of the finder, where one was made.
         note: why there is no finder, where it was left out by itself.
+        stopped_early: why the run ended before its last step by itself, in words; empty where it did not.
+        advice: what should learn, and the held-out figures that say so.
     """
 
     folder: Path
@@ -49,6 +58,8 @@ class TrainResult(Result):
     signal: int | None
     finder: FinderReport | None = None
     note: str = ""
+    stopped_early: str = ""
+    advice: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """What to tell the user."""
@@ -56,7 +67,13 @@ class TrainResult(Result):
             return [f"interrupted after step {self.step}; continue with: samtune train --resume {self.folder}"]
         best = f"best at step {self.best_step}" if self.best_step else "no step was better than the base model"
         made = self.finder.lines() if self.finder else [f"finder     {self.note}"] if self.note else []
-        return [f"done: {self.step} steps, {best}", f"run        {self.folder}", *made]
+        advised = [f"advice     {line}" for line in self.advice]
+        return [
+            f"done: {self.step} steps, {best}{self.stopped_early and ', '}{self.stopped_early}",
+            f"run        {self.folder}",
+            *made,
+            *advised,
+        ]
 
 
 def train(
@@ -87,11 +104,10 @@ def train(
         StorageError: the disk refused.
         SamtuneError: the loss is not finite for several steps in a row, or another process has ended.
     """
-    from samtune.training.run import new, removed_if_not_started
-
-    run = new(Path(dataset), config or TrainConfig())
-    with removed_if_not_started(run):
-        return _train(run, listeners, finder, quiet)
+    config = config or TrainConfig()
+    if config.trainable.train == _AUTO:
+        return _train_automatically(Path(dataset), config, listeners, finder, quiet)
+    return _train_new(Path(dataset), config, listeners, finder, quiet)
 
 
 def resume(
@@ -110,6 +126,64 @@ def resume(
     return _train(resumed(Path(folder)), listeners, finder, quiet)
 
 
+def _train_new(
+    dataset: Path,
+    config: TrainConfig,
+    listeners: Sequence[Listener],
+    finder: bool | FinderConfig | None,
+    quiet: bool,
+) -> TrainResult:
+    from samtune.training.run import new, removed_if_not_started
+
+    run = new(dataset, config)
+    with removed_if_not_started(run):
+        found = _train(run, listeners, finder, quiet)
+    if found.signal is None and not found.best_step and config.trainable.train == "decoder":
+        found = replace(found, advice=("the decoder alone gained nothing; try the image encoder too: --train auto",))
+    return found
+
+
+def _train_automatically(
+    dataset: Path,
+    config: TrainConfig,
+    listeners: Sequence[Listener],
+    finder: bool | FinderConfig | None,
+    quiet: bool,
+) -> TrainResult:
+    """The decoder first; then, where it gains nothing or when asked to, what else may learn. The better is kept.
+
+    Runs that were not kept stay beside it, with what learned in their names. A finder is made only when asked for.
+    """
+    from samtune.runtime.distributed import join_processes
+    from samtune.training.choice import CANDIDATES, FIRST, Trial, advice, compared, require_validation, swap, winner
+
+    require_validation(dataset)
+
+    def settings(train: str, out: Path | None) -> TrainConfig:
+        what = config.trainable.model_copy(update={"train": train, "try_encoder": False})
+        return config.model_copy(update={"trainable": what, "out": out})
+
+    result = _train_new(dataset, settings(FIRST, config.out), listeners, False, quiet)
+    if result.signal is not None:
+        return result
+    folder, results, others = result.folder, {FIRST: result}, list[Trial]()
+    first = compared(dataset, config, config.model, folder, FIRST)
+    for train in CANDIDATES if config.trainable.try_encoder or not first.change.is_better else ():
+        beside = folder.with_name(f"{folder.name}-{train.removeprefix('decoder+')}")
+        results[train] = _train_new(dataset, settings(train, beside), listeners, False, quiet)
+        if results[train].signal is not None:
+            return results[train]
+        others.append(compared(dataset, config, folder, beside, train))
+    kept, processes = winner(others), join_processes()
+    if kept is not None:
+        processes.on_main(lambda: swap(folder, kept.folder))
+    result = replace(results[kept.train if kept else FIRST], folder=folder, advice=tuple(advice(first, others)))
+    if not finder or not processes.is_main:
+        return result
+    made = train_finder(folder, finder if isinstance(finder, FinderConfig) else None, quiet=quiet)
+    return replace(result, finder=made)
+
+
 def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig | None, quiet: bool) -> TrainResult:
     from samtune.training.loop import train as train_run
     from samtune.training.tracking.console import progress_listener
@@ -118,14 +192,15 @@ def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig 
     started = monotonic()
     with ExitStack() as stack:
         if run.processes.is_main:
-            own = stack.enter_context(file_listeners(run.folder, run.state.progress.step))
+            own = stack.enter_context(file_listeners(run.folder, run.config, run.state.progress.step))
             console = stack.enter_context(progress_listener(stderr_console(quiet=quiet)))
             listeners = [*own, console, *listeners]
         finished = train_run(run, listeners)
     report, note = None, ""
     if finished.signal is None and finder is not False and run.processes.is_main:
         report, note = _finder_after(run, monotonic() - started, finder or None, quiet)
-    return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal, report, note)
+    waited = f"{run.config.patience} validations without a better one" if finished.is_out_of_patience else ""
+    return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal, report, note, waited)
 
 
 def _finder_after(
@@ -145,6 +220,45 @@ def _finder_after(
         if expected > FINDER_SHARE * seconds:
             return None, f"left out, it would take about {expected:.0f} s; make one with: samtune find-train {path}"
     return train_finder(path, config, quiet=quiet), ""
+
+
+def sweep(
+    dataset: Path | str, config: TrainConfig | None = None, search: SweepConfig | None = None, *, quiet: bool = False
+) -> SweepReport:
+    """Search for settings within a budget of time; each trial is a run, and the best of them is the winner.
+
+    Args:
+        dataset: folder that `prepare` wrote, with a validation split.
+        config: settings that the search starts from.
+        search: budget, what is searched, and the folder; a search that was interrupted there goes on.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: Optuna is missing, there is no validation split, or the folder holds another search.
+        SamtuneError: as for `train`.
+    """
+    if find_spec("optuna") is None:
+        raise ConfigError.of(
+            expected="the package optuna, for a search",
+            found="no such package in this environment",
+            do="pip install 'samtune[sweep]'",
+        )
+    from samtune.search.report import sweep as run
+
+    console = stderr_console(quiet=quiet)
+
+    def report(tried: Tried) -> None:
+        iou = "" if tried.iou is None else f", validation IoU {tried.iou:.4f}"
+        console.print(f"trial {tried.number}: {tried.state} after {tried.seconds:.0f} s{iou}", highlight=False)
+
+    return run(Path(dataset), config or TrainConfig(), search or SweepConfig(), report)
+
+
+def runs(folder: Path | str = "runs") -> RunTable:
+    """The runs in a folder side by side: what they reached on validation, and the settings in which they differ."""
+    from samtune.training.runs import list_runs
+
+    return list_runs(Path(folder))
 
 
 def pretrain(config: PretrainConfig, *, quiet: bool = False) -> Path:

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from samtune.benchmark.machine import Machine
-from samtune.config import BenchConfig
+from samtune.config import BenchConfig, PromptPolicy
 from samtune.utils.results import Result
 from samtune.utils.text import text_table
 
@@ -68,7 +68,7 @@ def run_time(*, images: int, steps: int, encode: float, look: float, step: float
     """The time of a run from its parts.
 
     Args:
-        images: images of the training split.
+        images: images of the training split, each counted once for each view.
         steps: optimizer steps.
         encode: seconds to read, encode and store an image.
         look: seconds to read a stored image's embeddings for the first time and to check them.
@@ -102,11 +102,11 @@ class BenchReport(Result):
     def run_time(self, step: StepTime) -> RunTime:
         """How long the run in question takes with such steps."""
         return run_time(
-            images=self.config.images,
+            images=self.config.images * self.config.views,
             steps=self.config.steps,
             encode=median(self.encode),
             look=median(self.look),
-            step=step.median,
+            step=step.median * PromptPolicy().turns,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -155,10 +155,18 @@ class BenchReport(Result):
             f"medians of {len(fast[0].seconds)} turns of ten steps; bound: a step's matrix products at the rate above;",
             f"memory's: what its operations read and write at {self.machine.bandwidth:.3g} GB/s, caches aside",
             "",
-            f"a run of {self.config.steps} steps on {self.config.images} images will take about",
+            f"a run of {self.config.steps} steps on {self.config.images} images{self._in_views()} will take about",
             *(self._prospect(step) for step in fast),
             "validations are not counted; a later run finds the embeddings in the cache",
+            *self._turns_note(),
         ]
+
+    def _turns_note(self) -> list[str]:
+        turns = PromptPolicy().turns
+        return [f"steps are of boxes; a run's default prompts ask {turns:.2g} times as often"] if turns > 1 else []
+
+    def _in_views(self) -> str:
+        return f" in {self.config.views} views" if self.config.views > 1 else ""
 
     def _row(self, step: StepTime, gflops: float) -> tuple[str, ...]:
         plain = next(

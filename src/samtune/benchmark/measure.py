@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from samtune.benchmark.figures import BenchReport, StepTime
 from samtune.benchmark.machine import look_at, wait_for
 from samtune.benchmark.turns import StepWork, Turns
-from samtune.config import BenchConfig, TrainConfig
+from samtune.config import BenchConfig, PromptPolicy, TrainConfig
 from samtune.data.table import Dataset
 from samtune.embeddings.dataset import View
 from samtune.model.io.load import load_model
@@ -89,6 +89,7 @@ def set_up(
         device=config.device,
         precision=config.precision,
         decoder=decoder,
+        prompts=PromptPolicy(preset="boxes"),  # steps of one kind, whose times can be compared
     )
     return new(dataset.root, settings)
 

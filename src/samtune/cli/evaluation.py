@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from samtune import api
+from samtune.api.evaluation import holds_clips
 from samtune.cli.common import Flat, Out, Quiet, say, show
-from samtune.config import EvalConfig, FindConfig, FindEvalConfig
+from samtune.config import ClipEvalConfig, EvalConfig, FindConfig, FindEvalConfig
 
 NOT_AS_REQUIRED = 3
 """Exit code of `compare --require`: everything was done, and the verdict is not good enough."""
@@ -27,20 +28,26 @@ def evaluate(
     finds: Annotated[FindConfig, Flat] = FindConfig(),
     grid: bool = True,
     base: str | None = None,
+    clip_prompt: Literal["mask", "box", "click"] = "mask",
     quiet: Quiet = False,
 ) -> None:
     """Measure a model on a split: IoU and Dice for boxes, clicks and outlines, beside what trivial guesses score.
 
     Args:
-        dataset: Folder that `samtune prepare` wrote.
+        dataset: Folder that `samtune prepare` wrote, or annotated clips in the folders of DAVIS: J, F and J&F.
         model: nano, a hub name, a checkpoint file, a Hugging Face folder or a run.
         out: JSON file to write the figures of every object to; a Parquet file is written beside it. With --find,
             a folder.
         prompts: File of prompts to ask with, from `samtune write-prompts`.
         find: Measure what the run's finder finds without prompts: mask AP beside the grid of clicks and the true boxes.
         grid: With --find, also find by a grid of clicks, which takes seconds an image.
-        base: With --find, the model before tuning; left out, the one the run was tuned from.
+        base: With --find and for clips, the model before tuning; left out, the one the run was tuned from.
+        clip_prompt: Of clips, how an object is given on the first frame that shows it.
     """
+    if holds_clips(dataset):
+        asked = ClipEvalConfig(split=config.split, prompt=clip_prompt, device=config.device)
+        show(api.evaluate_clips(dataset, model, asked, base=base, out=out, quiet=quiet))
+        return
     if find:
         wish = FindEvalConfig(
             **finds.model_dump(), split=config.split, grid=grid, chunk=config.chunk, device=config.device
@@ -59,6 +66,7 @@ def compare(
     out: Out,
     guard: Annotated[list[Path], Parameter(negative="", consume_multiple=True)] = [],  # noqa: B006
     guard_scenes: int = api.GUARD_SCENES,
+    automatic: Annotated[bool, Parameter(negative="")] = False,
     require: Literal["ship", "some", "nothing"] = "nothing",
     config: Annotated[EvalConfig, Flat] = EvalConfig(),
     quiet: Quiet = False,
@@ -73,9 +81,12 @@ def compare(
         tuned: Run or model in question; several are ranked, and the verdicts corrected for their number.
         guard: Further datasets, of images unlike these, on which the tuned model should be as good as the base.
         guard_scenes: Procedural scenes that are one more such guard; 0 leaves them out.
+        automatic: Also measure the masks that a grid of clicks finds: AP, AR and counts; takes seconds an image.
         require: ship accepts only that verdict; some also accepts ship for these prompts only.
     """
-    found = api.compare(dataset, base, tuned, out, config, guards=guard, guard_scenes=guard_scenes, quiet=quiet)
+    found = api.compare(
+        dataset, base, tuned, out, config, guards=guard, guard_scenes=guard_scenes, automatic=automatic, quiet=quiet
+    )
     show(found)
     say(f"{'report':<14} {Path(out) / 'report.html'}")
     return 0 if require == "nothing" or found.verdict.meets(require) else NOT_AS_REQUIRED

@@ -6,11 +6,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 from pydantic import Field
 
 from samtune import api
-from samtune.cli.common import Flat, Quiet, say, show
-from samtune.config import EmbedConfig, FinderConfig, PretrainConfig, TrainableConfig, TrainConfig
+from samtune.cli.common import AsJson, Flat, Quiet, say, show
+from samtune.config import (
+    AutomaticConfig,
+    EmbedConfig,
+    FinderConfig,
+    PretrainConfig,
+    SweepConfig,
+    TrainableConfig,
+    TrainConfig,
+)
+from samtune.config.base import Device
 from samtune.errors import UsageError
 
 cache = App(name="cache", help="The image embeddings kept on disk.")
@@ -91,6 +101,56 @@ def _refuse_beside_resume(run: Path, dataset: Path | None, config: Path | None, 
         )
 
 
+def sweep(
+    dataset: Path | None = None,
+    *,
+    search: Annotated[SweepConfig, Flat] = SweepConfig(),
+    settings: Annotated[
+        TrainOptions, Parameter(name="*", group="Settings that the search starts from")
+    ] = TrainOptions(),
+    config: Path | None = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Search for settings of a training run within a budget of time; every trial is a run, the best is the winner.
+
+    The validation split decides, by boxes and single clicks in all trials alike; the test split shows what it is worth.
+    The search starts from the settings given here. The same command goes on with a search that was interrupted.
+
+    Args:
+        dataset: Folder that `samtune prepare` wrote, with a validation split.
+        config: YAML file with settings; options given here win over it.
+    """
+    if dataset is None:
+        raise UsageError.of(
+            expected="a dataset to search on", found="none", do="samtune sweep DATASET, or --config FILE with a dataset"
+        )
+    result = api.sweep(dataset, settings.config(), search, quiet=quiet)
+    show(result, as_json=as_json)
+    return 128 + result.signal if result.signal else 0
+
+
+def runs(
+    folder: Path = Path("runs"),
+    /,
+    *,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, Parameter(name="--csv", negative="", help="Print the table as CSV.")] = False,
+) -> None:
+    """List the runs in a folder: what they reached on validation, and the settings in which they differ.
+
+    Args:
+        folder: Folder that holds run folders.
+    """
+    table = api.runs(folder)
+    if as_csv and as_json:
+        raise UsageError.of(expected="one of --csv and --json", found="both", do="leave one out")
+    if as_csv:
+        say(table.to_csv().rstrip("\n"))
+    else:
+        show(table, as_json=as_json)
+
+
 def find_train(run: Path, /, *, config: Annotated[FinderOptions, Flat] = FinderOptions(), quiet: Quiet = False) -> None:
     """Teach a finished run to find and name its dataset's objects without prompts, for `predict --find`.
 
@@ -98,6 +158,34 @@ def find_train(run: Path, /, *, config: Annotated[FinderOptions, Flat] = FinderO
         run: Folder that `samtune train` made; the finder is written into it.
     """
     show(api.train_finder(run, config.config(), quiet=quiet))
+
+
+def fit_grid(
+    run: Path,
+    /,
+    *,
+    dataset: Path | None = None,
+    split: Literal["train", "valid", "test"] = "valid",
+    points_per_side: Annotated[int, Parameter(validator=Number(gte=1, lte=128))] = AutomaticConfig().points_per_side,
+    most_images: Annotated[int, Parameter(validator=Number(gte=1))] = 32,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Choose the thresholds of `predict --everything` for a finished run, on annotated images.
+
+    Args:
+        run: Folder that `samtune train` made; grid.json is written into it, and `predict --everything` uses it.
+        dataset: Prepared dataset; left out, the run's own.
+        split: Annotated images to choose on.
+        points_per_side: Clicks per side of the grid.
+        most_images: At most so many images are looked at.
+    """
+    config = AutomaticConfig(points_per_side=points_per_side)
+    show(
+        api.fit_grid(
+            run, dataset=dataset, split=split, config=config, most_images=most_images, device=device, quiet=quiet
+        )
+    )
 
 
 def pretrain(*, settings: Annotated[PretrainConfig, Flat] = PretrainConfig(), config: Path | None = None) -> None:

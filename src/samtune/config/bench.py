@@ -15,6 +15,7 @@ class BenchConfig(Config):
     model: Model = "nano"
     steps: int = Field(default=3000, ge=1, description="Optimizer steps of the run to estimate.")
     images: int = Field(default=200, ge=1, description="Training images of the run to estimate.")
+    views: int = Field(default=1, ge=1, le=16, description="Views of each image of the run to estimate.")
     rounds: int = Field(
         default=3, ge=1, le=1000, description="Turns of ten steps that each setting and decoder path gets."
     )

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from samtune.config.base import Config, Device, Model
 
@@ -38,6 +38,9 @@ class EmbedConfig(CacheConfig):
     model: Model = "nano"
     split: Literal["all", "train", "valid", "test"] = Field(default="all", description="Images of which split.")
     flip: bool = Field(default=False, description="Also the mirrored training images, for training with --flip.")
+    views: int = Field(
+        default=1, ge=1, le=16, description="Also the other views of the training images, for training with --views."
+    )
     processes: int = Field(
         default=1, ge=1, description="Processes that share the images on a CPU; each loads the model."
     )
@@ -45,6 +48,21 @@ class EmbedConfig(CacheConfig):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="Arithmetic; auto picks what training would."
     )
+
+    @model_validator(mode="after")
+    def _mirrored_once(self) -> EmbedConfig:
+        refuse_flip_and_views(self.flip, self.views)
+        return self
+
+
+def refuse_flip_and_views(flip: bool, views: int) -> None:
+    """Views hold the mirrored image already.
+
+    Raises:
+        ValueError: both are asked for.
+    """
+    if flip and views > 1:
+        raise ValueError("give flip or views, not both: the second of several views is the mirrored image")
 
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*")

@@ -43,3 +43,13 @@ class EvalConfig(Config):
         if any(not 0 < value <= 1 for value in values) or len(set(values)) != len(values):
             raise ValueError("each jitter is a share of the box's side, above 0 and at most 1, named once")
         return tuple(sorted(values))
+
+
+class ClipEvalConfig(Config):
+    """What `samtune evaluate` measures on annotated clips."""
+
+    split: Literal["train", "valid", "test"] = Field(default="test", description="Split to evaluate.")
+    prompt: Literal["mask", "box", "click"] = Field(
+        default="mask", description="How an object is given on the first frame that shows it."
+    )
+    device: Device = "auto"

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from samtune.config.base import Config, Device, Fraction, Model
-from samtune.config.embeddings import CacheConfig
+from samtune.config.embeddings import CacheConfig, refuse_flip_and_views
 from samtune.config.prompts import PromptPolicy
+
+Tracker = Literal["wandb", "mlflow", "trackio"]
+"""Services that keep the figures of runs, each an extra of samtune's."""
+
+
+def _whole_number(value: Any) -> Any:
+    """The number that a text says: settings from a YAML file come as text."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 class LossConfig(Config):
@@ -30,6 +38,12 @@ class LossConfig(Config):
         default=0.0,
         ge=0.0,
         description="Weight of a cross-entropy on masks that is divided by the mask's area; for small objects.",
+    )
+    edge_bce: float = Field(
+        default=0.0, ge=0.0, description="Weight of a cross-entropy near the object's edge alone; for thin objects."
+    )
+    scale: Annotated[Literal[1, 2, 4], BeforeValidator(_whole_number)] = Field(
+        default=1, description="Masks are compared at this many times the decoder's own resolution; for thin objects."
     )
 
 
@@ -55,7 +69,11 @@ class TrainableConfig(Config):
 
     train: str = Field(
         default="decoder",
-        description="decoder, decoder+prompt-encoder, lora, encoder-last-N, or all; parts joined with +.",
+        description="decoder, decoder+prompt-encoder, lora, encoder-last-N, or all; parts joined with +. With auto the "
+        "decoder learns and, where that gains nothing on validation, the image encoder is tried too.",
+    )
+    try_encoder: bool = Field(
+        default=False, description="With auto: try the image encoder even where the decoder alone gains."
     )
     lora_rank: int = Field(default=8, ge=1, le=256, description="Rank of the LoRA adapter.")
     lora_alpha: float = Field(default=16.0, gt=0.0, description="Scale of the LoRA adapter.")
@@ -73,13 +91,46 @@ class TrainConfig(CacheConfig):
     name: str = Field(default="tune", description="Name of the run folder under runs/, numbered when it exists.")
     steps: int = Field(default=3000, ge=1, description="Optimizer steps.")
     seed: int = Field(default=0, ge=0, description="Seed of everything random.")
+    train_share: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="Share of the training groups of images to use, drawn by the seed."
+    )
     images_per_step: int = Field(default=1, ge=1, description="Images per step.")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="Add up the gradients of this many times images-per-step images before each optimizer step.",
+    )
+    batch: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto",
+        description="Images of a step that go through the model at once: a number, or auto for as many as fit into "
+        "memory. It changes memory and time, not what is learned.",
+    )
     objects_per_image: int = Field(default=8, ge=1, description="Most objects per image and step.")
     flip: bool = Field(
         default=False, description="Mirror images left to right at random; doubles the embeddings to compute."
     )
+    views: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="Views of each training image: as it is, mirrored, turned, cropped, recoloured; each is embedded "
+        "once.",
+    )
     eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means a tenth of the run.")
+    save_every: int = Field(
+        default=0, ge=0, description="Steps between checkpoints to resume from; 0 means one with every validation."
+    )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="Stop after this many validations without a better one; 0 trains to the last step.",
+    )
     eval_objects: int = Field(default=500, ge=1, description="Most validation objects, the same ones each time.")
+    track: tuple[Tracker, ...] = Field(
+        default=(),
+        description="Services that get the run's figures too; their keys come from the environment (WANDB_API_KEY, "
+        "MLFLOW_TRACKING_URI, HF_TOKEN).",
+    )
     chunk: int = Field(
         default=0, ge=0, description="Prompts per decoder call; fewer take less memory. 0 means 16 on a CPU, else 32."
     )
@@ -101,3 +152,14 @@ class TrainConfig(CacheConfig):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainable: TrainableConfig = TrainableConfig()
+
+    @model_validator(mode="after")
+    def _mirrored_once(self) -> TrainConfig:
+        refuse_flip_and_views(self.flip, self.views)
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_to_try(self) -> TrainConfig:
+        if self.trainable.try_encoder and self.trainable.train != "auto":
+            raise ValueError(f"trainable.try_encoder goes with --train auto, not with --train {self.trainable.train}")
+        return self

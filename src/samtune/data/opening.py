@@ -188,7 +188,14 @@ def check_end(path: Path, format: str) -> None:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none that can be read."""
+    """EXIF orientation, 1 to 8; 1 where there is none that can be read.
+
+    Raises:
+        OSError: the pixels of a PNG cannot be decoded. Its EXIF may stand after them, so that Pillow decodes them to
+            look for it; a second attempt would return what the first one left.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        image.load()
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):  # a broken EXIF block turns nothing

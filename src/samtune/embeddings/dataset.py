@@ -16,12 +16,12 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from samtune.config import CacheConfig, EmbedConfig
 from samtune.data.table import Dataset, ImageEntry
+from samtune.data.views import AS_IS, MIRRORED, Change, change_of
 from samtune.embeddings.cache import CachedView, EmbeddingCache, resident_budget
 from samtune.embeddings.prefetch import Prefetcher
 from samtune.model.encoder.embeddings import ImageEmbeddings
@@ -41,14 +41,14 @@ _LOOKAHEAD = 64
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One image as a step sees it: the table's entry, and whether it is mirrored left to right."""
+    """One image as a step sees it: the table's entry, and what is changed about it."""
 
     image: ImageEntry
-    flipped: bool = False
+    change: Change = AS_IS
 
     def __hash__(self) -> int:
         """Without the image's objects, of which there may be hundreds."""
-        return hash((self.image.image_path, self.image.window, self.image.page, self.flipped))
+        return hash((self.image.image_path, self.image.window, self.image.page, self.change))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class DatasetEmbeddings:
         return [view for view in views if self._entry(view) in lacking]
 
     def _entry(self, view: View) -> CachedView:
-        parts = (self.dataset.view_of(view.image), "flipped" if view.flipped else "")
+        parts = (self.dataset.view_of(view.image), view.change.key)
         return CachedView(self.dataset.root / view.image.image_path, " ".join(filter(None, parts)))
 
     def _encode(self, pixels: Tensor) -> ImageEmbeddings:
@@ -148,9 +148,7 @@ class DatasetEmbeddings:
         return Prefetcher(self._read, threads=threads, most=2 * self.at_once)
 
     def _read(self, view: View) -> Tensor:
-        image = self.dataset.read_image(view.image)
-        if view.flipped:
-            image = np.ascontiguousarray(image[:, ::-1])
+        image = view.change.pixels(self.dataset.read_image(view.image))
         return to_model_input(image, self.loaded.image_size)
 
 
@@ -216,8 +214,10 @@ def embed_dataset(
 def _views(dataset: Dataset, config: EmbedConfig) -> list[View]:
     """What training and validation will ask for, each image once."""
     images = [image for image in dataset.images if config.split in ("all", image.split)]
-    mirrored = [View(image, flipped=True) for image in images if config.flip and image.split == "train"]
-    return [*(View(image) for image in images), *mirrored]
+    training = [image for image in images if image.split == "train"]
+    mirrored = [View(image, MIRRORED) for image in training if config.flip]
+    changed = [View(image, change_of(image, number)) for number in range(1, config.views) for image in training]
+    return list(dict.fromkeys([*(View(image) for image in images), *mirrored, *changed]))
 
 
 def _open(dataset: Dataset, config: EmbedConfig) -> DatasetEmbeddings:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from samtune.errors import DataError
+from samtune.evaluation.automatic import AutomaticComparison
 from samtune.evaluation.guards import guards_of
 from samtune.evaluation.paired import Guard, PairedDifference, paired_change
 from samtune.evaluation.results import FORMAT, TARGETS, Evaluation, kind_title
@@ -32,6 +33,7 @@ class Comparison(Result):
         guards: what tuning was not asked to change.
         sets: by name, both models on images of another kind; their guards are among `guards`.
         models: tuned models compared with this base; the verdict is corrected for their number.
+        automatic: masks found without prompts, where they were measured; no part of the verdict.
     """
 
     base: Evaluation
@@ -43,6 +45,7 @@ class Comparison(Result):
     guards: tuple[Guard, ...]
     sets: dict[str, tuple[Evaluation, Evaluation]]
     models: int = 1
+    automatic: AutomaticComparison | None = None
 
     @property
     def box(self) -> PairedDifference:
@@ -108,6 +111,7 @@ class Comparison(Result):
                 for kind, found in self.kinds.items()
             ),
             *self._click_lines(),
+            *(self.automatic.lines() if self.automatic else []),
             f"{'trivial':<14} filled box {filled:.3f}, ellipse {ellipse:.3f}",
             *(f"{'warning':<14} {warning}" for warning in self.warnings),
         ]
@@ -146,6 +150,7 @@ class Comparison(Result):
             "clicks": [_with_state(found) for found in self.clicks],
             "categories": {name: _with_state(found) for name, found in self.categories.items()},
             "sizes": {name: _with_state(found) for name, found in self.sizes.items()},
+            "automatic": None if self.automatic is None else asdict(self.automatic),
             "guards": {guard.name: asdict(guard) | {"state": guard.state} for guard in self.guards},
         }
 
@@ -159,6 +164,7 @@ def compare(
     tuned: Evaluation,
     *,
     sets: Mapping[str, tuple[Evaluation, Evaluation]] | None = None,
+    guards: Sequence[Guard] = (),
     models: int = 1,
 ) -> Comparison:
     """Compare two evaluations of the same objects.
@@ -166,6 +172,7 @@ def compare(
     Args:
         base, tuned: on the same prompts.
         sets: by name, both models on the same prompts about images of another kind.
+        guards: of what else was measured.
         models: tuned models that are compared with this base, this one included.
 
     Raises:
@@ -184,7 +191,7 @@ def compare(
         clicks=tuple(PairedDifference.of(*both, base.groups) for both in zip(*after_clicks, strict=True)),
         categories={name: _difference(base, tuned, "box", rows) for name, rows in base.rows_by("category").items()},
         sizes={name: _difference(base, tuned, "box", rows) for name, rows in base.rows_by("size").items()},
-        guards=tuple(guards_of(base, tuned, sets or {})),
+        guards=(*guards_of(base, tuned, sets or {}), *guards),
         sets=dict(sets or {}),
         models=models,
     )

@@ -12,9 +12,9 @@ from statistics import fmean
 from samtune.evaluation.paired import NEGLIGIBLE, NOTICEABLE, Guard, paired_change
 from samtune.evaluation.results import KINDS, MASK, Answer, Evaluation, kind_title
 
-_CLICKS = "Train on clicks too (--prompts.point 0.5)."
+_CLICKS = "Train on clicks too (--prompts mixture, or interactive)."
 _TRUST = "Do not rank or filter masks by it without a look."
-_BLEND = "Blend it with the base model (samtune blend BASE TUNED --alpha auto)."
+BLEND_ADVICE = "Blend it with the base model (samtune blend BASE TUNED --alpha auto)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def guards_of(
     for name, (first, second) in sets.items():
         for kind in KINDS:
             title = f"IoU of {_PLURALS[kind]} on {name}"
-            watched = _Watched(f"{name}/{kind}", title, kind, _iou, _BLEND, f"images like {name}")
+            watched = _Watched(f"{name}/{kind}", title, kind, _iou, BLEND_ADVICE, f"images like {name}")
             yield _guard(watched, first.values(kind), second.values(kind), first.groups, NOTICEABLE)
 
 
@@ -73,7 +73,7 @@ def _other_kinds(base: Evaluation) -> Iterator[_Watched]:
     """Jittered boxes and rough outlines, as far as they were measured."""
     for kind in base.kinds:
         if kind not in KINDS:
-            advice = _BLEND if kind == MASK else _JITTER
+            advice = BLEND_ADVICE if kind == MASK else _JITTER
             limits = "mask prompts" if kind == MASK else "boxes that are not exact"
             yield _Watched(kind, f"IoU of {kind_title(kind)}", kind, _iou, advice, limits)
 
@@ -84,7 +84,7 @@ def _correction_guard(base: Evaluation, tuned: Evaluation) -> Iterator[Guard]:
         return
     before, after = ([found.clicks[-1] for found in model.objects] for model in (base, tuned))
     title = f"IoU after {len(base.objects[0].clicks)} clicks"
-    advice = "Train with correction clicks (--prompts.point 0.5 --prompts.correction-clicks 3)."
+    advice = "Train with correction clicks (--prompts interactive)."
     yield _guard(_Watched("corrections", title, "point", _iou, advice, "correction clicks"), before, after, base.groups)
 
 
@@ -94,7 +94,7 @@ def _background_guard(base: Evaluation, tuned: Evaluation) -> Iterator[Guard]:
         return
     before, after = ([float(click.is_refused) for click in model.background] for model in (base, tuned))
     title = "Share of background clicks answered with 'nothing here'"
-    advice = "Train on background clicks too (--prompts.negative 0.2)."
+    advice = "Train on more background clicks (--prompts.negative 0.2)."
     watched = _Watched("background_refused", title, "point", _iou, advice, "automatic masks")
     yield _guard(watched, before, after, [click.group for click in base.background])
 
@@ -122,7 +122,7 @@ _JITTER = "Train with box noise (--prompts.box-jitter 0.1)."
 _THREE = "Train all masks of the decoder (the default losses do)."
 _RANKING = "ranking masks by predicted IoU"
 _WATCHED = (
-    _Watched("box", "IoU of exact boxes", "box", _iou, "Train on boxes too (--prompts.box 1).", "box"),
+    _Watched("box", "IoU of exact boxes", "box", _iou, "Train on boxes too (--prompts mixture).", "box"),
     _Watched("click", "IoU of one click", "point", _iou, _CLICKS, "point"),
     _Watched(
         "box_first_of_three", "IoU of the guess ranked first of three, box", "box", _first, _THREE, "three guesses"

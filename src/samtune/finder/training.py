@@ -17,6 +17,7 @@ from torch import Tensor
 from samtune.config import FinderConfig
 from samtune.data.low_res import LowResTargets
 from samtune.data.table import ImageEntry
+from samtune.data.views import AS_IS, MIRRORED
 from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.errors import DataError
 from samtune.finder.head import FinderHead, FinderOutput
@@ -203,7 +204,7 @@ def _loss(
     rng: np.random.Generator,
 ) -> Tensor:
     """The loss of one step's images."""
-    output = head(embeddings([View(one.image, mirrored) for one, mirrored in chosen]))
+    output = head(embeddings([View(one.image, MIRRORED if mirrored else AS_IS) for one, mirrored in chosen]))
     truths = [one.truth.mirrored() if mirrored else one.truth for one, mirrored in chosen]
     loss = _place_loss(output, truths)
     if head.classes:

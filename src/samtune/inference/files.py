@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from samtune.data.masks import Region, encode_region, format_counts, region_of, 
 from samtune.data.reading import PLAIN, Reading
 from samtune.drawing import draw_overlay
 from samtune.errors import DataError
-from samtune.inference.automatic import automatic_masks
+from samtune.inference.automatic import everything
 from samtune.inference.names import ImageNames
 from samtune.inference.predictor import Predictor
+from samtune.inference.thresholds import with_thresholds
 from samtune.inference.tiles import LargeImage, ask_in_tiles, draw_overview, everything_in_tiles
 from samtune.types import Box, Prompt
 from samtune.utils.files import new_folder, write_json
@@ -53,23 +54,29 @@ class PredictReport(Result):
         """What to tell the user."""
         doubt = f", {self.refused:,} of them where the model says nothing is there" if self.refused else ""
         return [
-            f"{_count(self.objects, 'mask')} in {_count(self.images, 'image')}{doubt}",
+            f"{count_of(self.objects, 'mask')} in {count_of(self.images, 'image')}{doubt}",
             *([self.note] if self.note else []),
             f"results    {self.out / RESULTS}",
         ]
 
 
-def _count(number: int, what: str) -> str:
+def count_of(number: int, what: str) -> str:
+    """`1 mask`, `2 masks`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True)
-class _NamedPrompt:
-    """A prompt with the ids its result is written under."""
+class NamedPrompt:
+    """A prompt with the ids its result is written under.
+
+    `track_id` says which prompts on the frames of a clip are about one object, where the file says so (CVAT among its
+    `attributes`).
+    """
 
     prompt: Prompt
     image_id: int | str
     category_id: int
+    track_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,7 @@ def predict_files(
         StorageError: the disk refused.
     """
     config.require_prompts()
+    config = config.model_copy(update={"automatic": with_thresholds(config.automatic, predictor.loaded)})
     files = image_files(images)
     prompts = _prompts(files, config)
     check_output(out, mark=RESULTS, earlier="earlier predictions", inputs=[images])
@@ -145,8 +153,8 @@ def predict_files(
         write_json(folder / RESULTS, results)
     grid = config.automatic
     note = (
-        f"no candidate mask has --automatic.min-iou-score {grid.min_iou_score:g} and --automatic.min-stability "
-        f"{grid.min_stability:g}; lower values show more"
+        f"no candidate mask has --automatic.min-iou-score {grid.least_iou_score:g} and --automatic.min-stability "
+        f"{grid.least_stability:g}; lower values show more, and samtune fit-grid RUN chooses them"
     )
     return PredictReport(out, len(asked), len(results), refused, note if config.everything and not results else "")
 
@@ -170,21 +178,25 @@ def image_files(images: Path) -> list[Path]:
     return found
 
 
-def _prompts(files: Sequence[Path], config: PredictConfig) -> dict[str, list[_NamedPrompt]]:
+def _prompts(files: Sequence[Path], config: PredictConfig) -> dict[str, list[NamedPrompt]]:
     """The prompts of each image, by file name."""
     same = [Prompt.box(*box) for box in config.fixed_boxes]
     same += [Prompt.clicks([point]) for point in config.fixed_points]
-    asked = {file.name: [_NamedPrompt(prompt, file.name, 1) for prompt in same] for file in files}
+    asked = {file.name: [NamedPrompt(prompt, file.name, 1) for prompt in same] for file in files}
     if config.boxes is not None:
-        for name, named in _from_coco(config.boxes, {file.name: file for file in files}):
+        for name, named in prompts_of_coco(config.boxes, [file.name for file in files]):
             asked[name].append(named)
     if not config.everything and not any(asked.values()):
         raise DataError.of(expected="a box in the file of --boxes", found="none", where=str(config.boxes))
     return asked
 
 
-def _from_coco(file: Path, files: dict[str, Path]) -> list[tuple[str, _NamedPrompt]]:
-    """Box prompts of a COCO file, or of a list of detections whose `image_id` or `file_name` names an image."""
+def prompts_of_coco(file: Path, images: Iterable[str]) -> list[tuple[str, NamedPrompt]]:
+    """Box prompts of a COCO file, or of a list of detections whose `image_id` or `file_name` names an image.
+
+    Raises:
+        DataError: it cannot be read, or a box is malformed or about another image than `images`, which are file names.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -196,8 +208,8 @@ def _from_coco(file: Path, files: dict[str, Path]) -> list[tuple[str, _NamedProm
         for number, image in enumerate(_dicts(content.get("images"), file)):
             image_id = _image_id(image.get("id"), f"{file}, image {number}")
             names[image_id] = str(image.get("file_name"))
-    asked: list[tuple[str, _NamedPrompt]] = []
-    known = ImageNames(files)
+    asked: list[tuple[str, NamedPrompt]] = []
+    known = ImageNames(images)
     for number, entry in enumerate(_dicts(entries, file)):
         where = f"{file}, entry {number}"
         image_id = _image_id(entry.get("image_id"), where)
@@ -215,7 +227,10 @@ def _from_coco(file: Path, files: dict[str, Path]) -> list[tuple[str, _NamedProm
             )
         box = _box(entry.get("bbox"), where)
         category = _category(entry.get("category_id", 1), where)
-        asked.append((name, _NamedPrompt(Prompt.box(*box), image_id if image_id is not None else name, category)))
+        named = NamedPrompt(
+            Prompt.box(*box), image_id if image_id is not None else name, category, _track_id(entry, where)
+        )
+        asked.append((name, named))
     return asked
 
 
@@ -230,6 +245,14 @@ def _category(value: Any, where: str) -> int:
         return int(value)
     except (TypeError, ValueError, OverflowError):
         raise DataError.of(expected="category_id, a whole number", found=repr(value)[:60], where=where) from None
+
+
+def _track_id(entry: dict[str, Any], where: str) -> int | None:
+    attributes = entry.get("attributes")
+    value = entry.get("track_id", attributes.get("track_id") if isinstance(attributes, dict) else None)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise DataError.of(expected="track_id, a whole number", found=repr(value)[:60], where=where)
+    return value
 
 
 def _dicts(value: Any, file: Path) -> list[dict[str, Any]]:
@@ -254,11 +277,11 @@ def _box(bbox: Any, where: str) -> Box:
 
 
 def _predict_one(
-    predictor: Predictor, image: NDArray[np.uint8], file: Path, prompts: Sequence[_NamedPrompt], config: PredictConfig
+    predictor: Predictor, image: NDArray[np.uint8], file: Path, prompts: Sequence[NamedPrompt], config: PredictConfig
 ) -> list[MaskResult]:
     embedded = predictor.embed(image)
     for named in prompts:
-        _check_inside(named.prompt, embedded.size, file)
+        check_inside(named.prompt, embedded.size, file)
     predictions = predictor.predict(embedded, [named.prompt for named in prompts], chunk=config.chunk)
     results = [
         MaskResult.of_mask(
@@ -271,8 +294,8 @@ def _predict_one(
         for prediction, asked in zip(predictions, prompts, strict=True)
     ]
     if config.everything:
-        found = automatic_masks(predictor, embedded, config.automatic)
-        results += [MaskResult.of_mask(one.mask, one.iou_score, one.object_score, file.name, 1) for one in found]
+        found = everything(predictor, image, config.automatic, embedded)
+        results += [MaskResult(one.region, one.size, one.iou_score, one.object_score, file.name, 1) for one in found]
     return results
 
 
@@ -280,7 +303,7 @@ def _predict_large(
     predictor: Predictor,
     info: ImageInfo,
     file: Path,
-    prompts: Sequence[_NamedPrompt],
+    prompts: Sequence[NamedPrompt],
     config: PredictConfig,
     reading: Reading,
 ) -> tuple[list[MaskResult], NDArray[np.uint8]]:
@@ -295,7 +318,7 @@ def _predict_large(
     image = LargeImage(file, info.width, info.height, replace(reading, in_tiles=True), config.tile, config.halo)
     size = (info.height, info.width)
     for named in prompts:
-        _check_inside(named.prompt, size, file)
+        check_inside(named.prompt, size, file)
     answers = ask_in_tiles(predictor, image, [named.prompt for named in prompts], chunk=config.chunk)
     results = [
         MaskResult(one.region, size, one.score, one.object_score, named.image_id, named.category_id)
@@ -323,8 +346,12 @@ def _write_mask(folder: Path, name: str, result: MaskResult) -> None:
         )
 
 
-def _check_inside(prompt: Prompt, size: tuple[int, int], file: Path) -> None:
-    """Refuse a prompt that does not touch the image of `size`, (H, W)."""
+def check_inside(prompt: Prompt, size: tuple[int, int], where: Path | str) -> None:
+    """Refuse a prompt that does not touch the image of `size`, (H, W).
+
+    Raises:
+        DataError: the box, or all clicks, lie outside.
+    """
     height, width = size
     parts = [part for part in (prompt.input_box, prompt.input_points) if part is not None]
     points = np.concatenate([part.reshape(-1, 2) for part in parts])
@@ -333,7 +360,7 @@ def _check_inside(prompt: Prompt, size: tuple[int, int], file: Path) -> None:
         raise DataError.of(
             expected=f"a prompt inside the image, {width} x {height} pixels",
             found=", ".join(f"{value:g}" for value in points.ravel()),
-            where=str(file),
+            where=str(where),
         )
 
 

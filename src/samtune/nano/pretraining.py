@@ -44,7 +44,7 @@ from samtune.prompts.batch import LOW_RES_STRIDE, PromptBatch, low_res_to_input
 from samtune.prompts.simulate import CorrectionDraws, PromptDraws, correction_clicks, simulate_prompts
 from samtune.runtime.device import choose_device, configure_process
 from samtune.runtime.precision import arithmetic, autocast
-from samtune.training.checkpoint import RunFolder, cut_logs, load_last, save_last
+from samtune.training.checkpoint import RunFolder, cut_logs, has_checkpoint, load_last, save_last
 from samtune.training.losses.tuning import Loss, binary, hard_iou, tuning_loss
 from samtune.training.optimizer import MovingAverage, make_optimizer
 from samtune.training.state import Progress, TrainingState
@@ -92,7 +92,7 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
     average = MovingAverage(parameters, config.ema)
     state = TrainingState(parameters, optimizer, average)
     folder = RunFolder(config.out)
-    if folder.last.exists():
+    if has_checkpoint(folder):
         load_last(folder, state)
     done = state.progress.step
     bank = draw_scenes(config)

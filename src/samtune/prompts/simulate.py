@@ -1,4 +1,4 @@
-"""Prompts simulated from masks: boxes, jittered boxes, clicks, correction clicks, background clicks.
+"""Prompts simulated from masks: boxes tight and jittered, one click and several, rough masks, correction clicks.
 
 Training, validation and evaluation all come here; they differ only in the values of their `PromptPolicy`. Random
 numbers are drawn beforehand, on the host, into the named slots of `PromptDraws` and `CorrectionDraws`: every device
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from samtune.config import PromptPolicy
-from samtune.prompts.batch import PromptBatch
+from samtune.config.prompts import MOST_CLICKS, PromptPolicy
+from samtune.prompts.batch import NEGATIVE, PADDING, POSITIVE, PromptBatch
+from samtune.prompts.regions import beside, first_filled, near_border, on_some, rough
 
 _COLUMNS = 16
 """Columns compared at once when distances are searched for: what bounds the memory that takes."""
@@ -50,38 +51,85 @@ class PromptDraws:
         edges: `[N, 4]`, how far each edge of the box moves, xyxy.
         place: `[N]`, where in the object to click.
         corrections: one for each correction click, in order.
+        tight: `[N]`, whether a box is exact.
+        spot: `[N]`, whether to click anywhere, at the deepest pixel or near the border.
+        clicks: `[N]`, how many clicks, where there are several.
+        label: `[N, 3]`, whether each further click is negative.
+        further: `[N, 3]`, where each further click goes.
+        near: `[N, 3]`, whether a negative click goes to a neighbour or just beside the object.
+        outline: `[N, 2]`, what of an object a rough mask gets wrong: how it is blurred, and where it is cut.
     """
 
     kind: Tensor
     edges: Tensor
     place: Tensor
-    corrections: tuple[CorrectionDraws, ...] = ()
+    corrections: tuple[CorrectionDraws, ...]
+    tight: Tensor
+    spot: Tensor
+    clicks: Tensor
+    label: Tensor
+    further: Tensor
+    near: Tensor
+    outline: Tensor
 
     @classmethod
     def of(cls, numbers: Tensor) -> PromptDraws:
         """Name the columns of `numbers` `[N, K]`, K as `count` says."""
+        end = numbers.shape[1] - _MIXTURE
         kind, *edges, place = numbers[:, :_FIRST].unbind(1)
-        corrections = (numbers[:, at : at + _EACH].unbind(1) for at in range(_FIRST, numbers.shape[1], _EACH))
-        return cls(kind, torch.stack(edges, dim=1), place, tuple(CorrectionDraws(*pair) for pair in corrections))
+        corrections = (numbers[:, at : at + _EACH].unbind(1) for at in range(_FIRST, end, _EACH))
+        tight, spot, clicks, *rest = numbers[:, end:].split([1, 1, 1, _FURTHER, _FURTHER, _FURTHER, 2], dim=1)
+        return cls(
+            kind,
+            torch.stack(edges, dim=1),
+            place,
+            tuple(CorrectionDraws(*pair) for pair in corrections),
+            *(column.squeeze(1) for column in (tight, spot, clicks)),
+            *rest,
+        )
 
     @classmethod
-    def draw(cls, count: int, generator: torch.Generator, *, corrections: int = 0) -> PromptDraws:
-        """Fresh numbers for `count` prompts, on the generator's device."""
-        columns = _FIRST + _EACH * corrections
-        return cls.of(torch.rand(count, columns, generator=generator, device=generator.device))
+    def draw(
+        cls, count: int, generator: torch.Generator, *, corrections: int = 0, mixture: bool = False
+    ) -> PromptDraws:
+        """Fresh numbers for `count` prompts, on the generator's device.
+
+        Boxes, single clicks and corrections are no `mixture`: without it, the slots of everything else hold zeros.
+        """
+        device = generator.device
+        numbers = torch.rand(count, _FIRST + _EACH * corrections, generator=generator, device=device)
+        rest = (
+            torch.rand(count, _MIXTURE, generator=generator, device=device)
+            if mixture
+            else torch.zeros(count, _MIXTURE, device=device)
+        )
+        return cls.of(torch.cat([numbers, rest], dim=1))
 
     @staticmethod
-    def count(policy: PromptPolicy) -> int:
-        """K, how many numbers each prompt of a policy takes with its correction clicks."""
-        return _FIRST + _EACH * policy.correction_clicks
+    def count(policy: PromptPolicy) -> tuple[int, int]:
+        """How many numbers each prompt of a policy takes.
+
+        Returns:
+            For kind, box, click and correction clicks; and for everything else. K is their sum.
+        """
+        return _FIRST + _EACH * policy.correction_clicks, _MIXTURE
 
 
-_FIRST, _EACH = 6, 2
-"""Columns of a first prompt and of each correction click."""
+_FIRST, _EACH, _FURTHER = 6, 2, MOST_CLICKS - 1
+"""Columns of a first prompt and of each correction click; clicks beyond the first one."""
+_TRIES = 12
+"""Places tried for an empty box."""
+_MIXTURE = 3 + 3 * _FURTHER + 2
+_NEGATIVE_SHARE, _NEIGHBOUR_SHARE = 0.5, 0.5
+"""Of the further clicks, those that are negative; of these, those on a neighbour, where there is one."""
+_DEEPEST_SHARE, _BORDER_SHARE = 0.3, 0.3
+"""Where `point_at` is mixed: clicks at the deepest pixel and near the border; the rest goes anywhere."""
 
 
-def simulate_prompts(masks: Tensor, boxes: Tensor, policy: PromptPolicy, draws: PromptDraws) -> PromptBatch:
-    """First prompts for N objects: per object a box or a positive click, as the policy's weights say.
+def simulate_prompts(
+    masks: Tensor, boxes: Tensor, policy: PromptPolicy, draws: PromptDraws, neighbours: Tensor | None = None
+) -> PromptBatch:
+    """First prompts for N objects: per object a box, a positive click or several clicks, as the policy's weights say.
 
     Source: SAM 2's training recipe (`sam2/modeling/sam2_utils.py`: each box edge moves by a uniform share of the side).
 
@@ -90,28 +138,52 @@ def simulate_prompts(masks: Tensor, boxes: Tensor, policy: PromptPolicy, draws: 
         boxes: float `[N, 4]`, xyxy in pixels of `masks`; may be more precise than the masks.
         policy: what to make.
         draws: random numbers, on the device of `masks`.
+        neighbours: float `[N, 2]`, xy of a pixel of another object, negative where there is none; none anywhere, when
+            left out.
 
     Returns:
-        N prompts in pixels of `masks`. Where the policy has only boxes, P = 2, where it has only clicks, P = 1.
+        N prompts in pixels of `masks`. P depends on the policy alone: 2 with boxes, 1 with single clicks only.
     """
-    takes_box = draws.kind < policy.box / (policy.box + policy.point)
-    as_boxes = PromptBatch.from_boxes(jitter_boxes(boxes, masks.shape[-2:], policy, draws.edges))
-    if policy.point == 0:
+    total = policy.box + policy.point + policy.points
+    takes_box = draws.kind < policy.box / total
+    as_boxes = PromptBatch.from_boxes(_boxes(boxes, masks.shape[-2:], policy, draws))
+    if policy.max_clicks == 0:
         return as_boxes
-    as_clicks = PromptBatch.from_clicks(pick_points(masks, policy, draws.place)[:, None])
+    first = pick_points(masks, policy, draws.place, draws.spot)[:, None]
+    as_clicks = PromptBatch.from_clicks(first)
+    if policy.points > 0:
+        has_more = draws.kind >= (policy.box + policy.point) / total
+        points, labels = _further_clicks(masks, draws, has_more, neighbours)
+        as_clicks = PromptBatch(
+            torch.cat([first, points], dim=1),
+            torch.cat([as_clicks.labels, labels.masked_fill(~has_more[:, None], PADDING)], dim=1),
+        )
     if policy.box == 0:
         return as_clicks
-    as_clicks = as_clicks.padded(2)
+    width = max(2, policy.max_clicks)
+    as_boxes, as_clicks = as_boxes.padded(width), as_clicks.padded(width)
     return PromptBatch(
         torch.where(takes_box[:, None, None], as_boxes.points, as_clicks.points),
         torch.where(takes_box[:, None], as_boxes.labels, as_clicks.labels),
     )
 
 
+def rough_masks(masks: Tensor, draws: PromptDraws) -> Tensor:
+    """Mask prompts: outlines that are too wide, too narrow, too smooth, as an earlier tool or a quick hand leaves them.
+
+    Args:
+        masks: bool `[N, H, W]`, on the low-res grid.
+        draws: random numbers, on their device.
+
+    Returns:
+        float32 logits `[N, 1, H, W]`, -10 to 10, as a mask prompt at full size is brought down.
+    """
+    found = rough(masks, draws.outline)
+    return (found.float() * 20 - 10)[:, None]
+
+
 def background_prompts(occupied: Tensor, count: int, generator: torch.Generator) -> PromptBatch | None:
     """Prompts whose right answer is "nothing here": clicks on pixels no object covers.
-
-    Only clicks: a box always holds something that could have been meant.
 
     Args:
         occupied: bool `[H, W]`, pixels any object covers.
@@ -128,6 +200,30 @@ def background_prompts(occupied: Tensor, count: int, generator: torch.Generator)
     return PromptBatch.from_clicks(random_points(free.expand(count, *free.shape), place)[:, None])
 
 
+def empty_boxes(occupied: Tensor, sides: Tensor, generator: torch.Generator) -> Tensor:
+    """Boxes that hold no pixel of any object, for prompts whose right answer is "nothing here".
+
+    Args:
+        occupied: bool `[H, W]`, pixels any object covers, on the generator's device.
+        sides: float `[n, 2]`, width and height of the boxes wanted, in pixels.
+        generator: of the places that are tried, a few for each box.
+
+    Returns:
+        float32 `[n, 4]`, xyxy; of no size, at no pixel in particular, where no place was found.
+    """
+    H, W = occupied.shape
+    limit = torch.tensor([W, H], dtype=torch.float32)
+    sides = torch.minimum(sides.round().clamp(min=1), limit)
+    first = (torch.rand(_TRIES, len(sides), 2, generator=generator) * (limit - sides + 1)).floor()
+    x0, y0 = first.long().unbind(2)
+    x1, y1 = (first + sides).long().unbind(2)
+    covered = F.pad(occupied.int(), (1, 0, 1, 0)).cumsum(0).cumsum(1)
+    is_free = covered[y1, x1] - covered[y0, x1] - covered[y1, x0] + covered[y0, x0] == 0
+    tried = torch.cat([first, first + sides], dim=2)
+    best = tried[is_free.int().argmax(0), torch.arange(len(sides))]
+    return torch.where(is_free.any(0)[:, None], best, torch.zeros(4))
+
+
 def correction_clicks(
     predicted: Tensor, masks: Tensor, policy: PromptPolicy, draws: CorrectionDraws
 ) -> tuple[Tensor, Tensor]:
@@ -138,7 +234,7 @@ def correction_clicks(
 
     Args:
         predicted, masks: bool `[N, H, W]`.
-        policy: `point_at` "random" draws from the whole error region, "center" takes its deepest pixel.
+        policy: `point_at` "random" draws from the whole error region, "center" takes its deepest pixel, "mixed" either.
         draws: random numbers, on the device of `masks`.
 
     Returns:
@@ -147,11 +243,48 @@ def correction_clicks(
     error = predicted ^ masks
     from_object = draws.from_object < policy.correction_from_object
     region = torch.where((from_object & masks.flatten(1).any(1))[:, None, None], masks, error)
-    fallback = torch.where((~masks).flatten(1).any(1)[:, None, None], ~masks, masks)
-    region = torch.where(region.flatten(1).any(1)[:, None, None], region, fallback)
-    points = pick_points(region, policy, draws.place)
+    region = first_filled(region, ~masks, masks)
+    # what is left of the number that has decided against the object is as even as before; from the object: anywhere
+    spot = (draws.from_object - policy.correction_from_object) / max(1 - policy.correction_from_object, 1e-6)
+    points = pick_points(region, policy, draws.place, spot.masked_fill(from_object, 1.0))
     column, row = points.long().unbind(1)
     return points, masks[torch.arange(len(masks), device=masks.device), row, column].long()
+
+
+def _boxes(boxes: Tensor, size: torch.Size, policy: PromptPolicy, draws: PromptDraws) -> Tensor:
+    """Boxes with noise; a share of them is exact."""
+    moved = jitter_boxes(boxes, size, policy, draws.edges)
+    return moved if policy.box_tight == 0 else torch.where((draws.tight < policy.box_tight)[:, None], boxes, moved)
+
+
+def _further_clicks(
+    masks: Tensor, draws: PromptDraws, wanted: Tensor, neighbours: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """One to three clicks beyond the first: on the object, just beside it, or on a neighbour.
+
+    Returns:
+        Points float32 `[N, 3, 2]` and labels int64 `[N, 3]`, -10 where there is no further click. Without meaning where
+        not `wanted`.
+    """
+    neighbours = masks.new_full((len(masks), 2), -1, dtype=torch.float32) if neighbours is None else neighbours
+    on_object = on_some(wanted, _scattered, masks, draws.further)
+    missed = on_some(wanted, lambda masks, places: _scattered(beside(masks), places), masks, draws.further)
+    is_negative = draws.label < _NEGATIVE_SHARE
+    on_neighbour = is_negative & (draws.near < _NEIGHBOUR_SHARE) & (neighbours[:, None, 0] >= 0)
+    points = torch.where(is_negative[..., None], missed, on_object)
+    points = torch.where(on_neighbour[..., None], neighbours[:, None], points)
+    # a click just beside an object that fills the image would lie on it
+    column, row = points.long().unbind(2)
+    inside = masks[torch.arange(len(masks), device=masks.device)[:, None], row, column]
+    count = 1 + (draws.clicks * _FURTHER).long()
+    is_there = torch.arange(_FURTHER, device=masks.device) < count[:, None]
+    labels = torch.where(inside, POSITIVE, NEGATIVE)
+    return points, labels.masked_fill(~is_there, PADDING)
+
+
+def _scattered(regions: Tensor, places: Tensor) -> Tensor:
+    """Several pixels of each region by uniform numbers `[N, n]`: float32 `[N, n, 2]`."""
+    return torch.stack([random_points(regions, place) for place in places.unbind(1)], dim=1)
 
 
 def jitter_boxes(boxes: Tensor, size: tuple[int, int] | torch.Size, policy: PromptPolicy, edges: Tensor) -> Tensor:
@@ -171,12 +304,20 @@ def jitter_boxes(boxes: Tensor, size: tuple[int, int] | torch.Size, policy: Prom
     return moved
 
 
-def pick_points(regions: Tensor, policy: PromptPolicy, place: Tensor) -> Tensor:
-    """One pixel of each region: the deepest, or one drawn by `place` `[N]`, as the policy says.
+def pick_points(regions: Tensor, policy: PromptPolicy, place: Tensor, spot: Tensor | None = None) -> Tensor:
+    """One pixel of each region: the deepest, one drawn by `place` `[N]`, or either by `spot` `[N]`, as the policy says.
 
-    `regions` is bool `[N, H, W]`, none empty; returns float32 `[N, 2]`, xy.
+    `regions` is bool `[N, H, W]`, none empty; returns float32 `[N, 2]`, xy. Without `spot`, what is mixed is drawn.
     """
-    return deepest_points(regions) if policy.point_at == "center" else random_points(regions, place)
+    if policy.point_at == "center":
+        return deepest_points(regions)
+    if policy.point_at == "random" or spot is None:
+        return random_points(regions, place)
+    is_deepest = spot < _DEEPEST_SHARE
+    on_border = (spot >= _DEEPEST_SHARE) & (spot < _DEEPEST_SHARE + _BORDER_SHARE)
+    borders = on_some(on_border, near_border, regions)
+    drawn = random_points(torch.where(on_border[:, None, None], borders, regions), place)
+    return torch.where(is_deepest[:, None], on_some(is_deepest, deepest_points, regions), drawn)
 
 
 def random_points(regions: Tensor, place: Tensor) -> Tensor:

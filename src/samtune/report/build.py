@@ -11,19 +11,25 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from samtune.config import EvalConfig
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError
+from samtune.evaluation.automatic import AutomaticComparison
 from samtune.evaluation.blend import BLEND
+from samtune.evaluation.clips.guard import clip_guard, follow_drawn_clips
 from samtune.evaluation.comparison import Comparison, compare, ranked
 from samtune.evaluation.fixed_prompts import make_prompts
+from samtune.evaluation.paired import Guard
 from samtune.evaluation.protocol import evaluate_all
 from samtune.evaluation.results import Evaluation
 from samtune.inference.predictor import Predictor
-from samtune.report.folder import COMPARISON, save_comparisons
+from samtune.report.automatic import measure_automatic
+from samtune.report.folder import COMPARISON, DATA_CURVE, save_comparisons
 from samtune.report.gallery import GALLERY, Advance, draw_gallery
+from samtune.report.health import dataset_health
 from samtune.report.render import write_report
 from samtune.synthetic.guard_scenes import write_guard_scenes
 from samtune.utils.files import new_folder
@@ -46,6 +52,7 @@ def build_report(
     guards: Sequence[Dataset] = (),
     guard_scenes: int = 0,
     runs: Sequence[Path | None] = (),
+    automatic: bool = False,
     progress: Advance = lambda what, done, total: None,
 ) -> list[Comparison]:
     """Evaluate all models on the same prompts, compare them, draw the gallery, write the report.
@@ -58,8 +65,11 @@ def build_report(
         config: what to measure.
         names: what to call the models, the base first.
         guards: datasets of images of another kind; their test split is used, or the one that has objects.
-        guard_scenes: procedural scenes as one more guard; 0 leaves them out.
-        runs: folder of each tuned model that has one, for its training curve (`metrics.jsonl`) or its curve of blends.
+        guard_scenes: procedural scenes as one more guard, and drawn clips where all models have video weights; 0
+            leaves them out.
+        runs: folder of each tuned model that has one, for its training curve (`metrics.jsonl`), its curve of blends
+            (`blend.json`) or its data curve (`curve.json`).
+        automatic: also measure the masks that a grid of clicks finds.
         progress: called with what is being done, images done and their total.
 
     Returns:
@@ -79,13 +89,19 @@ def build_report(
         measuring = _named(progress, "measuring")
         found = evaluate_all(models, dataset, config, names=names, prompts=prompts, progress=measuring)
         on_guards = _on_guards(models, sets, guard_scenes, config, names, _named(progress, "measuring other images"))
-        compared = _compared(found, on_guards)
+        clips = _on_clips(models, guard_scenes, _named(progress, "following objects through clips"))
+        compared = _compared(found, on_guards, clips)
+        if automatic:
+            compared = _with_automatic(compared, models, dataset, _named(progress, "finding without prompts"))
         comparisons = ranked(compared)
         best = next(number for number, one in enumerate(compared) if one is comparisons[0])
         gallery = draw_gallery(dataset, (base, tuned[best]), comparisons[0], folder / GALLERY, progress)
-        save_comparisons(folder, comparisons, gallery)
+        save_comparisons(folder, comparisons, gallery, dataset_health(dataset))
         run = runs[best] if runs else None
-        write_report(folder, curve=run and run / "metrics.jsonl", blend=run and run / BLEND)
+        if run is None:
+            write_report(folder)
+        else:
+            write_report(folder, curve=run / "metrics.jsonl", blend=run / BLEND, data_curve=run / DATA_CURVE)
     return comparisons
 
 
@@ -125,16 +141,39 @@ def _on_guards(
     return found
 
 
-def _compared(found: Sequence[Evaluation], on_guards: Mapping[str, Sequence[Evaluation]]) -> list[Comparison]:
+def _on_clips(
+    models: Sequence[Predictor], scenes: int, progress: Callable[[int, int], None]
+) -> list[tuple[Guard, ...]]:
+    """For every model the guard of clips, as far as all models have video weights and drawn guards are wanted."""
+    scores = follow_drawn_clips([model.loaded for model in models], progress=progress) if scenes else []
+    return [(clip_guard(scores[0], tuned),) for tuned in scores] or [()] * len(models)
+
+
+def _compared(
+    found: Sequence[Evaluation],
+    on_guards: Mapping[str, Sequence[Evaluation]],
+    clips: Sequence[tuple[Guard, ...]],
+) -> list[Comparison]:
     """Every tuned model with the base, which comes first in all of them."""
     return [
         compare(
             found[0],
             found[number],
             sets={name: (evaluations[0], evaluations[number]) for name, evaluations in on_guards.items()},
+            guards=clips[number],
             models=len(found) - 1,
         )
         for number in range(1, len(found))
+    ]
+
+
+def _with_automatic(
+    compared: Sequence[Comparison], models: Sequence[Predictor], dataset: Dataset, progress: Callable[[int, int], None]
+) -> list[Comparison]:
+    """The comparisons with the masks that the base model, which comes first, and the tuned ones find by themselves."""
+    before, *after = measure_automatic(dataset, compared[0].base.split, models, progress=progress)
+    return [
+        replace(one, automatic=AutomaticComparison(before, these)) for one, these in zip(compared, after, strict=True)
     ]
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -14,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from samtune.drawing import BASE, TRUTH, TUNED
+from samtune.drawing import BASE, TUNED, hex_color
 from samtune.evaluation.comparison import Comparison
 from samtune.evaluation.fixed_prompts import JITTER
 from samtune.evaluation.metrics import calibration
@@ -23,8 +21,6 @@ from samtune.evaluation.results import Evaluation
 _GRAY = "#888888"
 _MANY = 3000
 """From this many objects on, dots are drawn as pixels: the file stays small."""
-_SMOOTH = 0.05
-"""Share of the curve that each point of the smoothed loss is a mean of."""
 
 
 def scatter_chart(comparison: Comparison) -> Figure:
@@ -122,6 +118,30 @@ def blend_chart(points: Sequence[Mapping[str, Any]], alpha: float) -> Figure:
     return figure
 
 
+def data_curve_chart(content: Mapping[str, Any]) -> Figure:
+    """Held-out IoU against training images: measured means with intervals, every run, the fitted curve with its band.
+
+    Args:
+        content: of `curve.json`, as in docs/evaluation.md.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for kind, label, rgb, line in (("box", "boxes", TUNED, "-"), ("point", "clicks", BASE, "--")):
+        ahead, color = content["forecasts"][kind], hex_color(rgb)
+        fit = ahead["band"]
+        axes.fill_between(fit["images"], fit["low"], fit["high"], color=color, alpha=0.15, linewidth=0)
+        axes.plot(fit["images"], fit["fitted"], color=color, linestyle=line, label=label)
+        for point in content["points"]:
+            found, runs = point["ious"][kind], point["seeds"][kind]
+            bounds = [[0.0 if found[end] is None else abs(found[end] - found["mean"])] for end in ("low", "high")]
+            axes.errorbar(point["images"], found["mean"], bounds, color=color, marker="o", markersize=5, capsize=3)
+            axes.scatter([point["images"]] * len(runs), runs, s=9, color=_GRAY, linewidths=0, zorder=3)
+    axes.axvline(content["forecasts"]["box"]["images"], color=_GRAY, linewidth=1, linestyle=":")
+    axes.set(xlabel="training images (dotted line: all there are)", ylabel=f"mean IoU on {content['split']}")
+    axes.legend(frameon=False, loc="best")
+    return figure
+
+
 def _axes() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 3.6), layout="constrained")
     return figure, figure.add_subplot()
@@ -148,38 +168,6 @@ def _banded(
         axes.fill_between(at, lows, highs, color=color, alpha=0.15, linewidth=0)
 
 
-def training_chart(lines: Sequence[dict[str, Any]]) -> Figure:
-    """Loss of every step with its running mean, and IoU on fixed prompts."""
-    steps = [line for line in lines if "loss" in line]
-    measured = [line for line in lines if "loss" not in line]
-    figure = Figure(figsize=(9.5, 3.0), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    losses = [line["loss"] for line in steps]
-    left.plot([line["step"] for line in steps], losses, color=_GRAY, alpha=0.4, linewidth=0.6)
-    left.plot([line["step"] for line in steps], _running_mean(losses), color=hex_color(TUNED))
-    left.set(xlabel="step", ylabel="loss")
-    names = [name for name in measured[0] if "/" in name] if measured else []
-    for name, color in zip(names, (TUNED, BASE, TRUTH, (204, 121, 167)), strict=False):
-        points = [line[name] for line in measured]
-        right.plot(
-            [line["step"] for line in measured], points, marker="o", markersize=3, label=name, color=hex_color(color)
-        )
-    right.set(xlabel="step", ylabel="mean IoU, fixed prompts")
-    if names:
-        right.legend(frameon=False)
-    return figure
-
-
-def _running_mean(values: Sequence[float]) -> list[float]:
-    width = max(1, round(len(values) * _SMOOTH))
-    means: list[float] = []
-    total = 0.0
-    for index, value in enumerate(values):
-        total += value - (values[index - width] if index >= width else 0.0)
-        means.append(total / min(index + 1, width))
-    return means
-
-
 def to_svg(figure: Figure, name: str) -> Markup:
     """A figure as SVG inside a page: ids of its own, and text in the page's colour."""
     buffer = io.StringIO()
@@ -190,21 +178,3 @@ def to_svg(figure: Figure, name: str) -> Markup:
     drawing = text[text.index("<svg") :].replace("#000000", "currentColor")
     drawing = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", drawing)
     return Markup(drawing)  # noqa: S704  (drawn above from numbers and fixed labels)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line cut off by a crash is left out."""
-    lines: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and "step" in line:
-            lines.append(line)
-    return lines
-
-
-def hex_color(color: tuple[int, int, int]) -> str:
-    """A colour as HTML writes it."""
-    return "#{:02x}{:02x}{:02x}".format(*color)

@@ -2,7 +2,8 @@
 
 OUT/base.json, OUT/tuned.json            both models on the split; further tuned models are tuned-2.json, tuned-3.json
 OUT/guards/NAME/base.json, tuned.json    the same on the images of a guard
-OUT/comparison.json                      paired differences, verdict, gallery, ranking
+OUT/comparison.json                      paired differences, verdict, gallery, ranking, the dataset's health
+OUT/automatic.json                       automatic masks of both models, where they were measured, for each tuned model
 Beside each evaluation lies a Parquet file of the same name.
 """
 
@@ -10,25 +11,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from samtune.errors import DataError
+from samtune.evaluation.automatic import AutomaticComparison
 from samtune.evaluation.comparison import Comparison, compare
 from samtune.evaluation.results import Evaluation
 from samtune.utils.files import write_json
 
 COMPARISON = "comparison.json"
+DATA_CURVE = "curve.json"
+"""What `samtune curve` writes; a report shows it where it lies in the tuned model's folder."""
+AUTOMATIC = "automatic.json"
 GUARDS = "guards"
+_AUTOMATIC = TypeAdapter(list[AutomaticComparison])
 
 
-def save_comparisons(folder: Path, comparisons: Sequence[Comparison], gallery: list[dict[str, Any]]) -> None:
+def save_comparisons(
+    folder: Path, comparisons: Sequence[Comparison], gallery: list[dict[str, Any]], health: dict[str, Any]
+) -> None:
     """Write the evaluations and `comparison.json`.
 
     Args:
         folder: exists.
         comparisons: with one base, the best first.
         gallery: rows of images.
+        health: of the dataset, see `report/health.py`.
     """
     best = comparisons[0]
     best.base.save(folder / "base.json")
@@ -49,18 +61,21 @@ def save_comparisons(folder: Path, comparisons: Sequence[Comparison], gallery: l
         }
         for one in comparisons
     ]
-    write_json(folder / COMPARISON, best.to_json() | {"ranking": ranking, "gallery": gallery})
+    write_json(folder / COMPARISON, best.to_json() | {"ranking": ranking, "gallery": gallery, "health": health})
+    if best.automatic is not None:
+        write_json(folder / AUTOMATIC, [asdict(one.automatic) for one in comparisons if one.automatic])
 
 
-def load_comparisons(folder: Path) -> tuple[list[Comparison], list[dict[str, Any]]]:
-    """Comparisons, the best first, and the gallery's rows, as `save_comparisons` wrote them.
+def load_comparisons(folder: Path) -> tuple[list[Comparison], list[dict[str, Any]], dict[str, Any]]:
+    """Comparisons, the best first, the gallery's rows and the dataset's health, as `save_comparisons` wrote them.
 
     Raises:
         DataError: a file is missing or damaged.
     """
     try:
         content = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
-        models, gallery = len(content["ranking"]), list(content["gallery"])
+        models, gallery, health = len(content["ranking"]), list(content["gallery"]), dict(content["health"])
+        found = _AUTOMATIC.validate_json(text) if (text := _text(folder / AUTOMATIC)) else []
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError.of(
             expected="a folder that samtune compare wrote",
@@ -83,7 +98,12 @@ def load_comparisons(folder: Path) -> tuple[list[Comparison], list[dict[str, Any
         )
         for number in range(models)
     ]
-    return comparisons, gallery
+    with_automatic = [replace(one, automatic=these) for one, these in zip(comparisons, found, strict=False)]
+    return [*with_automatic, *comparisons[len(found) :]], gallery, health
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _tuned(number: int) -> str:

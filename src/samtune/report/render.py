@@ -18,23 +18,24 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from samtune import __version__
-from samtune.drawing import BASE, TRUTH, TUNED
+from samtune.drawing import BASE, TRUTH, TUNED, hex_color
+from samtune.errors import DataError
 from samtune.evaluation.comparison import Comparison
 from samtune.evaluation.results import TARGETS, ClicksNeeded, kind_title
 from samtune.report.charts import (
     blend_chart,
     calibration_chart,
     clicks_chart,
-    hex_color,
+    data_curve_chart,
     jitter_chart,
-    read_metrics,
     scatter_chart,
     shares_chart,
     to_svg,
-    training_chart,
 )
 from samtune.report.folder import load_comparisons
+from samtune.training.tracking.chart import read_metrics, training_chart
 from samtune.utils.files import write_json, write_text
+from samtune.utils.text import one_line
 
 REPORT = "report.html"
 FIGURES = "report.json"
@@ -42,13 +43,16 @@ MOST_BYTES = 10_000_000
 """Size that a report stays below."""
 
 
-def write_report(folder: Path, *, curve: Path | None = None, blend: Path | None = None) -> Path:
+def write_report(
+    folder: Path, *, curve: Path | None = None, blend: Path | None = None, data_curve: Path | None = None
+) -> Path:
     """Write `report.html` and `report.json` into the folder of a comparison.
 
     Args:
         folder: with the evaluations, `comparison.json` and the images it names; see `report/folder.py`.
         curve: a run's `metrics.jsonl`, for the training curve.
         blend: `blend.json` of a blended model, for the curve of blends.
+        data_curve: `curve.json` of the dataset, for IoU against training images.
 
     Returns:
         The report's path.
@@ -57,7 +61,7 @@ def write_report(folder: Path, *, curve: Path | None = None, blend: Path | None 
         DataError: a file is missing or damaged.
         StorageError: the disk refused.
     """
-    comparisons, gallery = load_comparisons(folder)
+    comparisons, gallery, health = load_comparisons(folder)
     comparison = comparisons[0]
     loader = PackageLoader("samtune.report")
     environment = Environment(
@@ -73,6 +77,8 @@ def write_report(folder: Path, *, curve: Path | None = None, blend: Path | None 
         clicks_needed=_clicks_needed(comparison),
         charts=_charts(comparison, blend),
         training=_training(curve),
+        data_curve=_data_curve(data_curve),
+        health=health,
         gallery=[_embedded(row, folder) for row in gallery if row["images"]],
         filters=_filters(gallery),
         settings=_settings(comparison),
@@ -168,6 +174,28 @@ def _training(curve: Path | None) -> Markup | None:
     if curve is None or not curve.is_file():
         return None
     return to_svg(training_chart(read_metrics(curve)), "training")
+
+
+def _data_curve(file: Path | None) -> dict[str, Any] | None:
+    """IoU against training images and what more of them would bring, where that was measured.
+
+    Raises:
+        DataError: the file is not as `samtune curve` writes it.
+    """
+    if file is None or not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        figure, forecasts = to_svg(data_curve_chart(content), "data"), content["forecasts"]
+        names = {"box": "boxes", "point": "clicks"}
+        return {"svg": figure, "forecasts": {names[kind]: forecasts[kind] for kind in names}, "from": content}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError.of(
+            expected="a data curve that samtune curve wrote",
+            found=one_line(error),
+            where=str(file),
+            do="measure it again",
+        ) from error
 
 
 def _embedded(row: dict[str, Any], folder: Path) -> dict[str, Any]:

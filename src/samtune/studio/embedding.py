@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -16,10 +17,11 @@ import torch
 from samtune.config import CacheConfig
 from samtune.data.table import Dataset, ImageEntry
 from samtune.embeddings.dataset import DatasetEmbeddings, View
-from samtune.errors import SamtuneError
 from samtune.inference.predictor import EmbeddedImage
 from samtune.runtime.precision import arithmetic
 from samtune.studio.models import StudioModel
+
+_log = logging.getLogger(__name__)
 
 MEMORY = 1 << 30
 """Bytes of embeddings that stay in memory."""
@@ -108,7 +110,10 @@ class Embedder:
     def _work(self) -> None:
         while not self._is_closed.is_set():
             self._is_urgent.clear()  # what is urgent by now comes out of the queue first
-            self._queue.get()[2]()
+            try:
+                self._queue.get()[2]()
+            except Exception:  # the thread must go on: others wait for other images
+                _log.exception("an image could not be looked at ahead")
 
     def _ahead(self, model: StudioModel, key: str, entry: ImageEntry, then: Callable[[str], None], asked: int) -> None:
         if asked != self._round or (model.encoder, key) in self._done:
@@ -129,7 +134,7 @@ class Embedder:
             return True
         try:
             embeddings = self._reader(model)([View(entry)]).to(dtype=torch.float32)
-        except (SamtuneError, RuntimeError, MemoryError) as error:
+        except Exception as error:  # whatever it is, whoever waits has to hear of it
             with self._lock:
                 future = self._waiting.pop(place, None)
             if future is not None:

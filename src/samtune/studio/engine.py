@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from samtune.config import AutomaticConfig
-from samtune.data.masks import Region, region_of
+from samtune.data.masks import Region
 from samtune.data.table import ImageEntry
 from samtune.errors import UsageError
 from samtune.evaluation.full_size import full_size_masks
@@ -22,6 +22,7 @@ from samtune.finder.finding import find
 from samtune.finder.results import Finder
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import EmbeddedImage
+from samtune.inference.thresholds import with_thresholds
 from samtune.model.decoder.reference import MULTIMASK_TOKENS, NO_TOKENS, asked_tokens, select_masks
 from samtune.model.preprocess import clamp_low_res
 from samtune.prompts.batch import PromptBatch
@@ -30,7 +31,7 @@ from samtune.studio.models import StudioModel
 from samtune.studio.questions import FoundRegion, Question, StudioAnswer
 from samtune.types import Box, Prompt
 
-MOST_PREVIOUS = 512
+MOST_PREVIOUS = 256
 """Low-res masks that corrections can start from; the least recently used go first."""
 DOUBT_GRID = 6
 """Clicks per side of the grid whose predicted IoUs say how doubtful a model is about an image."""
@@ -156,8 +157,8 @@ class Engine:
 def _proposals(model: StudioModel, embedded: EmbeddedImage) -> list[FoundRegion]:
     if model.finder is not None:
         return _finds(model, embedded, model.finder)
-    found = automatic_masks(model.predictor, embedded, AutomaticConfig())
-    return [FoundRegion(region_of(one.mask), one.iou_score) for one in found]
+    found = automatic_masks(model.predictor, embedded, with_thresholds(AutomaticConfig(), model.predictor.loaded))
+    return [FoundRegion(one.region, one.iou_score) for one in found]
 
 
 def _finds(model: StudioModel, embedded: EmbeddedImage, finder: Finder) -> list[FoundRegion]:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import polars as pl
@@ -54,7 +55,7 @@ def export(studio: Studio, form: str, tolerance: float) -> Exported:
         StorageError: the disk refused; nothing is left behind.
     """
     chosen = accepted(studio)
-    folder = _numbered(studio.store.folder / EXPORTS, form)
+    folder = next_free(studio.store.folder / EXPORTS, f"{form}-")
     splits = {image.id: _split_in(studio, image) for image in chosen}
     if form == "masks":
         dataset = write_dataset(studio, chosen, splits, folder, copy=True)
@@ -179,8 +180,6 @@ def _split_in(studio: Studio, image: StudioImage) -> Split:
     return Split(image.split) if image.split else Split.TRAIN
 
 
-def _numbered(folder: Path, name: str) -> Path:
-    number = 1
-    while (folder / f"{name}-{number}").exists():
-        number += 1
-    return folder / f"{name}-{number}"
+def next_free(folder: Path, prefix: str = "") -> Path:
+    """The first path in a folder, numbered from 1, at which nothing stands."""
+    return next(path for path in (folder / f"{prefix}{number}" for number in count(1)) if not path.exists())

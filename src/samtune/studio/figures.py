@@ -16,7 +16,7 @@ from samtune.studio.studio import Studio
 if TYPE_CHECKING:
     from samtune.studio.models import StudioModel
 
-MOST_LISTED = 500
+MOST_LISTED = 200
 """Objects in one answer; the page asks again with a narrower filter."""
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import secrets
+import shutil
+import signal
 import socket
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,10 +73,11 @@ def opened(
     name = source.resolve().stem
     folder = out or Path(STUDIOS) / name
     check_output(folder, mark=ABOUT, earlier="an earlier studio", inputs=[source])
-    _check_source(source, folder)
+    is_new = _check_source(source, folder)
+    if is_new:
+        write_json(folder / ABOUT, {"format": FORMAT, "source": str(source.resolve())})
     store = Store(folder)
     try:
-        write_json(folder / ABOUT, {"format": FORMAT, "source": str(source.resolve())})
         with progress("preparing", quiet=quiet) as advance:
             found = open_source(source, folder, advance)
         with progress("importing", quiet=quiet) as advance:
@@ -84,6 +87,8 @@ def opened(
         studio = Studio(name, found, store, load)
     except BaseException:
         store.close()
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     try:
         yield studio
@@ -131,6 +136,7 @@ def serve(studio: Studio, config: StudioConfig, say: Callable[[str], None]) -> N
     port, token = int(listener.getsockname()[1]), secrets.token_urlsafe(24)
     address = f"http://{LOOPBACK}:{port}/?token={token}"
     settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
+    settings |= {"lifespan": "off", "timeout_graceful_shutdown": 5}
     say(f"studio     {address}")
     say(f"folder     {studio.store.folder}")
     say("end it with Ctrl-C; everything accepted is on the disk")
@@ -138,7 +144,13 @@ def serve(studio: Studio, config: StudioConfig, say: Callable[[str], None]) -> N
         threading.Thread(target=_open_browser, args=(address, say), daemon=True).start()
     with listener, closing(Tuning(studio)) as tuning:
         app = guarded_app(studio, tuning, port, token)
-        uvicorn.Server(uvicorn.Config(app, lifespan="off", **settings)).run(sockets=[listener])
+        server = uvicorn.Server(uvicorn.Config(app, **settings))
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            with suppress(KeyboardInterrupt):  # uvicorn ends well at a signal, and then sends it again
+                server.run(sockets=[listener])
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _open_browser(address: str, say: Callable[[str], None]) -> None:
@@ -150,11 +162,18 @@ def _open_browser(address: str, say: Callable[[str], None]) -> None:
         say("no browser could be opened here: open the address above in one")
 
 
-def _check_source(source: Path, folder: Path) -> None:
-    """A studio's folder is about one source."""
+def _check_source(source: Path, folder: Path) -> bool:
+    """Whether the folder is a new one; refused where it is the studio of another source, or inside of this one."""
+    if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+        raise ConfigError.of(
+            expected="a studio's folder outside of the images",
+            found="one inside of them",
+            where=str(folder),
+            do="choose another --out",
+        )
     about = folder / ABOUT
     if not about.is_file():
-        return
+        return True
     try:
         content = json.loads(about.read_text(encoding="utf-8"))
         before, version = str(content["source"]), int(content["format"])
@@ -167,5 +186,6 @@ def _check_source(source: Path, folder: Path) -> None:
             expected=f"the studio of {source}",
             found=f"that of {before}",
             where=str(folder),
-            do="choose another --out; or, where the source was moved, write its new place into studio.json",
+            do=f"choose another --out; or, where the source was moved, write its new place into {ABOUT}",
         )
+    return False

@@ -10,31 +10,32 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samtune.errors import DataError, SamtuneError, StorageError, UsageError
-from samtune.studio.exporting import accepted, write_dataset
-from samtune.studio.state import StudioImage
+from samtune.errors import SamtuneError, StorageError, UsageError
+from samtune.studio.exporting import accepted, next_free, write_dataset
+from samtune.studio.splitting import split_images
 from samtune.studio.studio import Studio
 from samtune.types import Split
 from samtune.utils.files import storage_errors, write_json
 
 TUNE, VERDICT, LOG = "tune", "verdict.json", "log.txt"
-PATTERN = (Split.TRAIN, Split.TEST, Split.TRAIN, Split.VALID, Split.TRAIN)
-"""Splits of groups of images in the order in which they came to have objects; once given, a split is kept."""
-FEWEST_GROUPS = 4
-"""Groups of images from which on each split has one."""
 STEPS_PER_OBJECT, FEWEST_STEPS, MOST_STEPS = 10, 150, 1500
 """How long to tune when nobody says: short enough to wait for, and no longer than few objects bear."""
 LEARNING_RATE = 2e-4
+PROMPTS = ("--prompts.point", "0.5", "--prompts.correction-clicks", "2")
+"""What a person does here: boxes, clicks, and corrections of both."""
+NICENESS = 10
+"""Priority of the processes that tune: a click goes before them."""
 EVAL_OBJECTS = 60
 MOST_POINTS = 400
 """Points of a curve that are sent."""
@@ -88,8 +89,8 @@ class Tuning:
                     expected="one tuning at a time", found="one that runs", do="wait for it, or cancel it"
                 )
             images = accepted(self.studio)
-            splits = self._splits(images)
-            folder = _next(self._root)
+            splits = split_images(self.studio, images)
+            folder = next_free(self._root)
             with storage_errors(folder):
                 folder.mkdir(parents=True)
             dataset = write_dataset(self.studio, images, splits, folder / "dataset", copy=False)
@@ -124,7 +125,7 @@ class Tuning:
         device, cache = self.studio.models.device, str(self.studio.store.folder / "embeddings")
         train = ["train", dataset, "--model", self.studio.models.start.source, "--out", run, "--steps", str(steps)]
         train += ["--eval-every", every, "--eval-objects", str(EVAL_OBJECTS), "--optimizer.lr", str(LEARNING_RATE)]
-        train += ["--cache-dir", cache, "--prompts.point", "0.5", "--no-finder", "--quiet", "--device", device]
+        train += ["--cache-dir", cache, "--no-finder", "--quiet", "--device", device, *PROMPTS]
         compare = ["compare", dataset, "--base", against, "--tuned", run, "--out", comparison, "--split", "test"]
         compare += ["--quiet", "--device", device]
         try:
@@ -137,8 +138,12 @@ class Tuning:
             write_json(folder / VERDICT, verdict)
             self._end("done", verdict=verdict, model=self._add_model(folder))
         except SamtuneError as error:
-            parts = {name: getattr(error, name) for name in ("expected", "found", "where", "do")}
+            self._end("failed", error={name: getattr(error, name) for name in ("expected", "found", "where", "do")})
+        except Exception as error:
+            mistake = f"a mistake in samtune: {type(error).__name__}: {error}"
+            parts = {"expected": "a tuned model", "found": mistake, "where": str(folder), "do": "please report it"}
             self._end("failed", error=parts)
+            raise
 
     def _call(self, command: Sequence[str], log: Path) -> None:
         """Run a command of samtune to its end.
@@ -153,6 +158,9 @@ class Tuning:
                 self._process = subprocess.Popen(  # noqa: S603 - our own command line
                     [sys.executable, "-m", "samtune", *command], stdout=output, stderr=output, stdin=subprocess.DEVNULL
                 )
+            if hasattr(os, "setpriority"):
+                with suppress(OSError):
+                    os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
             code = self._process.wait()
         with self._lock:
             self._process = None
@@ -172,36 +180,6 @@ class Tuning:
         key = f"tune-{folder.name}"
         self.studio.models.add(key, f"tuned {folder.name}", folder / "run")
         return key
-
-    def _splits(self, images: Sequence[StudioImage]) -> dict[str, Split]:
-        """Those of the source where it has all three among these images, else those given here, group by group."""
-        entries = {image.id: self.studio.entry(image) for image in images}
-        if self.studio.source.has_splits:
-            own = {image.id: entries[image.id].split for image in images}
-            if {own[image.id] for image in images if image.kept} == set(Split):
-                return own
-        known = {entries[image.id].group: Split(image.split) for image in images if image.split}
-        fresh = {entries[image.id].group: image for image in sorted(images, key=_first_object, reverse=True)}
-        groups = sorted((group for group in fresh if group not in known), key=lambda group: _first_object(fresh[group]))
-        for group in groups:
-            known[group] = PATTERN[len(known) % len(PATTERN)]
-        splits = {image.id: known[entries[image.id].group] for image in images}
-        count = len({entries[image.id].group for image in images if image.kept})
-        found = Counter(splits[image.id] for image in images if image.kept)
-        if count < FEWEST_GROUPS or len(found) < len(Split):
-            raise DataError.of(
-                expected=f"at least {FEWEST_GROUPS} images with objects, to learn from and to judge by",
-                found=f"{count} (copies of one image count once)",
-                where=self.studio.name,
-                do="annotate more images first",
-            )
-        self.studio.store.set_splits({image.id: splits[image.id].value for image in images if not image.split})
-        return splits
-
-
-def _first_object(image: StudioImage) -> int:
-    """Number of the image's first object; images without any come last."""
-    return min((int(one.id) for one in image.kept), default=1 << 60)
 
 
 def _idle() -> dict[str, Any]:
@@ -261,10 +239,3 @@ def _last_lines(log: Path) -> str:
     except OSError:
         return ""
     return " ".join(line.strip() for line in lines[-6:])[-500:]
-
-
-def _next(root: Path) -> Path:
-    number = 1
-    while (root / str(number)).exists():
-        number += 1
-    return root / str(number)

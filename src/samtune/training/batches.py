@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -25,17 +25,19 @@ from torch.utils.data import Dataset as TorchDataset
 from samtune.config import PromptPolicy
 from samtune.data.low_res import LowResTargets
 from samtune.data.table import Dataset, ImageEntry, ObjectEntry
+from samtune.data.views import AS_IS, MIRRORED, Change, change_of
 from samtune.embeddings.dataset import View
 from samtune.errors import DataError
 from samtune.prompts.batch import PADDING, PromptBatch
-from samtune.prompts.simulate import PromptDraws, background_prompts, simulate_prompts
+from samtune.prompts.simulate import PromptDraws, background_prompts, empty_boxes, rough_masks, simulate_prompts
 from samtune.training.losses.tuning import binary
 
 PADDED, BACKGROUND, OBJECT = -1, 0, 1
 """What a prompt is about; padded ones make an image's prompts as many as another's, and have no influence."""
+Purpose: TypeAlias = Literal["prompts", "flip", "mixture", "turns"]
 BATCHES_AHEAD = 2
 """Batches that are loaded while a step is computed."""
-_PURPOSES = ("prompts", "flip")
+_PURPOSES = get_args(Purpose)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,15 @@ class TrainingBatch:
         image_index: int64 `[N]`, which image each prompt is about, in ascending order; always on the CPU.
         covered: uint8 `[N, h, w]`, share of each low-res pixel the object covers, 255 for all of it; all zero for
             background prompts.
-        boxes: float32 `[N, 4]`, xyxy in low-res pixels; for a background prompt the pixel to click at, twice.
+        boxes: float32 `[N, 4]`, xyxy in low-res pixels; for a background click the pixel to click at, twice.
         kinds: int8 `[N]`, `OBJECT`, `BACKGROUND` or `PADDED`.
         draws: float32 `[N, K]`, the random numbers that prompts and correction clicks are made with, see `PromptDraws`.
+        neighbours: float32 `[N, 2]`, a pixel of another object, xy in low-res pixels; negative where there is none.
+        fine: uint8 `[N, s h, s w]`, as `covered`, where masks are compared at a finer scale s; else `[N, 0, 0]`.
+        ignored: bool `[N, h, w]`, pixels of crowd regions outside the object; `[N, 0, 0]` where the dataset has none.
+        has_masks: whether the prompts come with rough masks; decided for the whole step, because prompts with a mask
+            and without one cannot share a decoder call.
+        corrections: correction clicks that follow, likewise.
     """
 
     step: int
@@ -60,19 +68,29 @@ class TrainingBatch:
     boxes: Tensor
     kinds: Tensor
     draws: Tensor
+    neighbours: Tensor
+    fine: Tensor
+    ignored: Tensor
+    has_masks: bool = False
+    corrections: int = 0
 
     def __len__(self) -> int:
         return len(self.image_index)
 
     @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def tensors(self) -> tuple[Tensor, ...]:
         """What goes to the device."""
-        return self.covered, self.boxes, self.kinds, self.draws
+        return self.covered, self.boxes, self.kinds, self.draws, self.neighbours, self.fine, self.ignored
 
     @property
     def targets(self) -> Tensor:
         """float32 `[N, h, w]`, share of each low-res pixel the object covers, 0 to 1."""
         return self.covered.float() / 255
+
+    @property
+    def fine_targets(self) -> Tensor:
+        """The same at the finer scale."""
+        return self.fine.float() / 255
 
     @property
     def counted(self) -> Tensor:
@@ -81,9 +99,19 @@ class TrainingBatch:
 
     def with_tensors(self, tensors: Sequence[Tensor], image_index: Tensor | None = None) -> TrainingBatch:
         """The same with other `tensors`."""
-        covered, boxes, kinds, draws = tensors
+        covered, boxes, kinds, draws, neighbours, fine, ignored = tensors
         index = self.image_index if image_index is None else image_index
-        return TrainingBatch(self.step, self.views, index, covered, boxes, kinds, draws)
+        return replace(
+            self,
+            image_index=index,
+            covered=covered,
+            boxes=boxes,
+            kinds=kinds,
+            draws=draws,
+            neighbours=neighbours,
+            fine=fine,
+            ignored=ignored,
+        )
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """The same work on `device`; copies from pinned memory are not waited for."""
@@ -96,6 +124,17 @@ class TrainingBatch:
     def select(self, rows: slice) -> TrainingBatch:
         """Some of the prompts, of the same images."""
         return self.with_tensors([tensor[rows] for tensor in self.tensors], self.image_index[rows])
+
+    def by_images(self, most: int) -> list[TrainingBatch]:
+        """The same work in parts of at most `most` images."""
+        if len(self.views) <= most:
+            return [self]
+        ends = torch.tensor([0, *self.counts]).cumsum(0).tolist()
+        parts: list[TrainingBatch] = []
+        for first in range(0, len(self.views), most):
+            part = self.select(slice(ends[first], ends[min(first + most, len(self.views))]))
+            parts.append(replace(part, views=self.views[first : first + most], image_index=part.image_index - first))
+        return parts
 
     @property
     def counts(self) -> list[int]:
@@ -111,7 +150,8 @@ class TrainingBatch:
             parts = zip(tensor.split(counts), counts, strict=True)
             return torch.cat([F.pad(part, (*beside, 0, each - count), value=value) for part, count in parts])
 
-        rows = [padded(self.covered, 0), padded(self.boxes, 0), padded(self.kinds, PADDED), padded(self.draws, 0)]
+        values = (0, 0, PADDED, 0, -1, 0, 0)
+        rows = [padded(tensor, value) for tensor, value in zip(self.tensors, values, strict=True)]
         return self.with_tensors(rows, torch.arange(len(self.views)).repeat_interleave(each))
 
     def columns(self, width: int) -> Iterator[TrainingBatch]:
@@ -123,14 +163,25 @@ class TrainingBatch:
 
     def prompts(self, policy: PromptPolicy) -> PromptBatch:
         """The first prompts, in pixels of the model's square input."""
-        found = simulate_prompts(binary(self.targets), self.boxes, policy, PromptDraws.of(self.draws))
+        objects, draws = binary(self.targets), PromptDraws.of(self.draws)
+        found = simulate_prompts(objects, self.boxes, policy, draws, self.neighbours)
+        if policy.negative_boxes > 0:
+            found = found.padded(max(2, found.points.shape[1]))
         points, labels = found.points, found.labels
         if policy.negative > 0:
             clicks = PromptBatch.from_clicks(self.boxes[:, None, :2]).padded(points.shape[1])
-            is_click = (self.kinds == BACKGROUND)[:, None]
+            is_background = self.kinds == BACKGROUND
+            is_click = is_background[:, None]
+            if policy.negative_boxes > 0:
+                boxes = PromptBatch.from_boxes(self.boxes).padded(points.shape[1])
+                is_box = (is_background & (self.boxes[:, 2] > self.boxes[:, 0]))[:, None]
+                points = torch.where(is_box[..., None], boxes.points, points)
+                labels = torch.where(is_box, boxes.labels, labels)
+                is_click = is_click & ~is_box
             points = torch.where(is_click[..., None], clicks.points, points)
             labels = torch.where(is_click, clicks.labels, labels)
-        return PromptBatch(points, labels.masked_fill(~self.counted[:, None], PADDING)).low_res_to_input()
+        prompts = PromptBatch(points, labels.masked_fill(~self.counted[:, None], PADDING)).low_res_to_input()
+        return prompts.with_masks(rough_masks(objects, draws)) if self.has_masks else prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +194,8 @@ class Sampling:
     flip: bool
     seed: int
     prompts: PromptPolicy
+    views: int = 1
+    loss_scale: int = 1
 
 
 class TrainingBatches(TorchDataset[TrainingBatch]):
@@ -158,6 +211,8 @@ class TrainingBatches(TorchDataset[TrainingBatch]):
         self.rank = rank
         self.world = world
         self._targets = LowResTargets(dataset, sampling.mask_size)
+        finer = sampling.loss_scale * sampling.mask_size
+        self._fine = LowResTargets(dataset, finer) if sampling.loss_scale > 1 else None
         background = sampling.prompts.negative > 0
         self.images = [image for image in dataset.images if background or image.single_objects]
         if not any(image.single_objects for image in self.images):
@@ -167,24 +222,27 @@ class TrainingBatches(TorchDataset[TrainingBatch]):
                 where=str(dataset.root),
                 do="look into the dataset's issues.json, or prepare it with other --split shares",
             )
+        self._has_crowds = any(found.iscrowd for image in self.images for found in image.objects)
+        self._changes: dict[tuple[str, str, int], Change] = {}
         self._order = EpochOrder(len(self.images), sampling.seed)
 
     def __getitem__(self, step: int) -> TrainingBatch:
         views = self.views(step)
         parts = [self._of_image(view, number) for view, number in zip(views, self._numbers(step), strict=True)]
-        covered, boxes, kinds, draws = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        names = ("covered", "boxes", "kinds", "draws", "neighbours", "fine", "ignored")
+        arrays = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
+        has_masks, corrections = self._turns(step)
         return TrainingBatch(
             step=step,
             views=views,
             image_index=torch.arange(len(views)).repeat_interleave(torch.tensor([len(part[0]) for part in parts])),
-            covered=torch.from_numpy(covered),
-            boxes=torch.from_numpy(boxes),
-            kinds=torch.from_numpy(kinds),
-            draws=torch.from_numpy(draws),
+            **dict(zip(names, arrays, strict=True)),
+            has_masks=has_masks,
+            corrections=corrections,
         )
 
     def views(self, step: int) -> tuple[View, ...]:
-        """The images of a step in this process, and which way round; reads no file."""
+        """The images of a step in this process, and how they are seen; reads no file."""
         return tuple(self._view(number) for number in self._numbers(step))
 
     def upcoming(self, step: int, end: int) -> Iterator[View]:
@@ -202,52 +260,90 @@ class TrainingBatches(TorchDataset[TrainingBatch]):
         first = (step * self.world + self.rank) * self.sampling.images_per_step
         return range(first, first + self.sampling.images_per_step)
 
+    def _turns(self, step: int) -> tuple[bool, int]:
+        """Whether the prompts of a step have rough masks, and how many correction clicks follow; alike everywhere."""
+        policy = self.sampling.prompts
+        chance = float(torch.rand(1, generator=image_generator(self.sampling.seed, step, "turns")))
+        has_masks = chance < policy.mask_steps
+        is_corrected = not has_masks and chance < policy.mask_steps + policy.correction_steps
+        return has_masks, policy.correction_clicks if is_corrected else 0
+
     def _view(self, number: int) -> View:
         """Image `number` of the run."""
         image = self.images[self._order(number)]
-        if not self.sampling.flip:
+        if not self.sampling.flip and self.sampling.views == 1:
             return View(image)
-        generator = image_generator(self.sampling.seed, number, "flip")
-        return View(image, bool(torch.rand(1, generator=generator) < 0.5))
+        chance = float(torch.rand(1, generator=image_generator(self.sampling.seed, number, "flip")))
+        if self.sampling.flip:
+            return View(image, MIRRORED if chance < 0.5 else AS_IS)
+        which = (image.image_path, image.part, int(chance * self.sampling.views))
+        if which not in self._changes:
+            self._changes[which] = change_of(image, which[2])
+        return View(image, self._changes[which])
 
-    def _of_image(
-        self, view: View, number: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int8], NDArray[np.float32]]:
-        """`covered`, `boxes`, `kinds` and `draws` of some objects of an image, and of its background."""
-        image, size = view.image, self.sampling.mask_size
+    def _of_image(self, view: View, number: int) -> tuple[NDArray[Any], ...]:
+        """`covered`, `boxes`, `kinds`, `draws`, `neighbours`, `fine` and `ignored`: some objects and background."""
+        image, size, policy = view.image, self.sampling.mask_size, self.sampling.prompts
         generator = image_generator(self.sampling.seed, number, "prompts")
-        objects = _choose(image.single_objects, self.sampling.objects_per_image, generator)
-        boxes = np.array([found.box for found in objects], np.float32).reshape(-1, 4)
-        boxes *= np.array([size / image.width, size / image.height] * 2, np.float32)
-        covered = self._targets.of(objects)
-        if view.flipped:
-            covered = covered[:, :, ::-1]
-            boxes = np.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], axis=1)
-        places = self._background(view, len(objects), generator)
-        kinds = np.array([OBJECT] * len(objects) + [BACKGROUND] * len(places), np.int8)
+        more = image_generator(self.sampling.seed, number, "mixture")
+        shown = [found for found in image.single_objects if view.change.shows(found.box)]
+        objects = _choose(shown, self.sampling.objects_per_image, generator)
+        boxes, covered = self._targets.boxes(objects, image, view.change), self._targets.of(objects, view.change)
+        fine = np.zeros((len(objects), 0, 0), np.uint8) if self._fine is None else self._fine.of(objects, view.change)
+        if view.change.crop is not None:  # a mask may lie in the half of its box that is not seen
+            seen = covered.any(axis=(1, 2))
+            boxes, covered, fine = boxes[seen], covered[seen], fine[seen]
+        background = self._background(view, boxes, generator, more)
+        kinds = np.array([OBJECT] * len(boxes) + [BACKGROUND] * len(background), np.int8)
+        columns = zip(PromptDraws.count(policy), (generator, more), strict=True)
+        draws = [torch.rand(len(kinds), count, generator=source).numpy() for count, source in columns]
+        neighbours = np.full((len(kinds), 2), -1, np.float32)
+        if policy.points > 0:
+            neighbours[: len(boxes)] = _neighbours(covered, boxes, more)
+        covered = np.concatenate([covered, np.zeros((len(background), size, size), np.uint8)])
         return (
-            np.concatenate([covered, np.zeros((len(places), size, size), np.uint8)]),
-            np.concatenate([boxes, np.tile(places, 2)]),
+            covered,
+            np.concatenate([boxes, background]),
             kinds,
-            torch.rand(len(kinds), PromptDraws.count(self.sampling.prompts), generator=generator).numpy(),
+            np.concatenate(draws, axis=1),
+            neighbours,
+            np.concatenate([fine, np.zeros((len(background), *fine.shape[1:]), np.uint8)]),
+            self._ignored(view, covered),
         )
 
-    def _background(self, view: View, objects: int, generator: torch.Generator) -> NDArray[np.float32]:
-        """Where to click on an image's background, beside `objects` objects: low-res pixels, `[n, 2]`.
+    def _ignored(self, view: View, covered: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """What lies in a crowd region and in none of the objects `covered` `[N, h, w]`, for each of these."""
+        if not self._has_crowds:
+            return np.zeros((len(covered), 0, 0), bool)
+        crowd = self._targets.of([found for found in view.image.objects if found.iscrowd], view.change)
+        return np.any(crowd > 0, axis=0) & (covered == 0)
 
-        At least one on an image that has no object at all.
+    def _background(
+        self, view: View, boxes: NDArray[np.float32], generator: torch.Generator, more: torch.Generator
+    ) -> NDArray[np.float32]:
+        """What to ask about an image's background, beside objects with such `boxes`: low-res pixels, `[n, 4]`, xyxy.
+
+        A click is a box of no size. At least one of them on an image that has no object at all.
         """
-        share = self.sampling.prompts.negative
-        wanted = share * max(objects, 1)
+        policy, size = self.sampling.prompts, self.sampling.mask_size
+        wanted = policy.negative * max(len(boxes), 1)
         count = int(wanted) + bool(torch.rand(1, generator=generator) < wanted % 1)
-        if share > 0 and objects == 0:
+        if policy.negative > 0 and not len(boxes):
             count = max(count, 1)
         if count == 0:
-            return np.zeros((0, 2), np.float32)
-        occupied = np.any(self._targets.of(view.image.objects) > 0, axis=0)
-        grid = torch.from_numpy(occupied[:, ::-1].copy() if view.flipped else occupied)
+            return np.zeros((0, 4), np.float32)
+        grid = torch.from_numpy(np.any(self._targets.of(view.image.objects, view.change) > 0, axis=0))
         found = background_prompts(grid, count, generator)
-        return np.zeros((0, 2), np.float32) if found is None else found.points[:, 0].numpy()
+        if found is None:
+            return np.zeros((0, 4), np.float32)
+        places = found.points[:, 0].repeat(1, 2)
+        if policy.negative_boxes > 0:
+            sides = torch.from_numpy(boxes[:, 2:] - boxes[:, :2]) if len(boxes) else torch.full((1, 2), size / 4)
+            chosen = torch.randint(len(sides), (count,), generator=more)
+            empty = empty_boxes(grid, sides[chosen], more)
+            is_box = (torch.rand(count, generator=more) < policy.negative_boxes) & (empty[:, 2] > empty[:, 0])
+            places = torch.where(is_box[:, None], empty, places)
+        return places.numpy()
 
 
 class EpochOrder:
@@ -276,7 +372,7 @@ class EpochOrder:
         return np.random.default_rng((self.seed, epoch)).permutation(self.count).astype(np.uint32)
 
 
-def image_generator(seed: int, number: int, purpose: Literal["prompts", "flip"]) -> torch.Generator:
+def image_generator(seed: int, number: int, purpose: Purpose) -> torch.Generator:
     """The generator of everything random about image `number` of a run; each purpose has an independent stream."""
     (state,) = np.random.SeedSequence((seed, number, _PURPOSES.index(purpose))).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state >> 1))
@@ -326,6 +422,24 @@ def _loaded_by_a_thread(batches: TrainingBatches, steps: range) -> Iterator[Trai
             yield waiting.popleft().result()
     finally:
         thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _neighbours(
+    covered: NDArray[np.uint8], boxes: NDArray[np.float32], generator: torch.Generator
+) -> NDArray[np.float32]:
+    """For each object a pixel of the one beside it that is not its own: `[n, 2]`, xy; -1 where there is none."""
+    found = np.full((len(covered), 2), -1, np.float32)
+    places = torch.rand(len(covered), generator=generator).tolist()
+    centers = boxes.reshape(-1, 2, 2).mean(1)
+    distances = np.linalg.norm(centers[:, None] - centers, axis=2) + np.diag(np.full(len(covered), np.inf))
+    if len(covered) < 2:
+        return found
+    for row, (other, place) in enumerate(zip(distances.argmin(1), places, strict=True)):
+        pixels = np.flatnonzero((covered[other] >= 128) & (covered[row] == 0))
+        if len(pixels):
+            y, x = divmod(int(pixels[int(place * len(pixels))]), covered.shape[2])
+            found[row] = x, y
+    return found
 
 
 def _choose(objects: Sequence[ObjectEntry], most: int, generator: torch.Generator) -> list[ObjectEntry]:

@@ -1,13 +1,18 @@
 """A run on disk: its folder, and everything needed to go on after an interruption with the same numbers.
 
     RUN/config.yaml          the TrainConfig
-    RUN/run.json             base model, parameter counts, versions: what this run is
+    RUN/run.json             base model, parameter counts, settings, versions: what this run is
+    RUN/dataset.json         what tells its dataset from a changed one
     RUN/metrics.jsonl        one JSON object per step and per validation
     RUN/results.csv          one row per validation
+    RUN/training.png         its loss and validations as a chart, drawn when it ends
+    RUN/tracking.json        what the run is called at services that track it
     RUN/checkpoints/last/    to resume: learning weights, optimizer, moving average, progress (safetensors and JSON)
+    RUN/checkpoints/previous/ the one before, for when `last` is damaged
     RUN/checkpoints/best/    to use: the whole model in Hugging Face layout, weights only
     RUN/checkpoints/adapter/ the LoRA adapter of these weights, in peft layout
 
+Every checkpoint is written beside its place, brought to the disk and moved there, and lists the checksums of its files.
 Learning rate, batches and random draws are functions of the seed and the step, so `last` needs no more than it holds.
 """
 
@@ -33,7 +38,16 @@ from samtune.errors import ModelError
 from samtune.model.catalogue import NANO, hub_name
 from samtune.model.io.tensors import save_tensors
 from samtune.training.state import Progress, TrainingState
-from samtune.utils.files import new_folder, recover_folder, storage_errors, write_json, write_text
+from samtune.utils.checksums import find_damage, write_checksums
+from samtune.utils.files import (
+    new_folder,
+    recover_folder,
+    remove_unfinished,
+    storage_errors,
+    unfinished,
+    write_json,
+    write_text,
+)
 from samtune.utils.output_folders import check_output
 
 RUNS = "runs"
@@ -67,9 +81,29 @@ class RunFolder:
         return self.path / "results.csv"
 
     @property
+    def chart(self) -> Path:
+        """Loss and validations, PNG."""
+        return self.path / "training.png"
+
+    @property
+    def tracking(self) -> Path:
+        """What the run is called at services that track it, JSON."""
+        return self.path / "tracking.json"
+
+    @property
     def last(self) -> Path:
         """The checkpoint to resume from."""
         return self.path / "checkpoints" / "last"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before `last`."""
+        return self.path / "checkpoints" / "previous"
+
+    @property
+    def dataset(self) -> Path:
+        """What tells the run's dataset from a changed one, JSON."""
+        return self.path / "dataset.json"
 
     @property
     def adapter(self) -> Path:
@@ -89,12 +123,18 @@ def choose_folder(config: TrainConfig) -> Path:
         ConfigError: `out` holds something.
     """
     path = config.out or _numbered(Path(RUNS) / config.name)
+    _remove_unfinished_start(RunFolder(path))
     check_output(path, do="choose another --out, or continue that run with --resume")
     return path
 
 
-def make_folder(folder: RunFolder, dataset: Path, config: TrainConfig, about: Mapping[str, Any]) -> None:
-    """Make a run's folder with its settings, whose paths hold wherever it is resumed from, and `run.json`."""
+def make_folder(
+    folder: RunFolder, dataset: Path, config: TrainConfig, about: Mapping[str, Any], fingerprint: Mapping[str, Any]
+) -> None:
+    """Make a run's folder: `run.json`, the dataset's fingerprint, and the settings, which make it one that resumes.
+
+    Paths in the settings hold wherever it is resumed from.
+    """
     with storage_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
     model = Path(config.model).expanduser()
@@ -103,8 +143,25 @@ def make_folder(folder: RunFolder, dataset: Path, config: TrainConfig, about: Ma
         paths["model"] = model
     absolute = {name: str(path.resolve()) for name, path in paths.items() if path is not None}
     settings = {"dataset": "", **config.model_dump(mode="json"), **absolute}
+    write_json(folder.about, {**about, "settings": config.model_dump(mode="json")})
+    write_json(folder.dataset, fingerprint)
     write_text(folder.config, yaml.safe_dump(settings, sort_keys=False))
-    write_json(folder.about, about)
+
+
+def _remove_unfinished_start(folder: RunFolder) -> None:
+    """Remove what a start left that was killed before the run's settings were written: nothing of a run is in it.
+
+    A folder in which there is anything else is left as it is.
+    """
+    if not folder.path.is_dir() or folder.config.exists():
+        return
+    with storage_errors(folder.path):
+        files = [folder.about, folder.dataset]
+        ours = {*files, *(path for file in (*files, folder.config) for path in unfinished(file))}
+        found = set(folder.path.iterdir())
+        if found and found <= ours:
+            for path in found:
+                path.unlink()
 
 
 def remove_folder(folder: RunFolder) -> None:
@@ -141,41 +198,71 @@ def read_about(folder: RunFolder) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def has_checkpoint(folder: RunFolder) -> bool:
+    """Whether there is anything to resume from, whole or damaged."""
+    recover_folder(folder.last)
+    return folder.last.exists() or folder.previous.exists()
+
+
 def save_last(folder: RunFolder, state: TrainingState) -> None:
-    """Write `checkpoints/last` as a whole or not at all."""
+    """Write `checkpoints/last` as a whole or not at all; what stood there becomes `checkpoints/previous`."""
     tensors = {f"weights/{name}": parameter.detach() for name, parameter in state.parameters.items()}
     for name, parameter in state.parameters.items():
         tensors |= {f"optimizer/{name}/{key}": value for key, value in state.optimizer.state[parameter].items()}
     if state.average is not None:
         tensors |= {f"average/{name}": value for name, value in state.average.values.items()}
-    with new_folder(folder.last) as temporary:
+    with new_folder(folder.last, keep=folder.previous) as temporary:
         save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / "state.safetensors")
         (temporary / "progress.json").write_text(json.dumps(asdict(state.progress)) + "\n")
+        write_checksums(temporary)
 
 
-def load_last(folder: RunFolder, state: TrainingState) -> None:
-    """Bring weights, optimizer, average and progress back to where `checkpoints/last` was saved.
+def load_last(folder: RunFolder, state: TrainingState) -> str:
+    """Bring weights, optimizer, average and progress back to where `checkpoints/last` was saved, or the one before.
+
+    Returns:
+        Why it is the one before, in words; empty where it is the last.
 
     Raises:
-        ModelError: there is no such checkpoint, or it belongs to other settings.
+        ModelError: there is no such checkpoint, both are damaged, or it belongs to other settings.
     """
     recover_folder(folder.last)
-    try:
-        progress = Progress(**json.loads((folder.last / "progress.json").read_text()))
-        tensors = load_file(folder.last / "state.safetensors")
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise ModelError.of(
-            expected="a run with a resumable checkpoint",
-            found=str(error),
-            where=str(folder.last),
-            do="start the run again without --resume",
-        ) from error
+    reasons: list[str] = []
+    for path in (folder.last, folder.previous):
+        try:
+            progress, tensors = _read_checkpoint(path)
+        except (OSError, ValueError, TypeError, SafetensorError) as error:
+            reasons.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            continue
+        _restore(state, progress, tensors, path)
+        return f"{folder.last} cannot be read: {reasons[0]}; going on from {path.name}" if reasons else ""
+    raise ModelError.of(
+        expected="a run with a resumable checkpoint",
+        found="; ".join(reasons),
+        where=f"{folder.last} and {folder.previous}",
+        do="start the run again without --resume",
+    )
+
+
+def _read_checkpoint(path: Path) -> tuple[Progress, dict[str, Tensor]]:
+    """What a checkpoint holds, when its files are what was written.
+
+    Raises:
+        OSError, ValueError, TypeError, SafetensorError: they are not.
+    """
+    if damage := find_damage(path):
+        raise ValueError(damage)
+    progress = Progress(**json.loads((path / "progress.json").read_text()))
+    return progress, load_file(path / "state.safetensors")
+
+
+def _restore(state: TrainingState, progress: Progress, tensors: Mapping[str, Tensor], path: Path) -> None:
     saved = {name.removeprefix("weights/") for name in tensors if name.startswith("weights/")}
     if saved != state.parameters.keys():
         raise ModelError.of(
             expected=f"{len(state.parameters)} learning parameters, as this run's settings say",
             found=f"{len(saved)} in its checkpoint",
-            where=str(folder.last),
+            where=str(path),
             do="resume with the settings the run was started with",
         )
     fused = bool(state.optimizer.defaults.get("fused"))
@@ -190,11 +277,33 @@ def load_last(folder: RunFolder, state: TrainingState) -> None:
     state.progress = progress
 
 
+def tidy(folder: RunFolder, step: int) -> None:
+    """Bring a run folder to where its checkpoint of `step` was saved: logs cut, half-written things removed."""
+    folders = (folder.last, folder.previous, folder.best, folder.adapter)
+    files = (folder.config, folder.about, folder.dataset, folder.metrics, folder.results, folder.chart, folder.tracking)
+    for place in folders:
+        recover_folder(place)
+    for place in (*folders, *files):
+        remove_unfinished(place)
+    cut_logs(folder, step)
+
+
+def has_steps(folder: RunFolder) -> bool:
+    """Whether the metrics file knows of a step that was made."""
+    try:
+        return any(1 <= _step_of(line) < float("inf") for line in folder.metrics.read_text("utf-8").splitlines())
+    except OSError:
+        return False
+
+
 def cut_logs(folder: RunFolder, step: int) -> None:
     """Drop what the metrics file and the table of results say of steps after `step`: it will be written again.
 
+    Before the first step has been made the base model's validation is written again too.
+
     Lines that a crash has cut off are dropped too.
     """
+    step = step or -1
     if folder.metrics.exists():
         lines = folder.metrics.read_text(encoding="utf-8").splitlines()
         write_text(folder.metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))

@@ -28,22 +28,28 @@ from samtune.training.step import Figures, count_prompts, learn, learn_from, lea
 WARM_UPS = 3
 """Steps before recording, which let libraries set themselves up: PyTorch's notes ask for a few."""
 
-Learn: TypeAlias = Callable[[TrainingBatch], Figures]
+Learn: TypeAlias = Callable[[TrainingBatch, Counts], Figures]
 _log = logging.getLogger(__name__)
 
 
 def learner(run: Run) -> Learn:
-    """How this run learns from a batch: recorded steps, steps on a grid, or batches as they come.
+    """How this run learns from a whole batch: recorded steps, steps on a grid, or batches as they come.
 
     Recorded where a GPU trains from embeddings that nothing learns upstream of. Where the encoder or an adapter in it
     learns, a GPU works on grids without recording. Everywhere else, and with the plain decoder, a batch is taken as it
     comes, which pads nothing.
     """
+    uses_grids = run.device.type == "cuda" and run.config.decoder == "fast"
+    if uses_grids and run.config.cuda_graphs and run.trainable.upstream_frozen:
+        return RecordedSteps(run)
+    return part_learner(run)
+
+
+def part_learner(run: Run) -> Learn:
+    """How this run learns from a part of a batch: on a grid or as it comes. Gradients are added to those there are."""
     if run.device.type != "cuda" or run.config.decoder != "fast":
         return partial(learn, run)
-    if run.config.cuda_graphs and run.trainable.upstream_frozen:
-        return RecordedSteps(run)
-    return lambda batch: learn_on_grid(run, gridded(run, batch))
+    return lambda batch, counts: learn_on_grid(run, gridded(run, batch), counts)
 
 
 def gridded(run: Run, batch: TrainingBatch) -> TrainingBatch:
@@ -60,7 +66,7 @@ def grid_size(count: int) -> int:
 
 
 class RecordedSteps:
-    """Learns from batches by replaying recordings, one for each grid size, made when a size first occurs.
+    """Learns from batches by replaying recordings, one for each grid size with or without masks and corrections.
 
     Attributes:
         is_recording: false once a recording has failed, which a warning reports: steps then run on grids without it.
@@ -70,22 +76,22 @@ class RecordedSteps:
         self._run = run
         self._stream = torch.cuda.Stream(run.device)
         self._pool = torch.cuda.graph_pool_handle()
-        self._recordings: dict[tuple[int, int], _Recording] = {}
+        self._recordings: dict[tuple[int, int, bool, int], _Recording] = {}
         self.is_recording = True
 
-    def __call__(self, batch: TrainingBatch) -> Figures:
+    def __call__(self, batch: TrainingBatch, counts: Counts | None = None) -> Figures:
         """Set the gradients of one batch, and return its figures."""
         grid = gridded(self._run, batch)
-        counts = count_prompts(self._run, grid)
+        counts = counts or count_prompts(self._run, grid)
         embeddings = self._run.embed_step(grid)
-        shape = (len(grid.views), len(grid))
+        shape = (len(grid.views), len(grid), grid.has_masks, grid.corrections)
         if self.is_recording and shape not in self._recordings:
             self._record(shape, StaticInputs(embeddings, grid, counts))
         if not self.is_recording:
             return learn_from(self._run, embeddings, grid, counts)
         return self._recordings[shape].replay(embeddings, grid, counts)
 
-    def _record(self, shape: tuple[int, int], inputs: StaticInputs) -> None:
+    def _record(self, shape: tuple[int, int, bool, int], inputs: StaticInputs) -> None:
         try:
             self._recordings[shape] = _Recording(self._run, inputs, self._stream, self._pool)
         except RuntimeError as error:  # no memory for it, or a driver that cannot

@@ -12,12 +12,14 @@ from dataclasses import replace
 from samtune.errors import SamtuneError
 from samtune.training.batches import loader
 from samtune.training.checkpoint import save_last
-from samtune.training.cuda_graphs import learner
+from samtune.training.cuda_graphs import learner, part_learner
+from samtune.training.memory import WithinMemory, fit_to_memory
 from samtune.training.optimizer import lr_factor, set_learning_rate
 from samtune.training.readings import STEPS_BETWEEN_READINGS, Readings
 from samtune.training.run import Run
+from samtune.training.samples import draw_validation
 from samtune.training.signals import stop_on_signal
-from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, Validated
+from samtune.training.tracking.events import Event, Listener, Noted, RunFinished, RunStarted, Validated
 from samtune.training.update import Update
 
 
@@ -42,32 +44,37 @@ def train(run: Run, listeners: Sequence[Listener] = ()) -> RunFinished:
             for listener in listeners:
                 listener(event)
 
-    emit(RunStarted(run.folder.path, config.steps, state.progress.step, run.notes))
+    notes = (*run.notes, fit_to_memory(run))
+    emit(RunStarted(run.folder.path, config.steps, state.progress.step, notes))
     with stop_on_signal() as stop:
         if state.progress.step == 0:
             _validate(run, emit)
             _save(run)
-        learn, update, readings = learner(run), Update(run), Readings(run, emit)
+        learn = WithinMemory(run, learner(run), part_learner(run), lambda text: emit(Noted(state.progress.step, text)))
+        update, readings = Update(run), Readings(run, emit)
         pin = run.device.type == "cuda"
-        for batch in loader(run.batches, state.progress.step, config.steps, config.workers, pin=pin):
+        end = state.progress.step if run.is_out_of_patience else config.steps
+        for batch in loader(run.batches, state.progress.step, end, config.workers, pin=pin):
             lr = set_learning_rate(state.optimizer, lr_factor(batch.step, config.steps, config.optimizer))
             figures = update(batch.step, learn(batch))
             state.progress = replace(state.progress, step=batch.step + 1)
             readings.add(state.progress.step, lr, figures)
 
-            due = state.progress.step % run.validate_every == 0 or state.progress.step == config.steps
-            reads = due or state.progress.step % STEPS_BETWEEN_READINGS == 0
+            validates, saves = run.validates_now, run.saves_now
+            reads = validates or saves or state.progress.step % STEPS_BETWEEN_READINGS == 0
             stopping = stop.reached(run.processes, reads=reads)
             if reads or stopping:
                 readings.read()
-            if due:
+            if validates:
                 _validate(run, emit)
-            if due or stopping:
+            stopping = stopping or (validates and run.is_out_of_patience)
+            if saves or stopping:
                 _save(run)
             if stopping:
                 break
     progress = state.progress
-    finished = RunFinished(progress.step, progress.best_step, time.monotonic() - started, stop.signal)
+    seconds = time.monotonic() - started
+    finished = RunFinished(progress.step, progress.best_step, seconds, stop.signal, run.is_out_of_patience)
     emit(finished)
     return finished
 
@@ -83,7 +90,8 @@ def _validate(run: Run, emit: Callable[[Event], None]) -> None:
         if is_best:
             state.progress = replace(progress, best_step=progress.step, best_iou=iou)
             run.processes.on_main(run.save_best)
-    emit(Validated(progress.step, metrics, is_best, run.validation.objects))
+        images = draw_validation(run) if run.processes.is_main else {}
+    emit(Validated(progress.step, metrics, is_best, run.validation.objects, images))
 
 
 def _save(run: Run) -> None:

@@ -16,16 +16,19 @@ from torch import Tensor, nn
 from transformers import Sam2Model
 
 from samtune.config import TrainConfig
+from samtune.data.fingerprint import fingerprint
 from samtune.data.table import Dataset, ImageEntry
+from samtune.data.training_share import with_training_share
 from samtune.embeddings.dataset import DatasetEmbeddings, View
-from samtune.errors import DataError, ModelError
+from samtune.errors import ConfigError
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder.choice import DECODERS
 from samtune.model.decoder.reference import DecoderOutput
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.model.io.load import load_model
 from samtune.model.io.loaded import LoadedModel
-from samtune.model.io.save import save_model
+from samtune.model.io.save import write_model
+from samtune.model.io.tensors import hash_tensors
 from samtune.model.trainable import Trainable, merged, parameter_groups, save_adapter, select_trainable
 from samtune.prompts.batch import PromptBatch
 from samtune.runtime.device import choose_device, configure_process
@@ -35,16 +38,26 @@ from samtune.training.batches import Sampling, TrainingBatch, TrainingBatches
 from samtune.training.checkpoint import (
     RunFolder,
     choose_folder,
-    cut_logs,
+    has_checkpoint,
+    has_steps,
     load_last,
     make_folder,
-    read_about,
     read_settings,
     remove_folder,
+    tidy,
+)
+from samtune.training.identity import (
+    require_dataset,
+    require_same_base,
+    require_same_processes,
+    require_same_settings,
 )
 from samtune.training.optimizer import MovingAverage, make_optimizer
-from samtune.training.state import TrainingState
+from samtune.training.state import Progress, TrainingState
+from samtune.training.tracking.services import require_trackers
 from samtune.training.validation import Validation
+from samtune.utils.checksums import write_checksums
+from samtune.utils.files import new_folder
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,7 @@ class Run:
         dataset: whole; the batches are of its training split.
         config: its settings.
         loaded: the base model, whose weights the training changes in place.
+        weights: checksum of the base model's weights.
         trainable: what learns.
         batches: what each step works on.
         validation: what is measured.
@@ -71,6 +85,7 @@ class Run:
     dataset: Dataset
     config: TrainConfig
     loaded: LoadedModel
+    weights: str
     trainable: Trainable
     batches: TrainingBatches
     validation: Validation
@@ -97,9 +112,36 @@ class Run:
         return self.config.eval_every or max(1, self.config.steps // 10)
 
     @property
+    def validates_now(self) -> bool:
+        """Whether the steps done so far are followed by a validation."""
+        return self._is_due(self.validate_every)
+
+    @property
+    def saves_now(self) -> bool:
+        """Whether the steps done so far are followed by a checkpoint to resume from."""
+        return self._is_due(self.config.save_every or self.validate_every)
+
+    def _is_due(self, every: int) -> bool:
+        step = self.state.progress.step
+        return step % every == 0 or step == self.config.steps
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether the last validations, as many as the patience, were all no better than an earlier one."""
+        progress, wait = self.state.progress, self.config.patience * self.validate_every
+        return 0 < wait <= progress.step - progress.best_step and progress.step < self.config.steps
+
+    @property
     def chunk(self) -> int:
         """Prompts per decoder call. Larger ones hold more memory, and on a CPU gain little."""
-        return self.config.chunk or (16 if self.device.type == "cpu" else 32)
+        wanted = self.config.chunk or (16 if self.device.type == "cpu" else 32)
+        return min(wanted, self.state.progress.prompts_at_once or wanted)
+
+    @property
+    def images_at_once(self) -> int:
+        """Images of a step that go through the model together; its gradients are added up over such parts."""
+        asked = self.config.images_per_step if self.config.batch == "auto" else self.config.batch
+        return min(asked, self.state.progress.images_at_once or asked)
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """The precision of the forward pass."""
@@ -131,7 +173,9 @@ class Run:
 
     def save_best(self) -> None:
         """Write the weights as they are now to `checkpoints/best`, and a LoRA adapter to `checkpoints/adapter`."""
-        save_model(replace(self.loaded, model=merged(self.trainable)), self.folder.best)
+        with new_folder(self.folder.best) as temporary:
+            write_model(replace(self.loaded, model=merged(self.trainable)), temporary)
+            write_checksums(temporary)
         if self.trainable.adapter is not None:
             save_adapter(self.trainable, self.folder.adapter, self.loaded.name)
 
@@ -142,39 +186,47 @@ def new(dataset: Path, config: TrainConfig) -> Run:
     Raises:
         DataError: the dataset cannot be read or has nothing to train on.
         ModelError: the model cannot be loaded.
-        ConfigError: the run folder is taken.
+        ConfigError: the run folder is taken, or a tracker is not at hand.
         SystemExit: one of these, in a process that is not the main one.
     """
+    require_trackers(config.track)
     processes = join_processes()
     folder = RunFolder(Path(processes.on_main(lambda: str(choose_folder(config)))))
     run = processes.all_or_none(lambda: _set_up(dataset, config, folder, processes))
 
     with removed_if_not_started(run):
-        processes.on_main(lambda: make_folder(folder, dataset, config, _about(run)))
+        processes.on_main(lambda: make_folder(folder, dataset, config, _about(run), fingerprint(run.dataset)))
     return run
 
 
 def resumed(path: Path) -> Run:
-    """Set up an interrupted run where its last checkpoint left it.
+    """Set up an interrupted run where its last whole checkpoint left it; at its start, where it had saved none yet.
 
     Raises:
-        ModelError: the folder is no run, has no checkpoint to resume from, was started with another number of
-            processes, or its base model is not what it was.
-        DataError: its dataset is no longer there.
+        ModelError: the folder is no run, has no checkpoint to resume from, was started with other settings or another
+            number of processes, or its base model is not what it was.
+        DataError: its dataset is no longer there, or has changed.
         SystemExit: one of these, in a process that is not the main one.
     """
     folder, processes = RunFolder(path), join_processes()
 
     def set_up() -> Run:
         dataset, config = read_settings(folder)
-        _require_same_processes(folder, processes)
-        _require_dataset(folder, dataset)
+        require_trackers(config.track)
+        require_same_processes(folder, processes)
+        require_same_settings(folder, config)
+        require_dataset(folder, dataset)
         run = _set_up(dataset, config, folder, processes)
-        load_last(folder, run.state)
-        return run
+        require_same_base(folder, run.weights)
+        if not has_checkpoint(folder) and not has_steps(folder):
+            return replace(run, notes=(*run.notes, "nothing had been saved yet: from the start"))
+        note = load_last(folder, run.state)
+        if run.state.progress.step == 0:
+            run.state.progress = Progress()  # the base model is measured again, and that is written again
+        return replace(run, notes=(*run.notes, *([note] if note else [])))
 
     run = processes.all_or_none(set_up)
-    processes.on_main(lambda: cut_logs(folder, run.state.progress.step))
+    processes.on_main(lambda: tidy(folder, run.state.progress.step))
     return run
 
 
@@ -193,30 +245,42 @@ def removed_if_not_started(run: Run) -> Iterator[None]:
 
 
 def _set_up(path: Path, config: TrainConfig, folder: RunFolder, processes: Processes) -> Run:
-    dataset = Dataset.open(path)
+    dataset = with_training_share(Dataset.open(path), config.train_share, config.seed)
     device = choose_device(config.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     configure_process(device)
     loaded = load_model(config.model, device=device)
+    weights = hash_tensors(loaded.model.state_dict())
     precision = arithmetic(config.precision, device, loaded.image_size)
     trainable = select_trainable(loaded.model, config.trainable, freeze_high_res_convs=config.cache, seed=config.seed)
     sampling = Sampling(
         mask_size=loaded.mask_size,
-        images_per_step=config.images_per_step,
+        images_per_step=config.images_per_step * config.accumulate,
         objects_per_image=config.objects_per_image,
         flip=config.flip,
+        views=config.views,
+        loss_scale=config.loss.scale,
         seed=config.seed,
         prompts=config.prompts,
     )
+    validation = Validation(dataset, config.prompts, config.eval_objects)
+    if config.patience and "valid" not in validation.objects:
+        raise ConfigError.of(
+            expected="a validation split, which --patience waits for to get better",
+            found="a dataset without one",
+            where=str(path),
+            do="leave --patience out, or prepare the dataset with a validation split (--split)",
+        )
     return Run(
         folder=folder,
         dataset=dataset,
         config=config,
         loaded=loaded,
+        weights=weights,
         trainable=trainable,
         batches=TrainingBatches(dataset.split("train"), sampling, rank=processes.rank, world=processes.count),
-        validation=Validation(dataset, config.prompts, config.eval_objects),
+        validation=validation,
         embeddings=_embeddings(dataset, config, loaded, trainable, device, precision),
         device=device,
         precision=precision,
@@ -266,39 +330,21 @@ def _cache_note(config: TrainConfig, trainable: Trainable) -> list[str]:
 def _processes_note(config: TrainConfig, processes: Processes) -> list[str]:
     if processes.is_alone:
         return []
-    each = config.images_per_step
+    each = config.images_per_step * config.accumulate
     return [
         f"{processes.count} processes, {each} image{'s'[: each > 1]} each, {processes.count * each} images per step"
     ]
 
 
-def _require_dataset(folder: RunFolder, dataset: Path) -> None:
-    if not dataset.is_dir():
-        raise DataError.of(
-            expected="the dataset this run was started with",
-            found="no such folder",
-            where=str(dataset),
-            do=f"put it back, or write its new place after `dataset:` in {folder.config}",
-        )
-
-
-def _require_same_processes(folder: RunFolder, processes: Processes) -> None:
-    """Another number of processes means other steps, and a learning rate that was not meant for them."""
-    started = read_about(folder).get("processes", 1)
-    if started != processes.count:
-        start = f"torchrun --nproc-per-node {started} -m samtune" if started > 1 else "samtune"
-        raise ModelError.of(
-            expected=f"{started} process{'es' if started > 1 else ''}, as this run was started with",
-            found=str(processes.count),
-            where=str(folder.path),
-            do=f"{start} train --resume {folder.path}",
-        )
-
-
 def _about(run: Run) -> dict[str, Any]:
     return {
         "format": 1,
-        "base": {"name": run.loaded.name, "source": run.loaded.source, "family": run.loaded.family},
+        "base": {
+            "name": run.loaded.name,
+            "source": run.loaded.source,
+            "family": run.loaded.family,
+            "weights": run.weights,
+        },
         "trainable": {
             "what": run.config.trainable.train,
             "parameters": run.trainable.trainable,

@@ -20,11 +20,15 @@ class Progress:
         step: steps done.
         best_step: step of the weights in `checkpoints/best`, 0 for the base model.
         best_iou: their mean IoU on the validation split's fixed prompts; None where there is no validation split.
+        images_at_once: images of a step that go through the model together since memory ran out; 0 while it has not.
+        prompts_at_once: prompts likewise.
     """
 
     step: int = 0
     best_step: int = 0
     best_iou: float | None = None
+    images_at_once: int = 0
+    prompts_at_once: int = 0
 
 
 @dataclass

@@ -8,10 +8,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from samtune.model.decoder.fast import decode_grid
 from samtune.model.decoder.reference import DecoderOutput, select_masks
@@ -19,7 +21,7 @@ from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.prompts.batch import PromptBatch, low_res_to_input
 from samtune.prompts.simulate import CorrectionDraws, PromptDraws, correction_clicks
 from samtune.training.batches import TrainingBatch
-from samtune.training.losses.tuning import Counts, binary, hard_iou, tuning_loss
+from samtune.training.losses.tuning import Counts, Loss, binary, hard_iou, tuning_loss
 from samtune.training.run import Run
 
 Figures: TypeAlias = dict[str, Tensor]
@@ -27,21 +29,21 @@ Figures: TypeAlias = dict[str, Tensor]
 _Decode: TypeAlias = Callable[[ImageEmbeddings, PromptBatch, Tensor], DecoderOutput]
 
 
-def learn(run: Run, batch: TrainingBatch) -> Figures:
-    """Add the gradients of one batch, and return its figures.
+def learn(run: Run, batch: TrainingBatch, counts: Counts | None = None) -> Figures:
+    """Add the gradients of one batch, or of a part of one whose `counts` are given, and return its figures.
 
     Prompts go through the decoder in parts and the gradients at the image embeddings are collected, so that memory does
     not grow with the number of objects and the encoder, where it learns, is run backward once.
     """
     batch = batch.to(run.device)
-    counts = count_prompts(run, batch)
+    counts = counts or count_prompts(run, batch)
     parts = [batch.select(slice(start, start + run.chunk)) for start in range(0, len(batch), run.chunk)]
     return _through_the_encoder(run, batch, lambda leaves: _learn(run, leaves, counts, parts, run.decode))
 
 
-def learn_on_grid(run: Run, grid: TrainingBatch) -> Figures:
+def learn_on_grid(run: Run, grid: TrainingBatch, counts: Counts | None = None) -> Figures:
     """The same for a grid on the run's device."""
-    counts = count_prompts(run, grid)
+    counts = counts or count_prompts(run, grid)
     return _through_the_encoder(run, grid, lambda leaves: learn_from(run, leaves, grid, counts))
 
 
@@ -73,21 +75,27 @@ def _learn(
 ) -> Figures:
     figures: Figures = {name: torch.zeros((), device=run.device) for name in ("loss", "train_iou")}
     for part in parts:
-        for name, value in _learn_part(run, embeddings, part, counts, decode).items():
-            figures[name] = figures[name] + value if name in figures else value
+        add_figures(figures, _learn_part(run, embeddings, part, counts, decode))
     return figures
+
+
+def add_figures(total: Figures, part: Figures) -> None:
+    """Add the figures of a part to those of the whole."""
+    for name, value in part.items():
+        total[name] = total[name] + value if name in total else value
 
 
 def _learn_part(run: Run, embeddings: ImageEmbeddings, part: TrainingBatch, counts: Counts, decode: _Decode) -> Figures:
     """Add the gradients of some prompts and of the corrections of their answers; returns their share of the figures."""
     policy, draws, targets = run.config.prompts, PromptDraws.of(part.draws), part.targets
-    rounds = 1 + policy.correction_clicks
+    rounds = 1 + part.corrections
+    ignored = part.ignored if part.ignored.numel() else None
     prompts = part.prompts(policy)
     figures: Figures = {}
     for turn in range(rounds):
         with run.arithmetic():
             output = decode(embeddings, prompts, part.image_index)
-            loss = tuning_loss(output, targets, run.config.loss, counts, part.counted)
+            loss = _loss(run, output, part, counts)
         (loss.total / rounds).backward()
         for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
             figures[name] = figures.get(name, 0) + value / rounds
@@ -95,11 +103,25 @@ def _learn_part(run: Run, embeddings: ImageEmbeddings, part: TrainingBatch, coun
         if turn > 0 and is_last:
             break
         chosen = _chosen_masks(run, output)
+        if ignored is not None:
+            chosen = chosen.masked_fill(ignored[:, None], -1.0)
         if turn == 0:
             figures["train_iou"] = _iou_sum(chosen, targets) / counts.objects
         if not is_last:
             prompts = _corrected(run, prompts, chosen, targets, draws.corrections[turn])
     return figures
+
+
+def _loss(run: Run, output: DecoderOutput, part: TrainingBatch, counts: Counts) -> Loss:
+    """The loss at the scale of the settings, whose targets a batch has; ignored regions left out."""
+    ignored = part.ignored if part.ignored.numel() else None
+    if not part.fine.numel():
+        return tuning_loss(output, part.targets, run.config.loss, counts, part.counted, ignored)
+    size = part.fine.shape[-2:]
+    finer = F.interpolate(output.masks.float(), size, mode="bilinear", align_corners=False)
+    if ignored is not None:
+        ignored = F.interpolate(ignored[:, None].float(), size)[:, 0] > 0
+    return tuning_loss(replace(output, masks=finer), part.fine_targets, run.config.loss, counts, part.counted, ignored)
 
 
 @torch.no_grad()

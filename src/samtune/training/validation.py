@@ -10,7 +10,7 @@ import torch
 
 from samtune.config import PromptPolicy
 from samtune.data.table import Dataset, ImageEntry, ObjectEntry
-from samtune.evaluation.protocol import KINDS, measure, read_truth, spread
+from samtune.evaluation.protocol import measure, read_truth, spread
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.runtime.distributed import Processes
 
@@ -38,7 +38,7 @@ class Validation:
 
     def __init__(self, dataset: Dataset, policy: PromptPolicy, most: int) -> None:
         self.dataset = dataset
-        self.kinds = tuple(kind for kind in KINDS if getattr(policy, kind) > 0)
+        self.kinds = policy.kinds
         limits = {"valid": most, "train": max(1, round(most * TRAIN_SHARE))}
         self.objects: dict[str, int] = {}
         self._items: list[_Item] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from samtune.errors import StorageError
 
 LFS_POINTER = b"version https://git-lfs"
 """First bytes of a file that Git LFS has put a pointer in place of."""
+_TEMPORARY = re.compile(r"old|[a-z0-9_]{8}")
+"""How names end that `_aside` and `tempfile` make."""
 
 
 @contextmanager
@@ -50,14 +53,14 @@ def new_file(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(target: Path, *, sync: bool = True) -> Iterator[Path]:
+def new_folder(target: Path, *, sync: bool = True, keep: Path | None = None) -> Iterator[Path]:
     """Yields a temporary folder beside `target`; it takes the place of `target` if the block succeeds.
 
     `sync=False` is for folders of very many small files that can be made again: waiting for the disk at each of them
     would take longer than making them.
 
     A folder that stands at `target` is moved aside, replaced and removed. If the process dies between these moves,
-    `recover_folder` finds what is whole.
+    `recover_folder` finds what is whole. With `keep`, it becomes the folder `keep`, in the place of an earlier one.
     """
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,14 +71,15 @@ def new_folder(target: Path, *, sync: bool = True) -> Iterator[Path]:
             temporary.chmod(0o777 & ~_umask())
             if sync:
                 _sync_tree(temporary)
-            aside = _aside(target)
-            shutil.rmtree(aside, ignore_errors=True)
+            aside = keep or _aside(target)
             if target.exists():
+                shutil.rmtree(aside, ignore_errors=True)
                 target.rename(aside)
             temporary.rename(target)
             if sync:
                 _sync_folder(target.parent)
-            shutil.rmtree(aside, ignore_errors=True)
+            if keep is None:
+                shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -85,6 +89,18 @@ def recover_folder(target: Path) -> None:
     aside = _aside(target)
     if aside.exists() and not target.exists():
         aside.rename(target)
+
+
+def unfinished(target: Path) -> list[Path]:
+    """What `new_file` or `new_folder` left beside `target` when the process died while they wrote."""
+    siblings = target.parent.glob(f".{target.name}.*") if target.parent.is_dir() else ()
+    return [path for path in siblings if _TEMPORARY.fullmatch(path.name.removeprefix(f".{target.name}."))]
+
+
+def remove_unfinished(target: Path) -> None:
+    """Remove that."""
+    for path in unfinished(target):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_text(target: Path, text: str) -> None:

@@ -210,25 +210,33 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>samtune doctor: {{ audit.source }}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 66rem; padding: 0 1rem; color: #1c2024 }
+:root { color-scheme: light dark; --ink: #1c2024; --ground: #fff; --soft: #556; --line: #ccc;
+  --error: #b3261e; --warning: #8a5a00; --info: #3b5bdb }
+@media screen and (prefers-color-scheme: dark) { :root { --ink: #ececec; --ground: #161618; --soft: #aab; --line: #444;
+  --error: #ff8a80; --warning: #ffc266; --info: #9db2ff } }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 66rem; padding: 0 1rem; color: var(--ink);
+  background: var(--ground); overflow-wrap: anywhere }
+.scroll { overflow-x: auto }
 h1 { font-size: 1.4rem; margin-bottom: 0 } h2 { font-size: 1.05rem; margin: 2rem 0 .2rem }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .9rem .2rem 0; text-align: left }
-th { border-bottom: 1px solid #ccc; font-weight: 600 } td.number { text-align: right }
-.error { color: #b3261e } .warning { color: #8a5a00 } .info { color: #3b5bdb } .quiet { color: #667 }
+th { border-bottom: 1px solid var(--line); font-weight: 600 } td.number { text-align: right }
+.error { color: var(--error) } .warning { color: var(--warning) } .info { color: var(--info) }
+.quiet { color: var(--soft) }
 .examples { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: .5rem 0; max-width: 100% }
-figcaption { font-size: .8rem; color: #556; width: 0; min-width: max(100%, 20rem); overflow-wrap: break-word }
+figcaption { font-size: .8rem; color: var(--soft); width: 0; min-width: min(max(100%, 20rem), 90vw) }
 p { margin: .2rem 0 }
 img { display: inline-block; max-width: 100%; border-radius: 4px; vertical-align: top }
 </style></head><body>
 <h1>{{ audit.source }}</h1>
 <p class="quiet">{{ audit.source_format }} &middot; {{ verdict }}</p>
-<table><tr><th>split</th><th>images</th><th>without objects</th><th>objects</th><th>categories</th></tr>
+<div class="scroll"><table>
+<tr><th>split</th><th>images</th><th>without objects</th><th>objects</th><th>categories</th></tr>
 {% for name, split in audit.summary.splits.items() %}
 <tr><td>{{ name }}</td><td class="number">{{ split.images }}</td><td class="number">{{ split.without_objects }}</td>
 <td class="number">{{ split.objects }}</td>
 <td>{% for category, count in split.categories.most_common(40) %}{{ category }} {{ count }}
 {{- ", " if not loop.last }}{% endfor %}</td></tr>
-{% endfor %}</table>
+{% endfor %}</table></div>
 <p>Objects by size: {% for name in ("tiny", "small", "medium", "large") %}{{ sizes[name] }} {{ name }}
 {{- ", " if not loop.last }}{% endfor %} (limits 16&sup2;, 32&sup2;, 96&sup2; pixels). Per image: {{ per_image }}.</p>
 {% for group in groups %}

@@ -31,6 +31,7 @@ from samtune.model.io.files import (
 from samtune.model.io.hub import INDEX, SHARDS, download_model
 from samtune.model.io.loaded import LoadedModel
 from samtune.model.io.official_layout import to_transformers
+from samtune.utils.checksums import find_damage
 from samtune.utils.files import recover_folder
 
 _PICKLE = "pytorch_model.bin"
@@ -145,6 +146,8 @@ def _from_file(path: Path, name: str, device: str | torch.device, dtype: torch.d
 
 def _from_folder(folder: Path, name: str, source: str, device: str | torch.device, dtype: torch.dtype) -> LoadedModel:
     config = read_config(folder)
+    if damage := find_damage(folder):
+        raise unreadable(folder, damage)
     if (folder / WEIGHTS).is_file():
         tensors = read_safetensors(folder / WEIGHTS)
     elif (folder / INDEX).is_file():

@@ -1,4 +1,4 @@
-"""What each predicted mask costs by itself: focal loss and dice loss, and two kinds of cross-entropy beside them.
+"""What each predicted mask costs by itself: focal loss and dice loss, and kinds of cross-entropy beside them.
 
 Focal and dice loss are what every tuning step minimises, on all masks of all its prompts. Composed of tensor operations
 they write and read some thirty arrays as large as all these masks, which takes longer than the arithmetic in them. So
@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 _SMALLEST_AREA = 8.0
 """In low-res pixels; smaller objects weigh less where the cross-entropy is divided by the area."""
+_EDGE = 2
+"""How far the edge reaches to each side, in low-res pixels."""
 
 
 def focal_and_dice(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> tuple[Tensor, Tensor]:
@@ -59,6 +61,20 @@ def area_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     loss = F.binary_cross_entropy_with_logits(logits, targets.expand_as(logits), reduction="none")
     predicted = logits.detach().sigmoid().flatten(2).sum(2)
     return loss.flatten(2).sum(2) / torch.maximum(predicted, targets.flatten(2).sum(2)).clamp(min=_SMALLEST_AREA)
+
+
+def edge_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy near the object's edge alone, mean over these pixels: `[N, M]` from `[N, M, h, w]`.
+
+    Thin and intricate objects are mostly edge; elsewhere the other losses have little left to say.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, targets.expand_as(logits), reduction="none")
+    inside = (targets >= 0.5).to(loss)
+    side = 2 * _EDGE + 1
+    widened = F.max_pool2d(inside, side, 1, _EDGE)
+    narrowed = 1 - F.max_pool2d(1 - inside, side, 1, _EDGE)
+    edge = widened - narrowed
+    return (loss * edge).flatten(2).sum(2) / edge.flatten(2).sum(2).clamp(min=1)
 
 
 class _FocalAndDice(torch.autograd.Function):

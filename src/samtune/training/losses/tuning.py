@@ -8,7 +8,7 @@ because the model returns either (see `decoder.select_masks`), and no user shoul
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,10 @@ from torch.nn import functional as F
 
 from samtune.config import LossConfig
 from samtune.model.decoder.reference import SINGLE_TOKEN, DecoderOutput
-from samtune.training.losses.masks import area_cross_entropy, balanced_cross_entropy, focal_and_dice
+from samtune.training.losses.masks import area_cross_entropy, balanced_cross_entropy, edge_cross_entropy, focal_and_dice
+
+_NOTHING = -30.0
+"""A logit that says background, whose losses and derivatives are nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ def tuning_loss(
     config: LossConfig,
     counts: Counts | None = None,
     counted: Tensor | None = None,
+    ignored: Tensor | None = None,
 ) -> Loss:
     """The loss of N prompts.
 
@@ -75,16 +79,24 @@ def tuning_loss(
         config: the weights.
         counts: of the whole step, when these prompts are a part of it; the losses of the parts add up to the step's.
         counted: bool `[N]`, false for padding of a grid; their targets are all zero.
+        ignored: bool `[N, h, w]`, pixels of which nothing is known, outside the object: what is predicted there costs
+            nothing and teaches nothing.
 
     Returns:
         The loss: an average over prompts for the object score, over objects for the rest.
     """
     counts = counts or Counts.of(targets, counted)
+    if ignored is not None:
+        output = replace(output, masks=output.masks.masked_fill(ignored[:, None], _NOTHING))
     present = _present(targets).float()
     focal, dice = focal_and_dice(output.masks, targets, config.focal_alpha, config.focal_gamma)
     mask_loss = config.focal * focal + config.dice * dice
     parts = {"focal": focal, "dice": dice}
-    further = (("bce", config.bce, balanced_cross_entropy), ("area_bce", config.area_bce, area_cross_entropy))
+    further = (
+        ("bce", config.bce, balanced_cross_entropy),
+        ("area_bce", config.area_bce, area_cross_entropy),
+        ("edge_bce", config.edge_bce, edge_cross_entropy),
+    )
     for name, share, loss in further:
         if share > 0:
             parts[name] = loss(output.masks.float(), targets.float()[:, None])

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
+from samtune.training.tracking.events import Event, Listener, Noted, RunFinished, RunStarted, StepDone, Validated
 
 PLAIN_LINE_EVERY_SECONDS = 10.0
 
@@ -72,6 +72,8 @@ class _Bar:
                     self.console.print(_skipped_line(event), highlight=False, markup=False)
                 self.smooth.take(event)
                 self.progress.update(self.task, completed=event.step, note=str(self.smooth))
+            case Noted():
+                self.console.print(event.text, highlight=False, markup=False)
             case Validated():
                 self.console.print(_validated_line(event), highlight=False, markup=False)
             case RunFinished():
@@ -97,6 +99,8 @@ class _PlainLines:
                 if time.monotonic() - self.last_line >= PLAIN_LINE_EVERY_SECONDS:
                     left = (self.steps - event.step) * self.smooth.values.get("seconds", event.seconds)
                     self._print(f"step {event.step}/{self.steps}  {self.smooth}  {left:.0f} s left")
+            case Noted():
+                self._print(event.text)
             case Validated():
                 self._print(_validated_line(event))
             case RunFinished():

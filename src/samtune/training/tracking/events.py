@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
@@ -59,12 +62,27 @@ class Validated:
         metrics: mean IoU by `split/prompt`, such as `valid/box`, 0 to 1.
         best: whether these are the best weights so far.
         objects: how many objects each split's figures rest on.
+        images: some objects of the validation split as uint8 `[H, W, 3]` RGB, by name: image, truth, base, model now.
     """
 
     step: int
     metrics: Mapping[str, float]
     best: bool
     objects: Mapping[str, int] = field(default_factory=dict)
+    images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something the user should know happened, such as a step that did not fit into memory.
+
+    Attributes:
+        step: steps done so far.
+        text: what.
+    """
+
+    step: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +94,15 @@ class RunFinished:
         best_step: the step whose weights are in `checkpoints/best`; 0 means no step was better than the base model.
         seconds: time this session took.
         signal: number of the signal that asked for an early end, or None; the run can be resumed.
+        is_out_of_patience: it ended before its last step, because validation had not got better for long enough.
     """
 
     step: int
     best_step: int
     seconds: float
     signal: int | None = None
+    is_out_of_patience: bool = False
 
 
-Event: TypeAlias = RunStarted | StepDone | Validated | RunFinished
+Event: TypeAlias = RunStarted | StepDone | Validated | Noted | RunFinished
 Listener: TypeAlias = Callable[[Event], None]

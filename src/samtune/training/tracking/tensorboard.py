@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from samtune.training.tracking.events import Event, Listener, RunFinished, RunStarted, StepDone, Validated
+from samtune.training.tracking.events import Event, Listener, StepDone, Validated
+from samtune.training.tracking.scalars import scalars
 
 
 @contextmanager
 def tensorboard_listener(folder: Path, first_step: int) -> Iterator[Listener | None]:
-    """Writes losses under `train/` and validations under `iou/`; None where TensorBoard is not installed.
+    """Writes what `scalars` says, and images of validation objects; None where TensorBoard is not installed.
 
     Args:
         folder: where its event files go.
@@ -26,18 +26,13 @@ def tensorboard_listener(folder: Path, first_step: int) -> Iterator[Listener | N
     writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
 
     def listen(event: Event) -> None:
-        match event:
-            case StepDone():
-                values = {"loss": event.loss, **event.parts, "train_iou": event.train_iou}
-                for name, value in values.items():
-                    if math.isfinite(value):
-                        writer.add_scalar(f"train/{name}", value, event.step)
-                writer.add_scalar("lr", event.lr, event.step)
-            case Validated():
-                for name, value in event.metrics.items():
-                    writer.add_scalar(f"iou/{name}", value, event.step)
-            case RunStarted() | RunFinished():
-                pass
+        if not isinstance(event, StepDone | Validated):
+            return
+        for name, value in scalars(event).items():
+            writer.add_scalar(name, value, event.step)
+        if isinstance(event, Validated):
+            for name, image in event.images.items():
+                writer.add_image(name, image, event.step, dataformats="HWC")
 
     try:
         yield listen

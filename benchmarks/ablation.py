@@ -1,0 +1,312 @@
+"""Recipes of training against the plain one (boxes, no average of the weights, no views), on held-out images.
+
+    python benchmarks/ablation.py ../shared/data/lens_coco ../shared/data/nuts_coco --out build/ablation --seeds 3
+
+Each arm of `ARMS` trains equally many steps from the same start; the arms of a set share its kept embeddings. What is
+in `--out` already is not computed again: an interrupted ablation goes on, in the middle of a run too. `--table` prints
+what is there, `--cost` measures what a step costs instead. Nothing is asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+import samtune
+from samtune.benchmark.turns import STEPS, Turns
+from samtune.config import (
+    EvalConfig,
+    LossConfig,
+    OptimizerConfig,
+    PrepareConfig,
+    PromptPolicy,
+    TrainableConfig,
+    TrainConfig,
+)
+from samtune.data.table import Dataset, write_table
+from samtune.embeddings.dataset import View
+from samtune.evaluation.paired import paired_change
+from samtune.evaluation.results import Evaluation
+from samtune.training.run import new
+
+PLAIN = "plain"
+LR = 2e-4
+"""Of all arms: the one that nano's results are measured with."""
+_FEW_TEST_IMAGES = 3
+_OWN_SPLIT = "0.6,0.1,0.3"
+_BOXES, _MIXTURE = PromptPolicy(preset="boxes"), PromptPolicy(preset="mixture")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One recipe: what it changes about a run's settings."""
+
+    prompts: PromptPolicy = _BOXES
+    area_bce: float = 0.0
+    edge_bce: float = 0.0
+    ema: float = 0.0
+    views: int = 1
+    train: str = "decoder"
+
+    def config(self, **settings: Any) -> TrainConfig:
+        """The settings of a run."""
+        return TrainConfig(
+            prompts=self.prompts,
+            loss=LossConfig(area_bce=self.area_bce, edge_bce=self.edge_bce),
+            optimizer=OptimizerConfig(lr=LR, ema=self.ema),
+            trainable=TrainableConfig(train=self.train),
+            views=self.views,
+            **settings,
+        )
+
+    @property
+    def key(self) -> str:
+        """Of its files: equal recipes are one, whatever they are called."""
+        return f"{zlib.crc32(repr(self).encode()):08x}"
+
+
+ARMS = {
+    PLAIN: Arm(),
+    "mixture": Arm(_MIXTURE),
+    "mixture, area": Arm(_MIXTURE, area_bce=0.3),
+    "mixture, EMA": Arm(_MIXTURE, ema=0.99),
+    "mixture, area, EMA": Arm(_MIXTURE, area_bce=0.3, ema=0.99),
+    "mixture, area, EMA, edge": Arm(_MIXTURE, area_bce=0.3, ema=0.99, edge_bce=0.5),
+    "mixture, area, EMA, 4 views": Arm(_MIXTURE, area_bce=0.3, ema=0.99, views=4),
+    "plain, area": Arm(area_bce=0.3),
+    "plain, EMA": Arm(ema=0.99),
+    "mixture, area, EMA, LoRA": Arm(_MIXTURE, area_bce=0.3, ema=0.99, train="decoder+lora"),
+}
+"""The recipes: the plain one, and what was added to it, one by one and together."""
+
+Figure = Callable[[Evaluation], tuple[list[float], list[str]]]
+
+
+def _answers(kind: str, figure: str) -> Figure:
+    return lambda found: (found.values(kind, figure), found.groups)
+
+
+def _error(found: Evaluation) -> tuple[list[float], list[str]]:
+    """How far the predicted IoU is off, over boxes and single clicks."""
+    pairs = [[one.answers[kind] for kind in ("box", "point")] for one in found.objects]
+    return [fmean(abs(one.predicted_iou - one.iou) for one in pair) for pair in pairs], found.groups
+
+
+FIGURES: dict[str, Figure] = {
+    "box": _answers("box", "iou"),
+    "box, best of three": _answers("box", "best_of_three"),
+    "one click": _answers("point", "iou"),
+    "click, best of three": _answers("point", "best_of_three"),
+    "box ±20 %": _answers("box_jitter_0.2", "iou"),
+    "rough outline": _answers("mask", "iou"),
+    "click + 3 corrections": lambda found: ([one.clicks[-1] for one in found.objects], found.groups),
+    "background refused": lambda found: (
+        [float(click.is_refused) for click in found.background],
+        [click.group for click in found.background],
+    ),
+    "predicted IoU off by": _error,
+}
+
+
+def prepared(source: Path, out: Path) -> Path:
+    """A set's dataset, made where it is not there; one without splits of its own gets some with enough test images."""
+    dataset = out / source.name / "dataset"
+    if (dataset / "table.parquet").is_file():
+        return dataset
+    samtune.prepare(source, dataset, quiet=True)
+    table = Dataset.open(dataset).table
+    has_splits = any((source / name).is_dir() for name in ("train", "valid", "val", "test"))
+    if not has_splits and table.filter(pl.col("split") == "test")["image_id"].n_unique() < _FEW_TEST_IMAGES:
+        samtune.prepare(source, dataset, PrepareConfig(split=_OWN_SPLIT), quiet=True)
+    return dataset
+
+
+def held_out(dataset: Path) -> Literal["valid", "test"]:
+    """The split to measure on: test where it has objects, else valid."""
+    table = Dataset.open(dataset).table.filter(pl.col("mask_path").is_not_null())
+    return "test" if "test" in table["split"] else "valid"
+
+
+def with_few_images(dataset: Path, images: int, seed: int) -> Path:
+    """The same dataset with some of its training images, drawn by the seed; the same files."""
+    if not images:
+        return dataset
+    folder = dataset.with_name(f"dataset-{images}-{seed}")
+    if (folder / "table.parquet").is_file():
+        return folder
+    table = Dataset.open(dataset).table
+    training = table.filter((pl.col("split") == "train") & pl.col("mask_path").is_not_null())
+    known = sorted(training["image_id"].unique().to_list())
+    chosen = [known[row] for row in np.random.default_rng(seed).permutation(len(known))[:images]]
+    folder.mkdir(exist_ok=True)
+    for path in dataset.iterdir():
+        if path.is_dir() and path.name != "embeddings" and not (folder / path.name).exists():
+            (folder / path.name).symlink_to(path.resolve(), target_is_directory=True)
+    write_table(folder, table.filter((pl.col("split") != "train") | pl.col("image_id").is_in(chosen)))
+    return folder
+
+
+def file_name(arm: str, seed: int, images: int, steps: int) -> str:
+    """Name of a cell's file."""
+    return f"{ARMS[arm].key}-{seed}-{images or 'all'}-{steps}.json"
+
+
+def cell(source: Path, arm: str, seed: int, images: int, options: argparse.Namespace) -> Path:
+    """One trained and measured run; its evaluation's file, made where it is not there."""
+    folder = options.out / source.name
+    target = folder / file_name(arm, seed, images, options.steps)
+    if target.is_file():
+        return target
+    dataset = prepared(source, options.out)
+    run = folder / f"run-{target.stem}"
+    if (run / "checkpoints" / "last").is_dir():
+        found = samtune.resume(run, finder=False, quiet=True)
+    else:
+        shutil.rmtree(run, ignore_errors=True)
+        settings = {"out": run, "steps": options.steps, "eval_every": options.steps, "eval_objects": 20}
+        config = ARMS[arm].config(**settings, seed=seed, cache_dir=dataset.resolve() / "embeddings", device="cpu")
+        found = samtune.train(with_few_images(dataset, images, seed), config, finder=False, quiet=True)
+    if found.signal:  # its checkpoint is saved, and goes on the next time
+        sys.exit(128 + found.signal)
+    asked = EvalConfig(split=held_out(dataset), max_objects=options.objects, jitter=(0.2,), device="cpu")
+    measured = replace(samtune.evaluate(dataset, run, asked, quiet=True), model=arm)
+    measured.save(target)
+    shutil.rmtree(run, ignore_errors=True)
+    box, point = (measured.summary(kind).mean for kind in ("box", "point"))
+    print(f"{source.name} {arm}, seed {seed}, {images or 'all'} images: box {box:.3f}, click {point:.3f}", flush=True)
+    return target
+
+
+def table(options: argparse.Namespace, images: int) -> list[str]:
+    """Rows of Markdown: every figure of every arm against the plain recipe's, over the seeds that both have."""
+    lines: list[str] = []
+    for arm in ARMS:
+        if arm == PLAIN:
+            continue
+        for name, figure in FIGURES.items():
+            sets = [pair for source in options.sources if (pair := _pair(options, source, arm, images, figure))]
+            if not sets:
+                continue
+            cells = [f"{fmean(plain):.3f} -> {fmean(new):.3f}" for _, plain, new, _ in sets]
+            change = _over_sets(sets)
+            names = ", ".join(f"{source} {cell}" for (source, *_), cell in zip(sets, cells, strict=True))
+            lines.append(f"| {arm} | {images or 'all'} | {name} | {change} | {names} |")
+    return lines
+
+
+def _pair(
+    options: argparse.Namespace, source: Path, arm: str, images: int, figure: Figure
+) -> tuple[str, list[float], list[float], list[str]] | None:
+    """A set's name, a figure of every object with the plain recipe and with another, and the objects' groups.
+
+    Values are means over the seeds that both arms have.
+    """
+    plain: list[list[float]] = []
+    new: list[list[float]] = []
+    groups: list[str] = []
+    for seed in range(options.seeds):
+        folder = options.out / source.name
+        files = [folder / file_name(one, seed, images, options.steps) for one in (PLAIN, arm)]
+        if all(file.is_file() for file in files):
+            (before, groups), (after, _) = (figure(Evaluation.load(file)) for file in files)
+            plain.append(before)
+            new.append(after)
+    if not plain or not plain[0]:
+        return None
+    return source.name.split("_")[0], _means(plain), _means(new), groups
+
+
+def _means(rows: Sequence[Sequence[float]]) -> list[float]:
+    return [fmean(column) for column in zip(*rows, strict=True)]
+
+
+def _over_sets(sets: Sequence[tuple[str, list[float], list[float], list[str]]]) -> str:
+    """The mean difference over sets, each counting alike, and its interval from those of the sets."""
+    changes = [paired_change(plain, new, groups) for _, plain, new, groups in sets]
+    mean = fmean(change.mean for change in changes)
+    limits = [(one.low, one.high) for one in changes if one.low is not None and one.high is not None]
+    halves = [(high - low) / 2 for low, high in limits]
+    half = float(np.sqrt(np.square(halves).sum())) / len(changes)
+    known = "" if len(halves) == len(changes) else f" ({len(halves)} of {len(changes)} sets have an interval)"
+    return f"{mean:+.3f} ± {half:.3f}{known}"
+
+
+def cost(options: argparse.Namespace) -> list[str]:
+    """What a step costs with the plain recipe and with another, in turns of ten steps, in processor seconds."""
+    source, other = options.sources[0], next(arm for arm in options.arms if arm != PLAIN)
+    dataset = prepared(source, options.out)
+    settings = {"steps": 10**6, "eval_every": 10**6, "device": "cpu", "eval_objects": 1}
+    folders = {arm: options.out / f"cost-{ARMS[arm].key}" for arm in (PLAIN, other)}
+    runs = {arm: new(dataset, ARMS[arm].config(**settings, out=folder)) for arm, folder in folders.items()}
+    turns = {arm: Turns(run) for arm, run in runs.items()}
+    for run in runs.values():  # every image's embedding once, so that no turn pays for it
+        for image in run.batches.images:
+            run.embed([View(image)])
+    seconds, prompts, objects, making = (dict.fromkeys(runs, 0.0) for _ in range(4))
+    for turn in range(-1, options.cost):
+        for arm, run in runs.items():
+            first = STEPS * (turn + 2)
+            started = time.process_time()
+            turns[arm].advance()
+            if turn >= 0:
+                seconds[arm] += time.process_time() - started
+                batches = [run.batches[step] for step in range(first, first + STEPS)]
+                prompts[arm] += sum(len(batch) * (1 + batch.corrections) for batch in batches)
+                objects[arm] += sum(len(batch) for batch in batches)
+                started = time.process_time()
+                for batch in batches:
+                    batch.prompts(run.config.prompts)
+                making[arm] += time.process_time() - started
+    for folder in folders.values():
+        shutil.rmtree(folder, ignore_errors=True)
+    each = {arm: (seconds[arm] / prompts[arm], seconds[arm] / objects[arm]) for arm in runs}
+    ratio = [new / plain for new, plain in zip(each[other], each[PLAIN], strict=True)]
+    return [
+        *(f"{arm}: {1e3 * a:.2f} ms per prompt answered, {1e3 * b:.2f} ms per object" for arm, (a, b) in each.items()),
+        f"ratio {ratio[0]:.2f} per prompt answered, {ratio[1]:.2f} per object and step",
+        *(f"{arm}: making first prompts takes {making[arm] / seconds[arm]:.1%} of a step" for arm in runs),
+    ]
+
+
+def main() -> None:
+    """Parse the command line, run what is missing, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=[PLAIN, "mixture", "mixture, area, EMA"])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--objects", type=int, default=120, help="most held-out objects of a set")
+    parser.add_argument("--images", nargs="+", default=["all"], help="numbers of training images, or all")
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--cost", type=int, default=0, metavar="TURNS", help="measure what ten steps cost, so often")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.cost:
+        print(*cost(options), sep="\n")
+        return
+    sizes = [0 if size == "all" else int(size) for size in options.images]
+    if not options.table:
+        for seed in range(options.seeds):
+            for source in options.sources:
+                for size in sizes:
+                    for arm in options.arms:
+                        cell(source, arm, seed, size, options)
+    print("| arm | training images | figure | against plain, mean over sets | by set |", "|---" * 5 + "|", sep="\n")
+    for size in sizes:
+        print(*table(options, size), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

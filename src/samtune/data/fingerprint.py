@@ -1,0 +1,58 @@
+"""What tells a dataset from a changed one: its table, and the sizes of files that it names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import polars as pl
+
+from samtune.data.prepare.spool import TABLE
+from samtune.data.table import Dataset
+from samtune.utils.checksums import sha256
+
+MOST_FILES = 1000
+"""Images, and as many masks, whose sizes are looked at, spread evenly over the table."""
+
+
+def fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """The table's checksum and number of images, and the sizes of files, as JSON values."""
+    sizes: dict[str, int] = {}
+    for column in ("image_path", "mask_path"):
+        names = dataset.table[column].drop_nulls().unique(maintain_order=True)
+        for name in names.gather_every(max(1, -(-len(names) // MOST_FILES))).to_list():
+            sizes[name] = _size(dataset.root / name)
+    images = dataset.table.select(pl.col("image_path").n_unique()).item()
+    return {"table": sha256(dataset.root / TABLE), "images": images, "sizes": sizes}
+
+
+def find_change(dataset: Dataset, before: Mapping[str, Any]) -> str:
+    """How a dataset differs from the one of a fingerprint, in words; empty where it does not."""
+    now = fingerprint(dataset)
+    if now["images"] != before.get("images"):
+        return f"{now['images']} images where there were {before.get('images')}"
+    if now["table"] != before.get("table"):
+        return f"another {TABLE}, though with as many images"
+    changed = [name for name, size in before.get("sizes", {}).items() if now["sizes"].get(name, size) != size]
+    if not changed:
+        return ""
+    more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+    return f"{changed[0]} has {now['sizes'][changed[0]]} bytes and had {before['sizes'][changed[0]]}{more}"
+
+
+def read_fingerprint(path: Path) -> dict[str, Any] | None:
+    """A fingerprint that was written as JSON; None where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

@@ -1,0 +1,1 @@
+"""How much data is enough, and which images to label next."""

@@ -1,0 +1,116 @@
+"""Whether more than the decoder should learn: held-out objects decide, by an interval.
+
+The decoder alone is the cheapest to train: the image encoder is run once for each image. So it comes first. Where it
+gains nothing for sure, the image encoder is what stands in the way, and adapters in it or its last blocks may help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from samtune.config import EvalConfig, TrainConfig
+from samtune.data.table import Dataset
+from samtune.errors import ConfigError
+from samtune.evaluation.paired import PairedDifference
+from samtune.evaluation.protocol import evaluate_all
+from samtune.inference.predictor import Predictor
+from samtune.model.io.load import load_model
+from samtune.utils.files import storage_errors
+
+AUTO, FIRST = "auto", "decoder"
+CANDIDATES = ("decoder+lora", "decoder+encoder-last-2")
+"""What is tried after the decoder alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A run and what it is worth on the validation split.
+
+    Attributes:
+        train: what learned.
+        folder: the run.
+        change: against the model it was compared with, mean IoU of the prompts that were trained.
+    """
+
+    train: str
+    folder: Path
+    change: PairedDifference
+
+    def line(self, than: str) -> str:
+        """In words, with what it was compared with."""
+        return f"{self.train} against {than}, held-out: {self.change}"
+
+
+def require_validation(dataset: Path) -> None:
+    """Nothing can be chosen without held-out objects.
+
+    Raises:
+        ConfigError: the dataset has no objects in its validation split.
+        DataError: it cannot be read.
+    """
+    if not any(image.single_objects for image in Dataset.open(dataset).split("valid").images):
+        raise ConfigError.of(
+            expected="a validation split with objects, by which --train auto chooses",
+            found="none",
+            where=str(dataset),
+            do="prepare the dataset with --split 0.8,0.1,0.1, or say what learns: --train decoder",
+        )
+
+
+def compared(dataset: Path, config: TrainConfig, before: Path | str, after: Path, train: str) -> Trial:
+    """Compare two models on the validation split's objects, as many as validation looks at.
+
+    Args:
+        dataset: prepared.
+        config: of the run; its prompts are asked for.
+        before: a model's name or path.
+        after: a run.
+        train: what has learned in it.
+    """
+    data = Dataset.open(dataset)
+    asked = EvalConfig(
+        split="valid", max_objects=config.eval_objects, jitter=(), mask_prompt=False, clicks=0, background_clicks=0
+    )
+    models = [Predictor(load_model(model, device=config.device)) for model in (before, after)]
+    first, second = evaluate_all(models, data, asked, names=("before", "after"))
+    old, new = (
+        [fmean(one.answers[kind].iou for kind in config.prompts.kinds) for one in found.objects]
+        for found in (first, second)
+    )
+    return Trial(train, after, PairedDifference.of(old, new, first.groups))
+
+
+def advice(first: Trial, others: Sequence[Trial]) -> list[str]:
+    """What was chosen and why, and what one may try.
+
+    Args:
+        first: the decoder alone, against the base model.
+        others: further runs, against the decoder's.
+    """
+    lines = [first.line("the base model"), *(trial.line("the decoder alone") for trial in others)]
+    if others:
+        kept = winner(others)
+        lines.append(f"kept: {kept.train if kept else FIRST}" + ("" if kept else ", since nothing was surely better"))
+    elif first.change.is_better:
+        lines.append("kept: decoder; to try the image encoder all the same: --trainable.try-encoder")
+    return lines
+
+
+def winner(others: Sequence[Trial]) -> Trial | None:
+    """The best of the runs that are surely better than the decoder alone, by their intervals; None where none is."""
+    better = [trial for trial in others if trial.change.is_better]
+    return max(better, key=lambda trial: trial.change.change.mean, default=None)
+
+
+def swap(folder: Path, better: Path) -> None:
+    """Give a run the place of the decoder's, which stays beside it under its own name.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    with storage_errors(folder):
+        folder.rename(folder.with_name(f"{folder.name}-{FIRST}"))
+        better.rename(folder)
