@@ -104,6 +104,7 @@ def test_the_loop_from_objects_to_another_model(tmp_path, tiny_folder):
         assert done["state"] == "done", done["error"]
         assert done["step"] == done["steps"] == 3
         assert [point["step"] for point in done["curve"] if point["loss"] is not None] == [1, 2, 3]
+        assert [point["step"] for point in done["curve"] if point["iou"] is not None] == [0, 1, 2, 3]
         assert done["verdict"]["decision"] and done["verdict"]["reasons"]
         assert page.state()["active"] == "base", "the switch is the person's"
         assert page.post("/api/models/active", json={"model": done["model"]}).json() == {"active": "tune-1"}

@@ -204,7 +204,8 @@ def _progress(metrics: Path, steps: int, *, is_running: bool) -> dict[str, Any]:
             point["loss"] = found["loss"]
             seconds.append(found["seconds"])
         else:
-            point["iou"] = next((value for name, value in found.items() if name == "valid/box"), None)
+            measured = [value for name, value in found.items() if name.startswith("valid/") and value is not None]
+            point["iou"] = sum(measured) / len(measured) if measured else None
     points = list(curve.values())
     step = points[-1]["step"] if points else 0
     recent = seconds[-50:]
