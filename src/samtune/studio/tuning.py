@@ -32,7 +32,7 @@ TUNE, VERDICT, LOG = "tune", "verdict.json", "log.txt"
 STEPS_PER_OBJECT, FEWEST_STEPS, MOST_STEPS = 10, 150, 1500
 """How long to tune when nobody says: short enough to wait for, and no longer than few objects bear."""
 LEARNING_RATE = 2e-4
-PROMPTS = ("--prompts.point", "0.5", "--prompts.correction-clicks", "2")
+PROMPTS = ("--prompts.box", "1.0", "--prompts.point", "0.5", "--prompts.correction-clicks", "2")
 """What a person does here: boxes, clicks, and corrections of both."""
 NICENESS = 10
 """Priority of the processes that tune: a click goes before them."""
