@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--lr", type=float, default=4e-4, help="of the tuning on boxes only")
     parser.add_argument("--objects", type=int, default=300, help="most objects to measure")
+    parser.add_argument("--scenes", type=int, default=api.GUARD_SCENES, help="procedural scenes to measure on too")
     wanted = parser.parse_args()
     found = {}
     for text in wanted.sets:
@@ -60,14 +61,17 @@ def prove(source: Path, split: str, wanted: argparse.Namespace) -> dict[str, Any
     shuffled = tune(shuffle_masks(dataset, root / "shuffled-set"), root / "shuffled", clicks, BOTH, wanted.steps, 4e-4)
     if not (root / "blend").exists():
         few = EvalConfig(split="valid", max_objects=wanted.objects)
-        api.blend(str(clicks), str(boxes), root / "blend", dataset=dataset, config=few, quiet=True)
+        blended = root / "blend"
+        api.blend(str(clicks), str(boxes), blended, dataset=dataset, config=few, guard_scenes=wanted.scenes, quiet=True)
     pairs = {
         "unchanged": (wanted.model, wanted.model),
         "shuffled": (clicks, shuffled),
         "boxes": (clicks, boxes),
         "blend": (clicks, root / "blend"),
     }
-    return {name: judge(dataset, *pair, root / f"compared-{name}", wanted.objects) for name, pair in pairs.items()}
+    return {
+        name: judge(dataset, base, tuned, root / f"compared-{name}", wanted) for name, (base, tuned) in pairs.items()
+    }
 
 
 def tune(dataset: Path, out: Path, model: Path | str, prompts: PromptPolicy, steps: int, lr: float) -> Path:
@@ -88,10 +92,10 @@ def tune(dataset: Path, out: Path, model: Path | str, prompts: PromptPolicy, ste
     return out
 
 
-def judge(dataset: Path, base: Path | str, tuned: Path | str, out: Path, objects: int) -> dict[str, Any]:
+def judge(dataset: Path, base: Path | str, tuned: Path | str, out: Path, wanted: argparse.Namespace) -> dict[str, Any]:
     """The verdict, the mean differences, and the guards that are damaged."""
-    few = EvalConfig(max_objects=objects, jitter=(), mask_prompt=False, clicks=0)
-    found = api.compare(dataset, str(base), str(tuned), out, few, quiet=True)
+    few = EvalConfig(max_objects=wanted.objects, jitter=(), mask_prompt=False, clicks=0)
+    found = api.compare(dataset, str(base), str(tuned), out, few, guard_scenes=wanted.scenes, quiet=True)
     damaged = {guard.name: guard.change.mean for guard in found.guards if guard.is_damaged}
     print(out.parent.name, out.name, found.verdict.headline, found.box, found.point, damaged, sep=" | ", flush=True)
     return {
