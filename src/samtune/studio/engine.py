@@ -23,7 +23,8 @@ from samtune.finder.results import Finder
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import EmbeddedImage
 from samtune.inference.thresholds import with_thresholds
-from samtune.model.decoder.reference import MULTIMASK_TOKENS, NO_TOKENS, asked_tokens, select_masks
+from samtune.labelling.doubt import measure_doubt
+from samtune.model.decoder.reference import asked_tokens, select_masks
 from samtune.model.preprocess import clamp_low_res
 from samtune.prompts.batch import PromptBatch
 from samtune.studio.embedding import Embedder
@@ -33,8 +34,8 @@ from samtune.types import Box, Prompt
 
 MOST_PREVIOUS = 256
 """Low-res masks that corrections can start from; the least recently used go first."""
-DOUBT_GRID = 6
-"""Clicks per side of the grid whose predicted IoUs say how doubtful a model is about an image."""
+DOUBT_GRID, DOUBT_PROMPTS = 6, 36
+"""Clicks per side of the grid, and prompts at most, whose answers say how doubtful a model is about an image."""
 _Answer = TypeVar("_Answer")
 
 
@@ -74,11 +75,9 @@ class Engine:
         return self._in_turn(lambda: _proposals(model, embedded))
 
     def doubt(self, model: StudioModel, embedded: EmbeddedImage) -> float | None:
-        """How unsure a model is about an image: 1 less the mean predicted IoU where a grid of clicks meets objects.
-
-        None where it sees no object at all.
-        """
-        return self._in_turn(lambda: _doubt(model, embedded))
+        """How unsure a model is about an image, 0 to 1, as `samtune next` asks; None where it sees no object."""
+        asked = {"finder": model.finder, "points_per_side": DOUBT_GRID, "most": DOUBT_PROMPTS}
+        return self._in_turn(lambda: measure_doubt(model.predictor, embedded, None, **asked).value)
 
     def close(self) -> None:
         """End both threads."""
@@ -169,13 +168,3 @@ def _finds(model: StudioModel, embedded: EmbeddedImage, finder: Finder) -> list[
         for masks, score, number in zip(regions, finds.scores.tolist(), finds.classes.tolist(), strict=True)
         if masks[0].mask.any()
     ]
-
-
-@torch.no_grad()
-def _doubt(model: StudioModel, embedded: EmbeddedImage) -> float | None:
-    steps = (torch.arange(DOUBT_GRID) + 0.5) / DOUBT_GRID * model.predictor.loaded.image_size
-    clicks = PromptBatch.from_clicks(torch.cartesian_prod(steps, steps).flip(1)[:, None])
-    output = model.predictor.decode(embedded, clicks, NO_TOKENS)
-    best = output.iou_scores[:, MULTIMASK_TOKENS].max(1).values
-    seen = best[output.object_score_logits > 0]
-    return 1 - float(seen.clamp(0, 1).mean()) if len(seen) else None
