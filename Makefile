@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: ablation resume-fire studio-kill onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets verdict-proofs finder-sets lock clean
+.PHONY: shards-fire ablation resume-fire studio-kill onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets verdict-proofs finder-sets lock clean
 
 demo: $(READY)  ## Draw a dataset, tune the built-in model on it, compare both, write a report
 	$(BIN)/samtune demo --out demo
@@ -55,6 +55,9 @@ resume-fire: $(READY)  ## Kill a run at 200 moments and resume it; let the disk 
 onnx-browser: $(READY)  ## nano's ONNX decoder in Chromium; needs chromium and npm
 	npm install --silent --prefix build/web onnxruntime-web
 	$(BIN)/python benchmarks/onnx_browser.py --ort build/web/node_modules/onnxruntime-web/dist
+
+shards-fire: $(READY)  ## 100,000 small images in shards, workers killed 20 times (SHARDS_OPTIONS="--images 20000 --kills 20")
+	$(BIN)/python -m tests.shards_fire $(SHARDS_OPTIONS)
 
 fuzz: $(READY)  ## 10,000 damaged COCO files, 2,000 of YOLO, LabelMe, VIA and mask folders each, new ones each time
 	SAMTUNE_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz_coco.py

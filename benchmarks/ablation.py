@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -132,7 +132,7 @@ def prepared(source: Path, out: Path) -> Path:
     return dataset
 
 
-def held_out(dataset: Path) -> str:
+def held_out(dataset: Path) -> Literal["valid", "test"]:
     """The split to measure on: test where it has objects, else valid."""
     table = Dataset.open(dataset).table.filter(pl.col("mask_path").is_not_null())
     return "test" if "test" in table["split"] else "valid"

@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from samtune.data.masks import region_of
 from samtune.finder.calibration import EVIDENCE, ScoreCalibration, calibration_error, fit
 from samtune.finder.head import FinderHead, FinderOutput
 from samtune.finder.losses import box_loss, class_loss, class_weights, generalized_iou, objectness_loss, pooled
 from samtune.finder.matching import best_f1, match, operating_points, with_precision, with_recall
-from samtune.finder.proposals import box_iou, mask_boxes, propose, similar_boxes, similar_masks, suppress
+from samtune.finder.proposals import box_iou, propose, similar_boxes, suppress
 from samtune.finder.targets import LEAST_SPREAD, NEAR, REACH, SPREAD, draw
+from samtune.inference.overlaps import MaskRuns, mask_boxes, without_duplicates
 from samtune.model.encoder.embeddings import ImageEmbeddings
 
 GRID = (20, 24)
@@ -115,6 +117,13 @@ def test_suppression_is_the_brute_force_one(seed, count, most):
     scores = rng.integers(0, 5, count).astype(np.float32) / 5
     kept = suppress(scores, similar_boxes(boxes, most))
     assert kept.tolist() == reference_suppression(scores, box_iou(boxes, boxes), most)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.integers(0, 30), st.sampled_from([0.0, 0.3, 0.6, 0.7, 1.0]))
+def test_masks_without_duplicates_are_the_brute_force_ones(seed, count, most):
+    rng = np.random.default_rng(seed)
+    boxes, scores = random_boxes(seed, count).numpy(), rng.integers(0, 5, count).astype(np.float32) / 5
     rows, columns = np.mgrid[: GRID[0], : GRID[1]]
     masks = np.array([(rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1) for x0, y0, x1, y1 in boxes])
     masks = masks.astype(bool).reshape(count, *GRID)
@@ -123,7 +132,14 @@ def test_suppression_is_the_brute_force_one(seed, count, most):
     shared = flat @ flat.T
     union = flat.sum(1)[:, None] + flat.sum(1)[None] - shared
     iou = shared / np.maximum(union, 1)
-    assert suppress(scores, similar_masks(masks, most)).tolist() == reference_suppression(scores, iou, most)
+    expected = reference_suppression(scores, iou, most)
+    half = count // 2
+    runs = MaskRuns.cat([MaskRuns.of_masks(masks[:half]), MaskRuns.of_masks(masks[half:])])
+    assert without_duplicates(runs, scores, most).tolist() == expected
+    full = np.flatnonzero(masks.any((1, 2)))
+    regions = MaskRuns.of_regions([found for mask in masks if (found := region_of(mask))], GRID[0])
+    assert regions.areas.tolist() == flat.sum(1)[full].tolist()
+    assert full[without_duplicates(regions, scores[full], most)].tolist() == [one for one in expected if one in full]
     for mask, box in zip(masks, mask_boxes(masks), strict=True):
         y, x = np.nonzero(mask)
         assert box.tolist() == ([x.min(), y.min(), x.max() + 1, y.max() + 1] if len(x) else [0, 0, 0, 0])

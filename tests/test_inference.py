@@ -16,7 +16,7 @@ from samtune.config import AutomaticConfig, PredictConfig
 from samtune.data.images import SUFFIXES, read_image
 from samtune.drawing import draw_overlay
 from samtune.errors import ConfigError, DataError
-from samtune.inference.automatic import automatic_masks, without_duplicates
+from samtune.inference.automatic import automatic_masks, crops, everything
 from samtune.inference.files import predict_files
 from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
@@ -114,20 +114,33 @@ def test_automatic_masks_keep_the_thresholds_and_no_duplicates(predictor, image,
             assert overlap < 0.6  # judged on the low-res grid, so not to the last digit
 
 
-@pytest.mark.parametrize("most_alike", [0.0, 0.3, 0.6, 1.0])
-def test_duplicates_are_judged_in_blocks_as_all_at_once(monkeypatch, most_alike):
-    rng = np.random.default_rng(0)
-    seeds = rng.random((6, 64)) < 0.4
-    masks = seeds[rng.integers(0, 6, 40)] ^ (rng.random((40, 64)) < 0.1)  # variants of six masks
-    scores = rng.random(40).round(1)  # with ties
-    expected: list[int] = []
-    for index in np.argsort(-scores, kind="stable"):
-        ious = [(masks[index] & masks[other]).sum() / (masks[index] | masks[other]).sum() for other in expected]
-        if not any(iou > most_alike for iou in ious):
-            expected.append(int(index))
-    monkeypatch.setattr("samtune.inference.automatic.BLOCK", 7)
-    assert without_duplicates(np.packbits(masks, axis=1), torch.tensor(scores), most_alike) == expected
-    assert len(expected) == 40 or most_alike < 1
+def test_crops_cover_the_image_and_share_margins():
+    for layer in (1, 2):
+        windows = list(crops(50, 90, layer))
+        assert len(windows) == 4**layer
+        seen = np.zeros((50, 90), int)
+        for x0, y0, x1, y1 in windows:
+            seen[y0:y1, x0:x1] += 1
+        assert seen.min() == 1
+        assert seen.max() == 4
+
+
+def test_crops_add_masks_at_their_place_and_none_that_a_crop_cuts(predictor, image, says):
+    says(100.0)
+    config = AutomaticConfig(points_per_side=4, min_iou_score=0.0, min_stability=0.0, duplicate_iou=0.9)
+    whole = everything(predictor, image, config)
+    both = everything(predictor, image, config.model_copy(update={"crop_layers": 1, "crop_batch": 3}))
+    assert [one.iou_score for one in both] == sorted((one.iou_score for one in both), reverse=True)
+    x0, y0, x1, y1 = next(crops(*SIZE, 1))
+    crop = predictor.embed(image[y0:y1, x0:x1])
+    inside = [one for one in automatic_masks(predictor, crop, config) if one.region.box[2] < 0.9 * (x1 - x0)]
+    inside = [one for one in inside if one.region.box[3] < 0.9 * (y1 - y0)]
+    known = {one.mask.tobytes() for one in both + whole}
+    pasted = [one.region.paste(*SIZE).tobytes() for one in inside]
+    assert sum(mask in known for mask in pasted) >= len(pasted) / 2  # the others have a better duplicate
+    for one in both:
+        assert one.mask.shape == SIZE
+        assert one.region.area >= config.min_area
 
 
 def test_nothing_is_found_where_the_model_says_nothing_is(predictor, image, says):
@@ -143,7 +156,7 @@ def test_finding_nothing_is_said_with_the_settings_that_decide(predictor, image_
     assert report.lines()[:2] == [
         "0 masks in 2 images",
         "no candidate mask has --automatic.min-iou-score 0.7 and --automatic.min-stability 0.85; "
-        "lower values show more",
+        "lower values show more, and samtune fit-grid RUN chooses them",
     ]
 
 

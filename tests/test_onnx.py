@@ -244,6 +244,7 @@ def test_the_files_beside_the_graphs_are_what_the_loaders_want(nano):
     [
         ({"format": "onnx"}, "--layout anylabeling"),
         ({"format": "onnx", "layout": "anylabeling", "opset": 12}, "an opset from 18"),
+        ({"format": "onnx", "layout": "cvat"}, "a layout, one of anylabeling"),
         ({"format": "hf", "layout": "anylabeling"}, "--format onnx"),
     ],
 )
@@ -282,6 +283,7 @@ def test_two_hundred_prompts_of_an_official_size(tmp_path, layout):
         loaded = load_model(tmp_path / "tiny")
     each = 50 if layout == "transformersjs" else 40
     found = write_onnx(loaded, tmp_path, layout, name="tiny", precision="fp32", opset=18, each=each)
+    print(layout, found.difference)
     assert found.difference.prompts == 200
     assert found.difference.pixels <= 1e-4
 

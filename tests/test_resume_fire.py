@@ -137,3 +137,23 @@ def test_patience_ends_a_run_and_needs_a_validation_split(made, tmp_path):
     with pytest.raises(ConfigError, match="--patience"):
         new(without.root, config.model_copy(update={"out": tmp_path / "other"}))
     assert not (tmp_path / "other").exists()
+
+
+def test_only_what_a_killed_start_left_is_removed(made, tmp_path):
+    """A folder of the user's, with names like ours in it, is refused and kept; one of a killed start is taken over."""
+    settings = {"model": str(made / "model"), "steps": 1, "device": "cpu", "precision": "fp32", "cache": False}
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("run.json", ".run.json.abcd1234"):
+        (out / name).write_text("{}")
+    (out / ".bashrc.old").write_text("mine")
+    with pytest.raises(ConfigError, match="new or empty"):
+        new(made / "set", TrainConfig(**settings, out=out))
+    assert {path.name for path in out.iterdir()} == {"run.json", ".run.json.abcd1234", ".bashrc.old"}
+    (out / ".bashrc.old").unlink()
+    assert new(made / "set", TrainConfig(**settings, out=out)).folder.config.is_file()
+    (out / ".notes.old").write_text("mine")
+    (out / ".results.csv.abcd1234").write_text("half")
+    resumed(out)
+    assert (out / ".notes.old").read_text() == "mine"
+    assert not (out / ".results.csv.abcd1234").exists()

@@ -65,6 +65,7 @@ def test_answers_are_those_of_the_predictor(studio, models):
         other = {"model": "base", "points": [[4, 4]], "labels": [1], "previous": first["previous"]}
         assert page.post("/api/images/2/predict", json=other).status_code == 400, "a token of another image"
         wait_for(lambda: all(one["embedded"] for one in page.state()["images"]))
+        wait_for(lambda: any(one["doubt"] for one in page.state()["images"]))
 
 
 def test_pixels_are_those_of_the_file(studio):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -342,6 +343,30 @@ def test_a_damaged_video_names_the_frame(tmp_path):
     path.write_bytes(b"no video at all")
     with pytest.raises(DataError, match="a video file"):
         open_clip(path)
+
+
+def test_a_video_whose_size_changes_names_the_frame(tmp_path):
+    """Two H.264 encoders into one stream, as a broadcast has it where a programme changes."""
+    frames, _ = moving_discs(6)
+    path = tmp_path / "a.mpg"
+    with av.open(str(path), "w", format="mpegts") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        other = av.CodecContext.create("libx264", "w")
+        other.time_base, other.options = Fraction(1, 25), {"bf": "0"}
+        for encoder, width in ((stream, WIDTH), (other, 40)):
+            encoder.width, encoder.height, encoder.pix_fmt = width, HEIGHT, "yuv420p"
+        for number, frame in enumerate(frames):
+            encoder, width = (stream, WIDTH) if number < 4 else (other, 40)
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:, :width]), format="rgb24")
+            image.pts, image.time_base = number, Fraction(1, 25)
+            last = number in (3, 5)
+            for packet in [*encoder.encode(image), *(encoder.encode(None) if last else [])]:
+                packet.stream = stream
+                container.mux(packet)
+    clip = open_clip(path)
+    with pytest.raises(DataError, match="40 x 48") as raised:
+        list(clip.frames(0, len(clip)))
+    assert "frame 4 (00004.png)" in str(raised.value)
 
 
 def test_a_video_without_pyav_says_what_to_install(tmp_path, monkeypatch, clip, loaded):

@@ -34,9 +34,12 @@ if TYPE_CHECKING:
         evaluate_finder,
         export,
         find,
+        fit_grid,
         load_model,
+        merge,
         models,
         predict,
+        predict_many,
         prepare,
         pretrain,
         rank_images,
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
         PretrainStage,
         PromptPolicy,
         RankConfig,
+        ShardsConfig,
         StudioConfig,
         SweepConfig,
         TrackConfig,
@@ -96,9 +100,12 @@ if TYPE_CHECKING:
     from samtune.exports.export import ExportReport
     from samtune.finder.evaluation import FindEvaluation
     from samtune.finder.files import FindReport
+    from samtune.finder.grid import GridFit
     from samtune.finder.run import FinderReport
     from samtune.inference.files import PredictReport
     from samtune.inference.predictor import EmbeddedImage, Predictor
+    from samtune.inference.shards.merge import MergeReport
+    from samtune.inference.shards.run import ManyReport
     from samtune.inference.video.files import TrackReport
     from samtune.labelling.curve import DataCurve
     from samtune.labelling.ranking import Ranking
@@ -140,10 +147,13 @@ __all__ = [
     "FindReport",
     "FinderConfig",
     "FinderReport",
+    "GridFit",
     "Issue",
     "Listener",
     "LoadedModel",
     "LossConfig",
+    "ManyReport",
+    "MergeReport",
     "ModelError",
     "ModelTable",
     "Noted",
@@ -167,6 +177,7 @@ __all__ = [
     "RunTable",
     "SamtuneError",
     "Severity",
+    "ShardsConfig",
     "Split",
     "StepDone",
     "StorageError",
@@ -195,9 +206,12 @@ __all__ = [
     "evaluate_finder",
     "export",
     "find",
+    "fit_grid",
     "load_model",
+    "merge",
     "models",
     "predict",
+    "predict_many",
     "prepare",
     "pretrain",
     "rank_images",
@@ -224,8 +238,11 @@ _HOMES = {
     "ExportReport": "exports.export",
     "FindEvaluation": "finder.evaluation",
     "FindReport": "finder.files",
+    "GridFit": "finder.grid",
     "FinderReport": "finder.run",
     "LoadedModel": "model.io.loaded",
+    "ManyReport": "inference.shards.run",
+    "MergeReport": "inference.shards.merge",
     "PredictReport": "inference.files",
     "Predictor": "inference.predictor",
     "PromptSet": "evaluation.fixed_prompts",

@@ -8,8 +8,8 @@ as in `cli/`.
 
 from samtune.api.data import doctor, download_roboflow, prepare
 from samtune.api.evaluation import GUARD_SCENES, BlendResult, blend, compare, evaluate, evaluate_clips, write_prompts
-from samtune.api.finding import evaluate_finder, find, train_finder
-from samtune.api.inference import export, predict, track
+from samtune.api.finding import evaluate_finder, find, fit_grid, train_finder
+from samtune.api.inference import export, merge, predict, predict_many, track
 from samtune.api.labelling import curve, rank_images
 from samtune.api.loading import ModelTable, load_model, models
 from samtune.api.tools import bench
@@ -46,9 +46,12 @@ __all__ = [
     "evaluate_finder",
     "export",
     "find",
+    "fit_grid",
     "load_model",
+    "merge",
     "models",
     "predict",
+    "predict_many",
     "prepare",
     "pretrain",
     "rank_images",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from samtune.api.evaluation import _base_of
 from samtune.api.loading import predictor_of
-from samtune.config import FindConfig, FinderConfig, FindEvalConfig
+from samtune.config import AutomaticConfig, FindConfig, FinderConfig, FindEvalConfig
+from samtune.errors import DataError, ModelError
 from samtune.utils.progress import progress, stages
 
 if TYPE_CHECKING:
     from samtune.api.loading import Model
     from samtune.finder.evaluation import FindEvaluation
     from samtune.finder.files import FindReport
+    from samtune.finder.grid import GridFit
     from samtune.finder.run import FinderReport
 
 
@@ -76,6 +78,55 @@ def find(
         return find_in_files(
             Path(images), predictor, finder, Path(out), config or FindConfig(), chunk=chunk, progress=advance
         )
+
+
+def fit_grid(
+    run: Path | str,
+    *,
+    dataset: Path | str | None = None,
+    split: Literal["train", "valid", "test"] = "valid",
+    config: AutomaticConfig | None = None,
+    most_images: int = 32,
+    device: str = "auto",
+    quiet: bool = False,
+) -> GridFit:
+    """Choose the thresholds with which a run finds everything by a grid of clicks, on annotated images.
+
+    Args:
+        run: folder of a run; the thresholds are kept in it, and `predict` uses them where none are given.
+        dataset: folder that `prepare` wrote; left out, the run's own.
+        split: annotated images; those that training learned from would flatter.
+        config: the grid.
+        most_images: at most so many images are looked at.
+        device: where to compute.
+        quiet: show no progress.
+
+    Raises:
+        DataError: no dataset, or no objects in the split.
+        ModelError: the folder is no run.
+        StorageError: the disk refused.
+    """
+    from samtune.data.table import Dataset
+    from samtune.finder.grid import fit_grid as fit
+    from samtune.inference.reading import dataset_of
+    from samtune.inference.thresholds import write_thresholds
+
+    folder = Path(run)
+    if not (folder / "config.yaml").is_file():
+        raise ModelError.of(expected="the folder of a run", found="none", where=str(folder))
+    source = dataset_of(folder) if dataset is None else Path(dataset)
+    if source is None:
+        raise DataError.of(
+            expected="the dataset the run was trained on",
+            found="a folder that has gone",
+            where=str(folder),
+            do="name a prepared one: --dataset DATASET",
+        )
+    predictor = predictor_of(folder, device)
+    with progress("looking", quiet=quiet) as advance:
+        found = fit(Dataset.open(source), split, predictor, config or AutomaticConfig(), most_images, progress=advance)
+    write_thresholds(folder, found.thresholds)
+    return found
 
 
 def evaluate_finder(

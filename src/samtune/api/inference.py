@@ -1,4 +1,4 @@
-"""Using a model: predict, track, export."""
+"""Using a model: predict, also in shards, merge, track, export."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from samtune.api.loading import predictor_of
-from samtune.config import PredictConfig, TrackConfig
+from samtune.config import FindConfig, PredictConfig, ShardsConfig, TrackConfig
 from samtune.utils.progress import progress
 
 if TYPE_CHECKING:
     from samtune.api.loading import Model
     from samtune.exports.export import ExportReport
     from samtune.inference.files import PredictReport
+    from samtune.inference.shards.merge import MergeReport
+    from samtune.inference.shards.run import ManyReport
     from samtune.inference.video.files import TrackReport
 
 
@@ -42,6 +44,78 @@ def predict(
     predictor = predictor_of(model, config.device)
     with progress("predicting", quiet=quiet) as advance:
         return predict_files(Path(images), predictor, Path(out), config, reading=reading, progress=advance)
+
+
+def predict_many(
+    images: Path | str,
+    model: Model,
+    out: Path | str,
+    config: PredictConfig,
+    shards: ShardsConfig | None = None,
+    *,
+    find: FindConfig | None = None,
+    quiet: bool = False,
+) -> ManyReport:
+    """Segment any number of images in shards that processes share; see docs/cluster.md.
+
+    Any number of processes may call this with the same arguments, on any machines that share the folders; it returns
+    when all shards are done, whoever did them.
+
+    Args:
+        images: a Parquet manifest with a column of paths, or a folder.
+        model: a name, a path, or a loaded model.
+        out: folder of the job; one that is there already, of the same job, is gone on with.
+        config: the prompts.
+        shards: how the images are shared out.
+        find: find with the run's finder, in place of prompts; `model` is then a run's folder.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: no prompts, settings that shards do not have, or `out` holds another job or something else.
+        DataError: manifest or detections cannot be used; images that cannot be read are listed, and no error.
+        ModelError: the model cannot be loaded.
+        StorageError: the disk refused.
+    """
+    from samtune.inference.reading import reading_for
+    from samtune.inference.shards.run import Method, run_shards
+
+    if find is None:
+        config.require_prompts()
+    run = Path(model) if isinstance(model, str | Path) else None
+    reading = reading_for(run, config)
+    predictor = predictor_of(model, config.device)
+    method: Method | None = None
+    if find is not None:
+        from samtune.finder.many import finder_method
+
+        method = finder_method(run or Path(predictor.loaded.source), predictor, find, config.chunk)
+    with progress("shards", quiet=quiet) as advance:
+        return run_shards(
+            Path(images), predictor, Path(out), config, shards or ShardsConfig(),
+            method=method, reading=reading, progress=advance,
+        )  # fmt: skip
+
+
+def merge(
+    job: Path | str, out: Path | str, format: Literal["coco", "results"] = "coco", *, quiet: bool = False
+) -> MergeReport:
+    """Write the results of `predict_many` as one COCO file.
+
+    Args:
+        job: folder of a finished job.
+        out: file to write, in place of an earlier one; images that could not be looked at are listed beside it.
+        format: `coco` has images, annotations and categories, `results` the list that `pycocotools` loads.
+        quiet: show no progress.
+
+    Raises:
+        DataError: no job there, or one that is not finished.
+        ConfigError: `out` is a folder.
+        StorageError: the disk refused.
+    """
+    from samtune.inference.shards.merge import merge as write
+
+    with progress("merging", quiet=quiet) as advance:
+        return write(Path(job), Path(out), format, progress=advance)
 
 
 def track(clip: Path | str, model: Model, out: Path | str, config: TrackConfig, *, quiet: bool = False) -> TrackReport:

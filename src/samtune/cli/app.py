@@ -33,13 +33,14 @@ COMMANDS = {
         training.sweep,
         training.runs,
         training.find_train,
+        training.fit_grid,
         training.embed,
         training.cache,
         training.pretrain,
     ),
     "Evaluation": (evaluation.evaluate, evaluation.compare, evaluation.blend, evaluation.write_prompts),
     "Labelling": (labelling.curve, labelling.next_),
-    "Use": (inference.predict, inference.export, studio.studio),
+    "Use": (inference.predict, inference.merge, inference.export, studio.studio),
     "Tools": (tools.demo, tools.bench, tools.models),
 }
 """Every command and group of commands, by the heading it has in `samtune --help`."""

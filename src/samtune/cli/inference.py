@@ -1,4 +1,4 @@
-"""Commands that use a model: predict, export."""
+"""Commands that use a model: predict, merge, export."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from samtune import api
 from samtune.cli.common import Flat, Out, Quiet, show
-from samtune.config import ClipConfig, FindConfig, PredictConfig, TrackConfig
+from samtune.config import ClipConfig, FindConfig, PredictConfig, ShardsConfig, TrackConfig
 from samtune.config.inference import is_video_file
 from samtune.errors import UsageError
 
@@ -25,6 +25,8 @@ def predict(
     clip: Annotated[ClipConfig, Flat] = ClipConfig(),
     find: Annotated[bool, Parameter(negative="")] = False,
     finds: Annotated[FindConfig, Flat] = FindConfig(),
+    many: Annotated[bool, Parameter(negative="")] = False,
+    shards: Annotated[ShardsConfig, Flat] = ShardsConfig(),
     quiet: Quiet = False,
 ) -> None:
     """Segment images with boxes or clicks, find everything without, or follow objects through a clip.
@@ -32,12 +34,23 @@ def predict(
     Writes COCO results, PNG masks and overlays.
 
     Args:
-        images: One image or a folder; with --video a folder of frames; or a video file.
+        images: One image, a folder, or a Parquet manifest of images, which is worked through as with --many; with
+            --video a folder of frames; or a video file.
         model: nano, a hub name, a checkpoint file, a Hugging Face folder or a run.
         video: The folder holds the frames of a clip: follow what is prompted on one of them through all. --prompts,
             --frame and --backwards say so too.
         find: Find and name everything with the run's finder; needs no prompts.
+        many: Share the images out in shards, among any processes given the same command; samtune merge makes COCO of
+            the results. See docs/cluster.md.
     """
+    if many or images.suffix == ".parquet":
+        if video or clip != ClipConfig():
+            raise UsageError.of(expected="images to share out", found="options of a clip")
+        show(api.predict_many(images, model, out, config, shards, find=finds if find else None, quiet=quiet))
+        return
+    if shards.model_fields_set:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(shards.model_fields_set))
+        raise UsageError.of(expected="--many, or a Parquet manifest, beside these options", found=named)
     if video or clip != ClipConfig() or is_video_file(images):
         if config.everything or find:
             raise UsageError.of(expected="objects to follow through the clip", found="--everything or --find")
@@ -48,6 +61,23 @@ def predict(
         show(api.find(images, model, out, finds, device=config.device, chunk=config.chunk, quiet=quiet))
         return
     show(api.predict(images, model, out, config, quiet=quiet))
+
+
+def merge(
+    job: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="File to write.")],
+    format: Literal["coco", "results"] = "coco",
+    quiet: Quiet = False,
+) -> None:
+    """Write the results of predict --many as one COCO file; images that could not be looked at are listed beside it.
+
+    Args:
+        job: Folder that samtune predict --many wrote.
+        format: coco has images, annotations and categories; results is the list that pycocotools loads.
+    """
+    show(api.merge(job, out, format, quiet=quiet))
 
 
 def export(

@@ -6,11 +6,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 from pydantic import Field
 
 from samtune import api
 from samtune.cli.common import AsJson, Flat, Quiet, say, show
-from samtune.config import EmbedConfig, FinderConfig, PretrainConfig, SweepConfig, TrainableConfig, TrainConfig
+from samtune.config import (
+    AutomaticConfig,
+    EmbedConfig,
+    FinderConfig,
+    PretrainConfig,
+    SweepConfig,
+    TrainableConfig,
+    TrainConfig,
+)
+from samtune.config.base import Device
 from samtune.errors import UsageError
 
 cache = App(name="cache", help="The image embeddings kept on disk.")
@@ -148,6 +158,34 @@ def find_train(run: Path, /, *, config: Annotated[FinderOptions, Flat] = FinderO
         run: Folder that `samtune train` made; the finder is written into it.
     """
     show(api.train_finder(run, config.config(), quiet=quiet))
+
+
+def fit_grid(
+    run: Path,
+    /,
+    *,
+    dataset: Path | None = None,
+    split: Literal["train", "valid", "test"] = "valid",
+    points_per_side: Annotated[int, Parameter(validator=Number(gte=1, lte=128))] = AutomaticConfig().points_per_side,
+    most_images: Annotated[int, Parameter(validator=Number(gte=1))] = 32,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Choose the thresholds of `predict --everything` for a finished run, on annotated images.
+
+    Args:
+        run: Folder that `samtune train` made; grid.json is written into it, and `predict --everything` uses it.
+        dataset: Prepared dataset; left out, the run's own.
+        split: Annotated images to choose on.
+        points_per_side: Clicks per side of the grid.
+        most_images: At most so many images are looked at.
+    """
+    config = AutomaticConfig(points_per_side=points_per_side)
+    show(
+        api.fit_grid(
+            run, dataset=dataset, split=split, config=config, most_images=most_images, device=device, quiet=quiet
+        )
+    )
 
 
 def pretrain(*, settings: Annotated[PretrainConfig, Flat] = PretrainConfig(), config: Path | None = None) -> None:

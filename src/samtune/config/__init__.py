@@ -9,7 +9,7 @@ from samtune.config.bench import BenchConfig
 from samtune.config.embeddings import CacheConfig, EmbedConfig
 from samtune.config.evaluation import ClipEvalConfig, EvalConfig
 from samtune.config.finder import FindConfig, FinderConfig, FindEvalConfig
-from samtune.config.inference import AutomaticConfig, ClipConfig, PredictConfig, TrackConfig
+from samtune.config.inference import AutomaticConfig, ClipConfig, PredictConfig, ShardsConfig, TrackConfig
 from samtune.config.labelling import CurveConfig, RankConfig
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
@@ -39,6 +39,7 @@ __all__ = [
     "PretrainStage",
     "PromptPolicy",
     "RankConfig",
+    "ShardsConfig",
     "StudioConfig",
     "SweepConfig",
     "TrackConfig",

@@ -12,6 +12,9 @@ from samtune.config.reading import ReadingConfig
 from samtune.errors import ConfigError
 from samtune.types import Box
 
+LEAST_IOU_SCORE, LEAST_STABILITY = 0.7, 0.85
+"""Thresholds of a model for which none were chosen on annotated images."""
+
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".gif"})
 """Files that are opened as a video."""
 
@@ -25,15 +28,35 @@ class AutomaticConfig(Config):
     """Finding everything in an image, from a grid of clicks."""
 
     points_per_side: int = Field(default=16, ge=1, le=128, description="Clicks per side of the grid.")
-    min_iou_score: Fraction = Field(default=0.7, description="Least predicted IoU of a mask that is kept, 0 to 1.")
-    min_stability: Fraction = Field(
-        default=0.85, description="Least IoU of a mask with itself at a stricter threshold, 0 to 1."
+    crop_layers: int = Field(
+        default=0, ge=0, le=3, description="Also look at crops: 2 x 2 of them in layer 1, 4 x 4 in layer 2, and so on."
+    )
+    min_iou_score: Fraction | None = Field(
+        default=None,
+        description=f"Least predicted IoU of a mask that is kept, 0 to 1; left out, what `samtune fit-grid` chose for "
+        f"the run, else {LEAST_IOU_SCORE}.",
+    )
+    min_stability: Fraction | None = Field(
+        default=None,
+        description=f"Least IoU of a mask with itself at a stricter threshold, 0 to 1; left out, what `samtune "
+        f"fit-grid` chose for the run, else {LEAST_STABILITY}.",
     )
     duplicate_iou: Fraction = Field(
         default=0.7, description="Of two masks with a higher IoU only the better one is kept, 0 to 1."
     )
     min_area: int = Field(default=16, ge=1, description="Smallest mask, in pixels of the image.")
     chunk: int = Field(default=64, ge=1, description="Clicks per decoder call.")
+    crop_batch: int = Field(default=4, ge=1, description="Crops per encoder call.")
+
+    @property
+    def least_iou_score(self) -> float:
+        """`min_iou_score`, or the default."""
+        return LEAST_IOU_SCORE if self.min_iou_score is None else self.min_iou_score
+
+    @property
+    def least_stability(self) -> float:
+        """`min_stability`, or the default."""
+        return LEAST_STABILITY if self.min_stability is None else self.min_stability
 
 
 class FixedPromptsConfig(ReadingConfig):
@@ -77,6 +100,21 @@ class FixedPromptsConfig(ReadingConfig):
         for text in texts:
             _point(text)
         return texts
+
+
+class ShardsConfig(Config):
+    """How many images are shared out among processes."""
+
+    shard_images: int = Field(default=1000, ge=1, description="Images in a shard, which is what a dead process costs.")
+    images_root: Path | None = Field(
+        default=None, description="Folder that the manifest's paths are relative to; left out, the manifest's own."
+    )
+    encode_batch: int = Field(
+        default=0, ge=0, description="Images per encoder call; 0 means 8 on a GPU, on a CPU what fits its caches."
+    )
+    threads: int = Field(
+        default=0, ge=0, description="Threads that read images and write masks; 0 means one per core, at most 8."
+    )
 
 
 class PredictConfig(FixedPromptsConfig):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import Field, model_validator
 
@@ -111,9 +111,10 @@ class PromptPolicy(Config):
             data = {"preset": data}
         if not isinstance(data, dict):
             return data
-        name, weights = data.get("preset"), [weight for weight in WEIGHTS if weight in data]
+        given = cast("dict[str, Any]", data)
+        name, weights = given.get("preset"), [weight for weight in WEIGHTS if weight in given]
         if name is None:
-            return {**(_PLAIN if weights else {}), **data}
+            return {**(_PLAIN if weights else {}), **given}
         if name not in PRESETS:
             close = difflib.get_close_matches(str(name), PRESETS, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -121,7 +122,7 @@ class PromptPolicy(Config):
         if weights:
             own = ", ".join(f"prompts.{weight}" for weight in weights)
             raise ValueError(f"prompts has the preset {name!r} and weights of your own ({own}): give one of them")
-        return {**PRESETS[name], **data, "preset": None}
+        return {**PRESETS[name], **given, "preset": None}
 
     @model_validator(mode="after")
     def _some_kind(self) -> PromptPolicy:

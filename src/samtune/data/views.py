@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from samtune.data.table import ImageEntry
 from samtune.types import Window
 
+Scalar = TypeVar("Scalar", bound=np.generic)
 _CROP = (0.5, 0.85)
 """Sides of a cropped view, as shares of the image's."""
 _SHOWN = 0.5
@@ -59,7 +61,7 @@ class Change:
         """A mask `[H, W]` so seen."""
         return self.turned(self._cropped(mask))
 
-    def turned(self, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    def turned(self, pixels: NDArray[Scalar]) -> NDArray[Scalar]:
         """Pixels `[H, W, ...]` turned and mirrored, nothing cut away."""
         turned = np.rot90(pixels, self.quarters) if self.quarters else pixels
         return np.ascontiguousarray(turned[:, ::-1] if self.mirrored else turned)
@@ -83,7 +85,7 @@ class Change:
         area = (box[2] - box[0]) * (box[3] - box[1])
         return width > 0 and height > 0 and width * height >= _SHOWN * area
 
-    def _cropped(self, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    def _cropped(self, pixels: NDArray[Scalar]) -> NDArray[Scalar]:
         if self.crop is None:
             return pixels
         x0, y0, x1, y1 = self.crop

@@ -193,8 +193,11 @@ def _check_onnx(layout: Layout | None, opset: int) -> None:
             where="--format onnx",
             do="pip install 'samtune[onnx]'",
         )
+    from samtune.exports.onnx.layouts import NAMES
     from samtune.exports.onnx.write import check_opset
 
+    if layout not in NAMES:
+        raise ConfigError.of(expected=f"a layout, one of {', '.join(NAMES)}", found=repr(layout), where="--layout")
     check_opset(opset)
 
 

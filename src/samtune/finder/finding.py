@@ -15,8 +15,9 @@ from samtune.embeddings.cache import encoder_fingerprint
 from samtune.errors import ModelError
 from samtune.finder.head import STRIDE
 from samtune.finder.losses import pooled
-from samtune.finder.proposals import MASK_OVERLAP, mask_boxes, paired_iou, propose, similar_masks, suppress
+from samtune.finder.proposals import MASK_OVERLAP, paired_iou, propose
 from samtune.finder.results import Finder, Finds
+from samtune.inference.overlaps import MaskRuns, mask_boxes, without_duplicates
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder.reference import asked_tokens, select_masks
 from samtune.model.preprocess import MASK_THRESHOLD, upscale_masks
@@ -50,7 +51,7 @@ def find(predictor: Predictor, embedded: EmbeddedImage, finder: Finder, *, chunk
     columns = (proposed.objectness.numpy(), answers.iou_scores, likely, agreement)
     evidence = np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
     strength = evidence[:, :3].prod(1).astype(np.float32)
-    kept = suppress(strength, similar_masks(masks, MASK_OVERLAP))
+    kept = without_duplicates(MaskRuns.of_masks(masks), strength, MASK_OVERLAP)
     kept = kept[masks[kept].any((1, 2))]
     scores = finder.calibration(evidence[kept])
     height, width = embedded.size

@@ -16,8 +16,6 @@ BOX_OVERLAP, MASK_OVERLAP = 0.7, 0.6
 """Of two boxes, or masks, with a higher IoU only the better one stays."""
 LEAST_OBJECTNESS = 0.01
 """Peaks below this are noise."""
-_BLOCK = 4096
-"""Pairs of masks compared at once, which bounds memory and changes no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,28 +78,6 @@ def similar_boxes(boxes: NDArray[np.float32], most: float) -> NDArray[np.int64]:
     return np.argwhere(np.triu(box_iou(boxes, boxes) > most, 1))
 
 
-def similar_masks(masks: NDArray[np.bool_], most: float) -> NDArray[np.int64]:
-    """Pairs (a, b), a < b, of masks `[N, h, w]` whose IoU is above `most`: `[P, 2]`.
-
-    Only masks whose boxes overlap enough are compared, 8 cells at a time: an IoU above `most` needs a box as long and
-    as wide. With objects beside each other that is a few pairs for each of them, not N squared.
-    """
-    if not len(masks):
-        return np.zeros((0, 2), np.int64)
-    bits = np.packbits(masks.reshape(len(masks), -1), axis=1)
-    area = np.bitwise_count(bits).sum(1, dtype=np.int64)
-    pairs = _candidates(masks, area, most)
-    shared = np.concatenate(
-        [np.zeros(0, np.int64)]
-        + [
-            np.bitwise_count(bits[part[:, 0]] & bits[part[:, 1]]).sum(1, dtype=np.int64)
-            for part in np.array_split(pairs, max(1, -(-len(pairs) // _BLOCK)))
-        ]
-    )
-    joined = area[pairs].sum(1) - shared
-    return pairs[shared > most * joined]
-
-
 def suppress(scores: NDArray[np.float32], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """Greedy suppression: from the best score down, what is similar to something kept goes.
 
@@ -123,23 +99,3 @@ def suppress(scores: NDArray[np.float32], pairs: NDArray[np.int64]) -> NDArray[n
             kept.append(one)
             gone[both[starts[one] : starts[one + 1], 1]] = True
     return np.array(kept, np.int64)
-
-
-def _candidates(masks: NDArray[np.bool_], area: NDArray[np.int64], most: float) -> NDArray[np.int64]:
-    """Pairs whose boxes share more than `most` of the larger mask's area, and whose areas allow such an IoU."""
-    boxes = mask_boxes(masks).astype(np.float32)
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = (high - low).clip(min=0).prod(-1)
-    larger = np.maximum(area[:, None], area[None])
-    possible = (shared > most * larger) & (np.minimum(area[:, None], area[None]) > most * larger)
-    return np.argwhere(np.triu(possible, 1))
-
-
-def mask_boxes(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Tight boxes of masks `[N, h, w]`: `[N, 4]`, xyxy, right and lower exclusive; zeros for an empty mask."""
-    sides: list[NDArray[np.int64]] = []
-    for axis, length in ((1, masks.shape[2]), (2, masks.shape[1])):
-        taken: NDArray[np.bool_] = np.any(masks, axis=axis)
-        sides += [taken.argmax(1), np.where(np.any(taken, axis=1), length - taken[:, ::-1].argmax(1), 0)]
-    return np.stack([sides[0], sides[2], sides[1], sides[3]], axis=1)

@@ -19,9 +19,10 @@ from samtune.data.masks import Region, encode_region, format_counts, region_of, 
 from samtune.data.reading import PLAIN, Reading
 from samtune.drawing import draw_overlay
 from samtune.errors import DataError
-from samtune.inference.automatic import automatic_masks
+from samtune.inference.automatic import everything
 from samtune.inference.names import ImageNames
 from samtune.inference.predictor import Predictor
+from samtune.inference.thresholds import with_thresholds
 from samtune.inference.tiles import LargeImage, ask_in_tiles, draw_overview, everything_in_tiles
 from samtune.types import Box, Prompt
 from samtune.utils.files import new_folder, write_json
@@ -125,6 +126,7 @@ def predict_files(
         StorageError: the disk refused.
     """
     config.require_prompts()
+    config = config.model_copy(update={"automatic": with_thresholds(config.automatic, predictor.loaded)})
     files = image_files(images)
     prompts = _prompts(files, config)
     check_output(out, mark=RESULTS, earlier="earlier predictions", inputs=[images])
@@ -151,8 +153,8 @@ def predict_files(
         write_json(folder / RESULTS, results)
     grid = config.automatic
     note = (
-        f"no candidate mask has --automatic.min-iou-score {grid.min_iou_score:g} and --automatic.min-stability "
-        f"{grid.min_stability:g}; lower values show more"
+        f"no candidate mask has --automatic.min-iou-score {grid.least_iou_score:g} and --automatic.min-stability "
+        f"{grid.least_stability:g}; lower values show more, and samtune fit-grid RUN chooses them"
     )
     return PredictReport(out, len(asked), len(results), refused, note if config.everything and not results else "")
 
@@ -292,8 +294,8 @@ def _predict_one(
         for prediction, asked in zip(predictions, prompts, strict=True)
     ]
     if config.everything:
-        found = automatic_masks(predictor, embedded, config.automatic)
-        results += [MaskResult.of_mask(one.mask, one.iou_score, one.object_score, file.name, 1) for one in found]
+        found = everything(predictor, image, config.automatic, embedded)
+        results += [MaskResult(one.region, one.size, one.iou_score, one.object_score, file.name, 1) for one in found]
     return results
 
 

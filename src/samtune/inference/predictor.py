@@ -56,13 +56,52 @@ class Predictor:
     @torch.no_grad()
     def embed(self, image: NDArray) -> EmbeddedImage:
         """Run the image encoder on an image, uint8 `[H, W, 3]` RGB."""
-        pixels = to_model_input(image, self.loaded.image_size).to(self.device)
-        return EmbeddedImage(encode(self.loaded.model, pixels[None]), (image.shape[0], image.shape[1]))
+        return self.embed_many([image])[0]
+
+    @torch.no_grad()
+    def embed_many(self, images: Sequence[NDArray]) -> list[EmbeddedImage]:
+        """Run the image encoder once on several images of any sizes, each uint8 `[H, W, 3]` RGB."""
+        pixels = [to_model_input(image, self.loaded.image_size) for image in images]
+        return self.embed_inputs(pixels, [(image.shape[0], image.shape[1]) for image in images])
+
+    @torch.no_grad()
+    def embed_inputs(self, pixels: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[EmbeddedImage]:
+        """The same for images that `to_model_input` has made into `[3, S, S]`, of these sizes (H, W)."""
+        embeddings = encode(self.loaded.model, torch.stack(list(pixels)).to(self.device))
+        return [EmbeddedImage(embeddings[number], size) for number, size in enumerate(sizes)]
 
     @torch.no_grad()
     def decode(self, embedded: EmbeddedImage, prompts: PromptBatch, tokens: slice = ALL_TOKENS) -> DecoderOutput:
         """The decoder's output for N prompts, in pixels of the model's square input, with the masks of `tokens`."""
         return self._decode(self.loaded.model, embedded.embeddings, prompts.to(self.device), tokens=tokens)
+
+    @torch.no_grad()
+    def decode_images(
+        self, embedded: Sequence[EmbeddedImage], prompts: Sequence[PromptBatch], chunk: int
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """The single masks of prompts on several images, decoded together.
+
+        Args:
+            embedded: B images.
+            prompts: of each image, N of them in pixels of the model's input.
+            chunk: prompts per decoder call.
+
+        Returns:
+            Of each image the low-res logits `[N, h, w]`, the predicted IoUs `[N]` and the object scores `[N]`.
+        """
+        embeddings = ImageEmbeddings.cat([one.embeddings for one in embedded])
+        counts = [len(some) for some in prompts]
+        every, index = PromptBatch.cat(prompts), torch.arange(len(prompts)).repeat_interleave(torch.tensor(counts))
+        tokens = asked_tokens(self.loaded.model, multimask_output=False)
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for start in range(0, len(every), chunk):
+            rows = slice(start, start + chunk)
+            some, images = every.select(rows).to(self.device), index[rows].to(self.device)
+            output = self._decode(self.loaded.model, embeddings, some, images, tokens)
+            low_res, scores = select_masks(self.loaded.model, output, multimask_output=False)
+            parts.append((low_res[:, 0], scores[:, 0], output.object_score_logits))
+        masks, scores, present = (torch.cat(tensors).split(counts) for tensors in zip(*parts, strict=True))
+        return list(zip(masks, scores, present, strict=True))
 
     def to_model_frame(self, embedded: EmbeddedImage, prompts: PromptBatch) -> PromptBatch:
         """Prompts in pixels of the image to prompts in pixels of the model's input."""

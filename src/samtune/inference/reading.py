@@ -28,11 +28,11 @@ def reading_for(model: Path | None, config: FixedPromptsConfig) -> Reading:
         return read_reading(config.like)
     if asked != PLAIN or model is None:
         return asked
-    dataset = _dataset_of(model)
+    dataset = dataset_of(model)
     return PLAIN if dataset is None else read_reading(dataset)
 
 
-def _dataset_of(run: Path) -> Path | None:
+def dataset_of(run: Path) -> Path | None:
     """The dataset that a run was trained on; None where it is no run, or the dataset has gone."""
     try:
         settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from samtune.data.images import read_image
 from samtune.data.masks import Region, region_of
 from samtune.data.reading import Reading
 from samtune.data.tiles import Tile, TileGrid
-from samtune.inference.automatic import automatic_masks
+from samtune.inference.automatic import everything
 from samtune.inference.predictor import Predictor
 from samtune.types import Prompt, Window
 
@@ -157,7 +157,7 @@ def everything_in_tiles(
 
     def found() -> Iterator[tuple[Tile, list[TileAnswer]]]:
         for done, tile in enumerate(tiles, start=1):
-            masks = automatic_masks(predictor, predictor.embed(image.read(tile.window)), config)
+            masks = everything(predictor, image.read(tile.window), config)
             yield tile, [TileAnswer(_in_image(one.mask, tile, 1), one.iou_score, one.object_score) for one in masks]
             progress(done, len(tiles))
 

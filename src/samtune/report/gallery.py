@@ -16,6 +16,7 @@ from samtune.drawing import FoundObject, Panel, draw_unannotated, draw_views, to
 from samtune.evaluation.comparison import Comparison
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import Predictor
+from samtune.inference.thresholds import with_thresholds
 from samtune.types import Prompt
 
 GALLERY = "gallery"
@@ -125,7 +126,7 @@ def _masks(
 def _unannotated(split: Dataset, tuned: Predictor, folder: Path) -> dict[str, Any]:
     """What the tuned model finds from a grid of clicks, apart from what is annotated."""
     files: list[dict[str, str]] = []
-    images = split.images
+    images, grid = split.images, with_thresholds(AutomaticConfig(), tuned.loaded)
     step = max(1, len(images) // UNANNOTATED_IMAGES)
     for image in images[::step][:UNANNOTATED_IMAGES]:
         pixels = split.read_image(image)
@@ -134,7 +135,7 @@ def _unannotated(split: Dataset, tuned: Predictor, folder: Path) -> dict[str, An
             annotated |= split.read_mask(one)
         found = [
             FoundObject(one.mask, one.point, one.iou_score)
-            for one in automatic_masks(tuned, tuned.embed(pixels), AutomaticConfig())
+            for one in automatic_masks(tuned, tuned.embed(pixels), grid)
             if (one.mask & annotated).sum() < _COVERED * one.mask.sum()
         ]
         file = f"unannotated-{len(files)}.jpg"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import torch
 
@@ -45,7 +46,7 @@ def configure_process(device: torch.device) -> None:
 def _own_gpu() -> int:
     """Number of this process's GPU."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    rank = number_of_gpu(os.environ, count)
     if rank >= count:
         several = "LOCAL_RANK" in os.environ
         raise ConfigError.of(
@@ -55,6 +56,16 @@ def _own_gpu() -> int:
             do="start fewer processes on this machine, or use --device cpu" if several else "use --device auto",
         )
     return rank
+
+
+def number_of_gpu(environment: Mapping[str, str], count: int) -> int:
+    """The GPU of a process by what its launcher says: `LOCAL_RANK`, else its number among a machine's SLURM tasks.
+
+    SLURM often shows each task its own GPUs alone, hence the remainder by `count`, how many the process sees.
+    """
+    if "LOCAL_RANK" in environment:
+        return int(environment["LOCAL_RANK"])
+    return int(environment.get("SLURM_LOCALID", "0")) % max(count, 1)
 
 
 def _mps_works() -> bool:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from samtune.config import AutomaticConfig
-from samtune.data.masks import Region, region_of
+from samtune.data.masks import Region
 from samtune.data.table import ImageEntry
 from samtune.errors import UsageError
 from samtune.evaluation.full_size import full_size_masks
@@ -22,7 +22,9 @@ from samtune.finder.finding import find
 from samtune.finder.results import Finder
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import EmbeddedImage
-from samtune.model.decoder.reference import MULTIMASK_TOKENS, NO_TOKENS, asked_tokens, select_masks
+from samtune.inference.thresholds import with_thresholds
+from samtune.labelling.doubt import measure_doubt
+from samtune.model.decoder.reference import asked_tokens, select_masks
 from samtune.model.preprocess import clamp_low_res
 from samtune.prompts.batch import PromptBatch
 from samtune.studio.embedding import Embedder
@@ -32,8 +34,8 @@ from samtune.types import Box, Prompt
 
 MOST_PREVIOUS = 256
 """Low-res masks that corrections can start from; the least recently used go first."""
-DOUBT_GRID = 6
-"""Clicks per side of the grid whose predicted IoUs say how doubtful a model is about an image."""
+DOUBT_GRID, DOUBT_PROMPTS = 6, 36
+"""Clicks per side of the grid, and prompts at most, whose answers say how doubtful a model is about an image."""
 _Answer = TypeVar("_Answer")
 
 
@@ -73,11 +75,9 @@ class Engine:
         return self._in_turn(lambda: _proposals(model, embedded))
 
     def doubt(self, model: StudioModel, embedded: EmbeddedImage) -> float | None:
-        """How unsure a model is about an image: 1 less the mean predicted IoU where a grid of clicks meets objects.
-
-        None where it sees no object at all.
-        """
-        return self._in_turn(lambda: _doubt(model, embedded))
+        """How unsure a model is about an image, 0 to 1, as `samtune next` asks; None where it sees no object."""
+        asked = {"finder": model.finder, "points_per_side": DOUBT_GRID, "most": DOUBT_PROMPTS}
+        return self._in_turn(lambda: measure_doubt(model.predictor, embedded, None, **asked).value)
 
     def close(self) -> None:
         """End both threads."""
@@ -156,8 +156,8 @@ class Engine:
 def _proposals(model: StudioModel, embedded: EmbeddedImage) -> list[FoundRegion]:
     if model.finder is not None:
         return _finds(model, embedded, model.finder)
-    found = automatic_masks(model.predictor, embedded, AutomaticConfig())
-    return [FoundRegion(region_of(one.mask), one.iou_score) for one in found]
+    found = automatic_masks(model.predictor, embedded, with_thresholds(AutomaticConfig(), model.predictor.loaded))
+    return [FoundRegion(one.region, one.iou_score) for one in found]
 
 
 def _finds(model: StudioModel, embedded: EmbeddedImage, finder: Finder) -> list[FoundRegion]:
@@ -168,13 +168,3 @@ def _finds(model: StudioModel, embedded: EmbeddedImage, finder: Finder) -> list[
         for masks, score, number in zip(regions, finds.scores.tolist(), finds.classes.tolist(), strict=True)
         if masks[0].mask.any()
     ]
-
-
-@torch.no_grad()
-def _doubt(model: StudioModel, embedded: EmbeddedImage) -> float | None:
-    steps = (torch.arange(DOUBT_GRID) + 0.5) / DOUBT_GRID * model.predictor.loaded.image_size
-    clicks = PromptBatch.from_clicks(torch.cartesian_prod(steps, steps).flip(1)[:, None])
-    output = model.predictor.decode(embedded, clicks, NO_TOKENS)
-    best = output.iou_scores[:, MULTIMASK_TOKENS].max(1).values
-    seen = best[output.object_score_logits > 0]
-    return 1 - float(seen.clamp(0, 1).mean()) if len(seen) else None

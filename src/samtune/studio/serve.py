@@ -132,6 +132,7 @@ def serve(studio: Studio, config: StudioConfig, say: Callable[[str], None]) -> N
     from samtune.studio.app import guarded_app
     from samtune.studio.tuning import Tuning
 
+    _ = studio.engine  # one for all threads that will ask
     listener = listening_socket(config.port)
     port, token = int(listener.getsockname()[1]), secrets.token_urlsafe(24)
     address = f"http://{LOOPBACK}:{port}/?token={token}"

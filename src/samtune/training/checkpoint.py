@@ -44,6 +44,7 @@ from samtune.utils.files import (
     recover_folder,
     remove_unfinished,
     storage_errors,
+    unfinished,
     write_json,
     write_text,
 )
@@ -83,6 +84,11 @@ class RunFolder:
     def chart(self) -> Path:
         """Loss and validations, PNG."""
         return self.path / "training.png"
+
+    @property
+    def tracking(self) -> Path:
+        """What the run is called at services that track it, JSON."""
+        return self.path / "tracking.json"
 
     @property
     def last(self) -> Path:
@@ -143,15 +149,19 @@ def make_folder(
 
 
 def _remove_unfinished_start(folder: RunFolder) -> None:
-    """Remove what a start left that was killed before the run's settings were written: nothing of a run is in it."""
+    """Remove what a start left that was killed before the run's settings were written: nothing of a run is in it.
+
+    A folder in which there is anything else is left as it is.
+    """
     if not folder.path.is_dir() or folder.config.exists():
         return
     with storage_errors(folder.path):
-        remove_unfinished(folder.path)
-        ours = [folder.about, folder.dataset]
-        if folder.about.is_file() and all(path in ours for path in folder.path.iterdir()):
-            for path in ours:
-                path.unlink(missing_ok=True)
+        files = [folder.about, folder.dataset]
+        ours = {*files, *(path for file in (*files, folder.config) for path in unfinished(file))}
+        found = set(folder.path.iterdir())
+        if found and found <= ours:
+            for path in found:
+                path.unlink()
 
 
 def remove_folder(folder: RunFolder) -> None:
@@ -269,9 +279,11 @@ def _restore(state: TrainingState, progress: Progress, tensors: Mapping[str, Ten
 
 def tidy(folder: RunFolder, step: int) -> None:
     """Bring a run folder to where its checkpoint of `step` was saved: logs cut, half-written things removed."""
-    for place in (folder.best, folder.adapter):
+    folders = (folder.last, folder.previous, folder.best, folder.adapter)
+    files = (folder.config, folder.about, folder.dataset, folder.metrics, folder.results, folder.chart, folder.tracking)
+    for place in folders:
         recover_folder(place)
-    for place in (folder.path, folder.last.parent):
+    for place in (*folders, *files):
         remove_unfinished(place)
     cut_logs(folder, step)
 

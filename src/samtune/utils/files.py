@@ -20,8 +20,8 @@ from samtune.errors import StorageError
 
 LFS_POINTER = b"version https://git-lfs"
 """First bytes of a file that Git LFS has put a pointer in place of."""
-_UNFINISHED = re.compile(r"\..+\.(old|[a-z0-9_]{8})")
-"""Names that `tempfile` and `_aside` make."""
+_TEMPORARY = re.compile(r"old|[a-z0-9_]{8}")
+"""How names end that `_aside` and `tempfile` make."""
 
 
 @contextmanager
@@ -91,11 +91,16 @@ def recover_folder(target: Path) -> None:
         aside.rename(target)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what `new_file` and `new_folder` left in a folder of ours when the process died while they wrote."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if _UNFINISHED.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+def unfinished(target: Path) -> list[Path]:
+    """What `new_file` or `new_folder` left beside `target` when the process died while they wrote."""
+    siblings = target.parent.glob(f".{target.name}.*") if target.parent.is_dir() else ()
+    return [path for path in siblings if _TEMPORARY.fullmatch(path.name.removeprefix(f".{target.name}."))]
+
+
+def remove_unfinished(target: Path) -> None:
+    """Remove that."""
+    for path in unfinished(target):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_text(target: Path, text: str) -> None:

@@ -53,10 +53,8 @@ def clip_scores(pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) ->
         for number in seen.keys() | numbers:
             masks = found == number, truth == number
             seen.setdefault(number, []).append((region_measure(*masks), edge_measure(*masks)))
-    return {
-        number: ObjectScore(*(float(np.mean(values)) for values in zip(*seen[number], strict=True)), len(seen[number]))
-        for number in sorted(true)
-    }
+    means = {number: np.mean(seen[number], axis=0).tolist() for number in sorted(true)}
+    return {number: ObjectScore(j, f, len(seen[number])) for number, (j, f) in means.items()}
 
 
 def region_measure(found: Mask, truth: Mask) -> float:
