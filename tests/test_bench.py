@@ -70,6 +70,13 @@ def test_the_report_foretells_from_medians():
     assert row.split() == ["1", "x", "1", "20", "ms", "50", "ms", "2.50", "1.0", "2.0", "x", "0.40", "2.0", "x"]
 
 
+def test_views_are_encoded_one_by_one():
+    """Four views of ten images take what forty images take, and the report says so."""
+    found = report(config=BenchConfig(steps=1000, images=10, views=4))
+    assert found.run_time(found.steps[0]).first == pytest.approx(40 * 2.0 + 1000 * 0.02)
+    assert any("on 10 images in 4 views" in line for line in found.lines())
+
+
 def test_traffic_counts_each_tensor_of_an_operation_once_and_no_view():
     a, b = torch.ones(10, 10), torch.ones(1, 10).expand(10, 10)
     with Traffic() as traffic:

@@ -14,7 +14,16 @@ from pycocotools.cocoeval import COCOeval
 
 from samtune import api
 from samtune.cli.app import main
-from samtune.config import CacheConfig, EmbedConfig, FindConfig, FinderConfig, FindEvalConfig, TrainConfig
+from samtune.config import (
+    CacheConfig,
+    EmbedConfig,
+    FindConfig,
+    FinderConfig,
+    FindEvalConfig,
+    PredictConfig,
+    ShardsConfig,
+    TrainConfig,
+)
 from samtune.data.low_res import LowResTargets
 from samtune.data.table import Dataset, write_table
 from samtune.embeddings.dataset import DatasetEmbeddings, View
@@ -258,3 +267,23 @@ def test_an_honest_word(changed, word):
     judged = judge(finder)
     assert judged.is_usable == (word == "") and word in " ".join(judged.lines())
     assert ("keep prompting" in judged.lines()[0]) == (word != "")
+
+
+def test_finds_in_shards_are_those_in_a_folder(run, dataset, tmp_path):
+    images = dataset.root / "images"
+    wish = FindConfig(threshold=0.0)
+    alone = api.find(images, run, tmp_path / "alone", wish, quiet=True)
+    shards = ShardsConfig(shard_images=7, threads=1)
+    report = api.predict_many(images, run, tmp_path / "job", PredictConfig(), shards, find=wish, quiet=True)
+    assert report.objects == alone.objects > 0
+    api.merge(tmp_path / "job", tmp_path / "merged.json", quiet=True)
+    merged = json.loads((tmp_path / "merged.json").read_text())
+    assert merged["categories"] == [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)]
+    names = {image["id"]: image["file_name"] for image in merged["images"]}
+    known = json.loads((tmp_path / "alone" / "predictions.json").read_text())
+    ours = [
+        (names[one["image_id"]], one["segmentation"]["counts"], one["category_id"]) for one in merged["annotations"]
+    ]
+    assert sorted(ours) == sorted(
+        (one["file_name"], one["segmentation"]["counts"], one["category_id"]) for one in known
+    )

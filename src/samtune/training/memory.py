@@ -9,6 +9,7 @@ cut in halves and done again. What was found is part of the checkpoint: a resume
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -37,6 +38,8 @@ def fit_to_memory(run: Run) -> str:
         ConfigError: one image and one prompt at once would not fit, or what the settings ask for would not.
     """
     free = free_memory(run.device) if run.device.type == "cpu" else None
+    if free is not None:
+        free //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of one machine, as torchrun says
     if free is not None and _SHARE * free < rough_footprint(run):
         _cut_until_it_fits(run, free)
     images, prompts = run.images_at_once, run.chunk
