@@ -9,7 +9,7 @@ from cyclopts import App
 
 from samtune import api
 from samtune.cli.common import AsJson, Flat, Out, Quiet, say, show
-from samtune.config import PrepareConfig
+from samtune.config import PrepareConfig, ReadingConfig
 
 download = App(name="download", help="Download a dataset.")
 
@@ -22,6 +22,7 @@ def doctor(
     images: Path | None = None,
     crowd: Literal["auto", "objects", "regions"] = "auto",
     mask_pattern: str = "",
+    reading: Annotated[ReadingConfig, Flat] = ReadingConfig(),
     as_json: AsJson = False,
     html: Path | None = None,
     quiet: Quiet = False,
@@ -44,6 +45,7 @@ def doctor(
         images=images,
         crowd=crowd,
         mask_pattern=mask_pattern,
+        reading=reading,
         html=html,
         quiet=quiet,
     )

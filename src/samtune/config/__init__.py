@@ -13,6 +13,7 @@ from samtune.config.inference import AutomaticConfig, PredictConfig
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
 from samtune.config.prompts import PromptPolicy
+from samtune.config.reading import ReadingConfig
 from samtune.config.training import LossConfig, OptimizerConfig, TrainableConfig, TrainConfig
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "PretrainConfig",
     "PretrainStage",
     "PromptPolicy",
+    "ReadingConfig",
     "TrainConfig",
     "TrainableConfig",
 ]

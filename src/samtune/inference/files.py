@@ -110,7 +110,8 @@ def predict_files(
         predictor: the model.
         out: folder to write, as a whole or not at all; an earlier result there is replaced.
         config: the prompts, and the tiles of large images.
-        reading: bands, page and stretch, see `samtune.inference.reading`.
+        reading: bands, page and stretch, see `samtune.inference.reading`; with `config.page` all, each page is asked
+            the same, and rows say which `page` they are about.
         progress: called with the number of images done and their total.
 
     Raises:
@@ -128,27 +129,63 @@ def predict_files(
         (folder / MASKS).mkdir()
         (folder / OVERLAYS).mkdir()
         asked = [file for file in files if config.everything or prompts[file.name]]
-        for done, file in enumerate(asked, start=1):
-            info = probe_image(file, replace(reading, in_tiles=config.tile > 0))
-            if config.tile and max(info.upright_size) > config.tile:
-                predicted, overlay = _predict_large(predictor, info, file, prompts[file.name], config, reading)
-            else:
-                image = read_image(file, reading=reading)
-                predicted = _predict_one(predictor, image, file, prompts[file.name], config)
-                overlay = draw_overlay(image, [_whole(result) for result in predicted])
+        views = [view for file in asked for view in _views(file, config, reading)]
+        for done, view in enumerate(views, start=1):
+            predicted, overlay = _predict_view(predictor, view, prompts[view.file.name], config)
             for number, result in enumerate(predicted):
-                _write_mask(folder / MASKS, f"{file.name}-{number:03}", result)
-                results.append(coco_result(result, file))
+                _write_mask(folder / MASKS, f"{view.name}-{number:03}", result)
+                results.append(coco_result(result, view.file) | view.page)
                 refused += result.object_score < 0
-            Image.fromarray(overlay).save(folder / OVERLAYS / f"{file.name}.png")
-            progress(done, len(asked))
+            Image.fromarray(overlay).save(folder / OVERLAYS / f"{view.name}.png")
+            progress(done, len(views))
         write_json(folder / RESULTS, results)
     grid = config.automatic
     note = (
         f"no candidate mask has --automatic.min-iou-score {grid.min_iou_score:g} and --automatic.min-stability "
         f"{grid.min_stability:g}; lower values show more"
     )
-    return PredictReport(out, len(asked), len(results), refused, note if config.everything and not results else "")
+    return PredictReport(out, len(views), len(results), refused, note if config.everything and not results else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """An image to predict on: a file, or one page of it.
+
+    Attributes:
+        file: the file.
+        name: unique among what is written.
+        info: what its header says.
+        reading: how it is read.
+        page: what its rows say of the page.
+    """
+
+    file: Path
+    name: str
+    info: ImageInfo
+    reading: Reading
+    page: dict[str, int]
+
+
+def _views(file: Path, config: PredictConfig, reading: Reading) -> list[_View]:
+    """The file, or with `--page all` each of its pages."""
+    info = probe_image(file, replace(reading, in_tiles=config.tile > 0))
+    if config.page != "all" or info.pages == 1:
+        return [_View(file, file.name, info, reading, {})]
+    return [
+        _View(file, f"{file.name}-page-{page:03}", info, replace(reading, page=page), {"page": page})
+        for page in range(1, info.pages + 1)
+    ]
+
+
+def _predict_view(
+    predictor: Predictor, view: _View, prompts: Sequence[_NamedPrompt], config: PredictConfig
+) -> tuple[list[MaskResult], NDArray[np.uint8]]:
+    """What is found in an image, and the image with it drawn on."""
+    if config.tile and max(view.info.upright_size) > config.tile:
+        return _predict_large(predictor, view.info, view.file, prompts, config, view.reading)
+    image = read_image(view.file, reading=view.reading)
+    predicted = _predict_one(predictor, image, view.file, prompts, config)
+    return predicted, draw_overlay(image, [_whole(result) for result in predicted])
 
 
 def image_files(images: Path) -> list[Path]:
@@ -220,6 +257,8 @@ def _from_coco(file: Path, files: dict[str, Path]) -> list[tuple[str, _NamedProm
 
 
 def _image_id(value: Any, where: str) -> int | str | None:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # as tables write numbers
     if value is not None and not isinstance(value, (int, str)):
         raise DataError.of(expected="an image's id, a number or a text", found=repr(value)[:60], where=where)
     return value

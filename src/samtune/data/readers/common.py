@@ -24,10 +24,12 @@ class ReadOptions:
     Attributes:
         crowd: whether COCO's `iscrowd` marks `objects` or `regions` of many; `auto` tells by their number.
         mask_pattern: path of an image's masks with `{stem}` for the image's name; empty tells by their names.
+        all_pages: whether every page of an image is an image of its own.
     """
 
     crowd: str = "auto"
     mask_pattern: str = ""
+    all_pages: bool = False
 
 
 AUTO = ReadOptions()

@@ -46,7 +46,7 @@ def _parse(content: Any, file: Path, on_issue: OnIssue) -> Iterator[ImageItems]:
     tasks = cast("list[Any]", content) if isinstance(content, list) else [content]
     for position, value in enumerate(tasks):
         where = f"[{position}]"
-        task = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        task = _task(cast("dict[str, Any]", value) if isinstance(value, dict) else {})
         data = task.get("data")
         if isinstance(data, dict):
             name = _image_name(cast("dict[str, Any]", data))
@@ -66,6 +66,12 @@ def _parse(content: Any, file: Path, on_issue: OnIssue) -> Iterator[ImageItems]:
              and (h := side(region.get("original_height")))), (0, 0),
         )  # fmt: skip
         yield ImageItems(name, width, height, list(_items(regions, where)), where)
+
+
+def _task(entry: dict[str, Any]) -> dict[str, Any]:
+    """A task with its annotations; storages are given annotations with their task, one by one."""
+    task = entry.get("task")
+    return {**cast("dict[str, Any]", task), "annotations": [entry]} if isinstance(task, dict) else entry
 
 
 def _image_name(data: dict[str, Any]) -> str | None:

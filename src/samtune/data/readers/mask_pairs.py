@@ -26,9 +26,12 @@ _ENDINGS = (
     "_cp_masks", "_cp_mask", "_instance_masks", "_instances", "_masks", "_mask", "_segmentation", "_segm", "_seg",
     "_labels", "_label", "_groundtruth", "_ground_truth", "_gt", "_annotation", "_anno", "_l",
 )  # fmt: skip
-_BEGINNINGS = ("masks", "mask", "labels", "label", "seg", "gt", "groundtruth")
+_BEGINNINGS = ("masks", "mask", "labels", "label", "seg", "gt", "groundtruth", "instances")
+_COUNTED = re.compile(rf"({'|'.join(_BEGINNINGS)})[_. -]?([0-9]+)", re.IGNORECASE)
+"""A mask that is named by a number alone: `mask_0`, `mask1`."""
+_IMAGE_WORD = re.compile(r"^(image|img|frame|photo|rgb|raw)(?=[0-9_. -])|[_. -](image|img|rgb|raw|photo|input|orig(inal)?)$")
 _NO_MASKS = re.compile(r"(vi[sz]|visuali[sz]ations?|overlays?|preview|outlines?|contours?|flows?|weights?)$")
-_NEITHER = re.compile(r"(_flows|_flow|_dp|_cp_outlines|_outlines|_outline|_overlay|_vi[sz]|_cp_flows|_prob|_cellprob)$")
+_NEITHER = re.compile(r"(_flows|_flow|_dp|_cp_output|_cp_outlines|_outlines|_outline|_overlay|_vi[sz]|_cp_flows|_prob|_cellprob)$")
 _NUMBERED = re.compile(r"(.+?)([_. -](?:masks?|seg|labels?|instances?|objects?|obj|gt)[_. -]?[0-9]+)", re.IGNORECASE)
 """A mask of one object: `a_mask_0`."""
 _CLASS_FILES = ("_classes.csv", "labelmap.txt", "class_names.txt", "label_names.txt", "class_dict.csv")
@@ -125,7 +128,7 @@ def _masks_among(root: Path, files: list[Path]) -> list[Path]:
 
 def _is_named_mask(file: Path, stems: set[tuple[Path, str]]) -> bool:
     """Whether a file's ending or beginning says that it is a mask; a single letter only beside the image itself."""
-    if file.stem.lower() in _BEGINNINGS:
+    if file.stem.lower() in _BEGINNINGS or _COUNTED.fullmatch(file.stem):
         return True
     for stem, ending in _stripped(file.stem):
         if (len(ending) > 3 or (file.parent, stem) in stems) and stem:
@@ -144,6 +147,8 @@ def _stripped(stem: str) -> list[tuple[str, str]]:
     ]
     if match := _NUMBERED.fullmatch(stem):
         found.append((match.group(1), match.group(2).lower()))
+    if match := _COUNTED.fullmatch(stem):
+        found.append((match.group(2), match.group(1).lower()))
     for plain in _BEGINNINGS:
         for mark in _SEPARATORS[:4]:
             if low.startswith(plain + mark) and len(stem) > len(plain) + 1:
@@ -219,12 +224,19 @@ def _one_kind(root: Path, masks: list[Path]) -> tuple[list[Path], dict[Path, Pat
 def _match(found: MaskPairs, root: Path, images: list[Path], masks: list[Path]) -> None:
     """Match what can be, step by step from the plainest way."""
     left = masks
-    for keys_of_image, keys_of_mask in ((_image_names, _mask_names), (_folder_of_image, _folder_of_mask)):
+    ways = ((_image_names, _mask_names), (_folder_of_image, _folder_of_mask), (_plain_image_names, _plain_mask_names))
+    for keys_of_image, keys_of_mask in ways:
         left = _by_keys(found, root, images, left, keys_of_image, keys_of_mask)
-    if left and not found.matched:
-        left = _by_common_parts(found, root, images, left)
+    for role in sorted({_role_folder(root, mask) for mask in left}, key=_role_rank) if not found.matched else ():
+        of_role = [mask for mask in left if _role_folder(root, mask) == role]
+        left_of_role = _by_common_parts(found, root, images, of_role)
+        if found.matched:  # what other folders hold, such as the tracks beside the outlines, shows the same objects
+            found.spare += [mask for mask in left if mask not in of_role]
+            left = left_of_role
+            break
     if left:
         left = _by_longest_beginning(found, root, images, left)
+    found.ambiguous = [mask for mask in found.ambiguous if mask in set(left)]
     found.masks = [mask for mask in left if mask not in set(found.ambiguous)]
     for image, those in found.matched.items():
         chosen, spare = _best_beside(root, image, those)
@@ -244,6 +256,16 @@ def _mask_names(_: Path, mask: Path) -> list[str]:
     return [name for stem in stems for name in sorted(spellings(stem))]
 
 
+def _plain_image_names(_: Path, image: Path) -> list[str]:
+    """The image's name in lower case, and that without a word that only says image."""
+    low = image.stem.lower()
+    return [low, _IMAGE_WORD.sub("", low).strip(_SEPARATORS)]
+
+
+def _plain_mask_names(root: Path, mask: Path) -> list[str]:
+    return [name.lower() for name in _mask_names(root, mask)]
+
+
 def _folder_of_image(root: Path, image: Path) -> list[str]:
     """The folder an image has for itself: the one above `images/`, and its own name."""
     names = [image.stem]
@@ -256,7 +278,8 @@ def _folder_of_image(root: Path, image: Path) -> list[str]:
 def _folder_of_mask(root: Path, mask: Path) -> list[str]:
     """The folder of an image's masks: one named after it, or the one above `masks/`."""
     parts = parts_below(root, mask)
-    names = [f"{'/'.join(parts)}/"] if mask.stem.lower() in _BEGINNINGS else []
+    alone = mask.stem.lower() in _BEGINNINGS or _COUNTED.fullmatch(mask.stem) is not None
+    names = [f"{'/'.join(parts)}/"] if alone else []
     if parts and not is_mask_folder(parts[-1]):
         names.append(parts[-1])
     elif len(parts) > 1:
@@ -270,7 +293,7 @@ def _by_keys(
     """Match by the first key of a mask that an image has; gives the masks left."""
     by_key: dict[str, list[Path]] = defaultdict(list)
     for image in images:
-        for key in image_keys(root, image):
+        for key in dict.fromkeys(image_keys(root, image)):
             by_key[key].append(image)
     left: list[Path] = []
     for mask in masks:
@@ -382,11 +405,11 @@ def _best_folder(root: Path, masks: list[Path]) -> tuple[list[Path], list[Path]]
     return [mask for mask in masks if roles[mask] == best], [mask for mask in masks if roles[mask] != best]
 
 
-def _role_rank(role: str) -> tuple[bool, bool, bool, str]:
+def _role_rank(role: str) -> tuple[bool, bool, bool, bool, str]:
     """How well a folder's masks tell objects apart, by its name; the lowest is best."""
     tells = "object" in role or "instance" in role
     poor = any(word in role for word in ("class", "semantic", "binary"))
-    return not tells, poor, "mask" not in role, role
+    return not tells, poor, "mask" not in role, "seg" not in role, role
 
 
 def _best_beside(root: Path, image: Path, masks: list[Path]) -> tuple[list[Path], list[Path]]:
