@@ -1,4 +1,4 @@
-"""More members of the kinds of `test_layouts`, made up afterwards: what the readers had not seen when they were written."""
+"""More members of the kinds of `test_layouts`, made up when the readers were written."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ import numpy as np
 import pytest
 
 from samtune.types import Severity
-from tests.layouts import HEIGHT, ONE, RINGS, TWO, WIDTH, coco, draw, ids, labelme, mask_of, photo, points, write, yolo_lines
-from tests.test_layouts import (
-    CATEGORIES,
-    NAMES,
-    cvat_coco,
-    foreign,
-    label_studio_region,
-    pair,
-    test_it_is_read_as_anybody_would as check_read,
-    test_what_has_two_readings_is_refused_by_name as check_named,
-    test_what_is_odd_is_reported as check_reported,
-    via_file,
-    yolo,
-)  # fmt: skip
+from tests.layouts import (
+    HEIGHT,
+    RINGS,
+    TWO,
+    WIDTH,
+    coco,
+    draw,
+    ids,
+    labelme,
+    mask_of,
+    photo,
+    points,
+    write,
+    yolo_lines,
+)
+from tests.test_layouts import CATEGORIES, NAMES, cvat_coco, foreign, label_studio_region, pair, via_file, yolo
+from tests.test_layouts import test_it_is_read_as_anybody_would as check_read
+from tests.test_layouts import test_what_has_two_readings_is_refused_by_name as check_named
+from tests.test_layouts import test_what_is_odd_is_reported as check_reported
 
 OBJECTS = ("object",) * 2
 
@@ -131,7 +136,7 @@ def label_studio_task(shape):
     def build(root):
         photo(root / "a.png")
         result = [
-            label_studio_region("polygonlabels", name, points=[[x / WIDTH * 100, y / HEIGHT * 100] for x, y in points(ring)])
+            label_studio_region("polygonlabels", name, points=[[x / 0.6, y / 0.4] for x, y in points(ring)])
             for name, ring in zip(CATEGORIES, RINGS, strict=True)
         ]  # fmt: skip
         write(root / "17.json", shape(result))
@@ -220,9 +225,7 @@ def channels_and_one_mask(root):
 
 
 def pose_without_a_third(root):
-    lines = "".join(
-        "0 .5 .5 .4 .4 " + " ".join(f".{40 + k + n} .{45 + k}" for k in range(5)) + "\n" for n in range(4)
-    )
+    lines = "".join("0 .5 .5 .4 .4 " + " ".join(f".{40 + k + n} .{45 + k}" for k in range(5)) + "\n" for n in range(4))
     yolo(lines=lines)(root)
 
 
@@ -235,7 +238,8 @@ NAMED = {
     "SuperAnnotate": (beside_an_image("a.json", {"metadata": {}, "instances": [{"className": "x"}]}), "SuperAnnotate"),
     "Kili": (beside_an_image("k.json", [{"externalId": "a", "jsonResponse": {}}]), "Kili.*COCO"),
     "Scalabel": (beside_an_image("b.json", [{"name": "a.png", "labels": [{"poly2d": []}]}]), "Scalabel"),
-    "Cityscapes' polygons": (beside_an_image("a.json", {"imgHeight": 40, "objects": [{"label": "car"}]}), "instanceIds"),
+    "Cityscapes' polygons": (
+        beside_an_image("a.json", {"imgHeight": 40, "objects": [{"label": "car"}]}), "instanceIds"),
     "ROI files in a zip": (beside_an_image("RoiSet.zip", "PK"), "label image"),
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from samtune.data.checks.doctor import audit
 from samtune.data.images import Reading, read_image
 from samtune.errors import ConfigError, DataError
 from samtune.types import Split
-from tests.layouts import HEIGHT, ONE, RINGS, TWO, WIDTH, coco, draw, ids, mask_of, write
+from tests.layouts import HEIGHT, ONE, TWO, WIDTH, coco, draw, ids, mask_of, write
 
 ALL = PrepareConfig(page="all", split="1,0,0", workers=1)
 

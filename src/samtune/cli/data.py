@@ -12,6 +12,7 @@ from samtune.cli.common import AsJson, Flat, Out, Quiet, say, show
 from samtune.config import PrepareConfig, ReadingConfig
 
 download = App(name="download", help="Download a dataset.")
+_AS_IT_IS = ReadingConfig()
 
 
 def doctor(
@@ -22,7 +23,7 @@ def doctor(
     images: Path | None = None,
     crowd: Literal["auto", "objects", "regions"] = "auto",
     mask_pattern: str = "",
-    reading: Annotated[ReadingConfig, Flat] = ReadingConfig(),
+    reading: Annotated[ReadingConfig, Flat] = _AS_IT_IS,
     as_json: AsJson = False,
     html: Path | None = None,
     quiet: Quiet = False,

@@ -21,7 +21,8 @@ class ReadingConfig(Config):
     )
     channel: int = Field(default=0, ge=0, description="A single band to read as gray; the first is 1.")
     page: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
-        default=1, description="Page of files with several pages, the first is 1; all takes each as an image of its own."
+        default=1,
+        description="Page of files with several pages, the first is 1; all takes each as an image of its own.",
     )
     percentiles: str = Field(
         default="0.1,99.9", description="Percentiles that become black and white, of values of more than 8 bits."

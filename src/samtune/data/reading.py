@@ -81,6 +81,7 @@ def reading_of(config: ReadingConfig) -> Reading:
     """How the settings say that images are read; of all pages the first."""
     return Reading(config.band_numbers, config.page_number, config.percentile_pair, in_tiles=config.tile > 0)
 
+
 IN_TILES = Reading(in_tiles=True)
 """Images that may be too large to be read whole; whether they are is checked later."""
 

@@ -92,8 +92,9 @@ def place_images(
 def split_within_images(blocks: int, halo: int, source: Path) -> Issue:
     """The finding that splits share images, because there are too few of them."""
     text = (
-        f"There are fewer images than splits, so {blocks} blocks of neighbouring tiles or pages were put into splits instead. "
-        f"Tiles share a margin of {halo} pixels, and all have the look of an image: scores say little about others."
+        f"There are fewer images than splits, so {blocks} blocks of neighbouring tiles or pages were put into "
+        f"splits instead. They share the look of an image, tiles a margin of {halo} pixels too: scores say little "
+        "about others."
     )
     return Issue("split-within-images", Severity.WARNING, text, "Give more images, or --split 1,0,0.", file=str(source))
 

@@ -10,7 +10,6 @@ from samtune.data.masks import SegmentationError, parse_counts
 from samtune.data.readers.common import holds_text, numbers, rectangle, whole_number
 from samtune.types import Box, Polygons, RunLengths, Segmentation
 
-
 _FEW_RUNS = 4
 
 

@@ -241,7 +241,9 @@ class ImageFinder:
 
     def _nearly(self, base: str) -> list[Path]:
         """The one image that a base name nearly is, which no other name in the list nearly is; no file of masks."""
-        found = {path for key in plain_names(base) if self._listed_plain[key] < 2 for path in self._by_plain.get(key, ())}
+        found = {
+            path for key in plain_names(base) if self._listed_plain[key] < 2 for path in self._by_plain.get(key, ())
+        }
         if not found and _UNREADABLE.search(base):
             letters = "[^\x00-\x7f]+".join(map(re.escape, _UNREADABLE.split(base)))
             pattern = re.compile(letters, re.IGNORECASE)
