@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         PretrainConfig,
         PretrainStage,
         PromptPolicy,
+        ReadingConfig,
         TrainableConfig,
         TrainConfig,
     )
@@ -134,6 +135,7 @@ __all__ = [
     "Prompt",
     "PromptPolicy",
     "PromptSet",
+    "ReadingConfig",
     "RemoteError",
     "RunFinished",
     "RunStarted",
