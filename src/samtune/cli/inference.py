@@ -31,7 +31,7 @@ def predict(
         find: Find and name everything with the run's finder; needs no prompts.
     """
     if find:
-        show(api.find(images, model, out, finds, device=config.device, chunk=config.chunk, quiet=quiet))
+        show(api.find(images, model, out, finds, look=config, quiet=quiet))
         return
     show(api.predict(images, model, out, config, quiet=quiet))
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samtune.config import PredictConfig
+from samtune.config import PredictConfig, ReadingConfig
 from samtune.data.images import MAX_PIXELS, SUFFIXES, ImageInfo, probe_image, read_image
 from samtune.data.masks import Region, encode_region, format_counts, region_of, write_region_file
 from samtune.data.reading import PLAIN, Reading
@@ -129,11 +129,11 @@ def predict_files(
         (folder / MASKS).mkdir()
         (folder / OVERLAYS).mkdir()
         asked = [file for file in files if config.everything or prompts[file.name]]
-        views = [view for file in asked for view in _views(file, config, reading)]
+        views = [view for file in asked for view in image_views(file, config, reading)]
         for done, view in enumerate(views, start=1):
             predicted, overlay = _predict_view(predictor, view, prompts[view.file.name], config)
             for number, result in enumerate(predicted):
-                _write_mask(folder / MASKS, f"{view.name}-{number:03}", result)
+                write_mask(folder / MASKS, f"{view.name}-{number:03}", result)
                 results.append(coco_result(result, view.file) | view.page)
                 refused += result.object_score < 0
             Image.fromarray(overlay).save(folder / OVERLAYS / f"{view.name}.png")
@@ -148,7 +148,7 @@ def predict_files(
 
 
 @dataclass(frozen=True, slots=True)
-class _View:
+class ImageView:
     """An image to predict on: a file, or one page of it.
 
     Attributes:
@@ -165,24 +165,48 @@ class _View:
     reading: Reading
     page: dict[str, int]
 
+    def is_large(self, config: ReadingConfig) -> bool:
+        """Whether it is to be looked at in tiles."""
+        return config.tile > 0 and max(self.info.upright_size) > config.tile
 
-def _views(file: Path, config: PredictConfig, reading: Reading) -> list[_View]:
-    """The file, or with `--page all` each of its pages."""
+    def in_tiles(self, config: ReadingConfig) -> LargeImage:
+        """The image, to be read in windows.
+
+        Raises:
+            DataError: it must be turned, which windows are not.
+        """
+        if self.info.orientation != 1:
+            raise DataError.of(
+                expected="an image stored upright, to look at in tiles",
+                found=f"EXIF orientation {self.info.orientation}",
+                where=str(self.file),
+                do="store it upright, or leave out --tile",
+            )
+        reading = replace(self.reading, in_tiles=True)
+        return LargeImage(self.file, self.info.width, self.info.height, reading, config.tile, config.halo)
+
+
+def image_views(file: Path, config: PredictConfig, reading: Reading) -> list[ImageView]:
+    """The file, or with `--page all` each of its pages.
+
+    Raises:
+        DataError: the file cannot be used.
+    """
     info = probe_image(file, replace(reading, in_tiles=config.tile > 0))
     if config.page != "all" or info.pages == 1:
-        return [_View(file, file.name, info, reading, {})]
+        return [ImageView(file, file.name, info, reading, {})]
     return [
-        _View(file, f"{file.name}-page-{page:03}", info, replace(reading, page=page), {"page": page})
+        ImageView(file, f"{file.name}-page-{page:03}", info, replace(reading, page=page), {"page": page})
         for page in range(1, info.pages + 1)
     ]
 
 
 def _predict_view(
-    predictor: Predictor, view: _View, prompts: Sequence[_NamedPrompt], config: PredictConfig
+    predictor: Predictor, view: ImageView, prompts: Sequence[_NamedPrompt], config: PredictConfig
 ) -> tuple[list[MaskResult], NDArray[np.uint8]]:
     """What is found in an image, and the image with it drawn on."""
-    if config.tile and max(view.info.upright_size) > config.tile:
-        return _predict_large(predictor, view.info, view.file, prompts, config, view.reading)
+    if view.is_large(config):
+        return _predict_large(predictor, view, prompts, config)
     image = read_image(view.file, reading=view.reading)
     predicted = _predict_one(predictor, image, view.file, prompts, config)
     return predicted, draw_overlay(image, [_whole(result) for result in predicted])
@@ -316,23 +340,11 @@ def _predict_one(
 
 
 def _predict_large(
-    predictor: Predictor,
-    info: ImageInfo,
-    file: Path,
-    prompts: Sequence[_NamedPrompt],
-    config: PredictConfig,
-    reading: Reading,
+    predictor: Predictor, view: ImageView, prompts: Sequence[_NamedPrompt], config: PredictConfig
 ) -> tuple[list[MaskResult], NDArray[np.uint8]]:
     """What is found in an image that is looked at in tiles, and an overview of it, drawn on it small."""
-    if info.orientation != 1:
-        raise DataError.of(
-            expected="an image stored upright, to look at in tiles",
-            found=f"EXIF orientation {info.orientation}",
-            where=str(file),
-            do="store it upright, or leave out --tile",
-        )
-    image = LargeImage(file, info.width, info.height, replace(reading, in_tiles=True), config.tile, config.halo)
-    size = (info.height, info.width)
+    image, file = view.in_tiles(config), view.file
+    size = (image.height, image.width)
     for named in prompts:
         _check_inside(named.prompt, size, file)
     answers = ask_in_tiles(predictor, image, [named.prompt for named in prompts], chunk=config.chunk)
@@ -351,7 +363,7 @@ def _whole(result: MaskResult) -> NDArray[np.bool_]:
     return np.zeros(result.size, bool) if result.region is None else result.region.paste(*result.size)
 
 
-def _write_mask(folder: Path, name: str, result: MaskResult) -> None:
+def write_mask(folder: Path, name: str, result: MaskResult) -> None:
     """The mask at the image's size; of images too large for that its part, whose place is in the file's name."""
     if math.prod(result.size) <= MAX_PIXELS:
         write_region_file(folder / f"{name}.png", result.region, *result.size)
