@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         PretrainStage,
         PromptPolicy,
         ReadingConfig,
+        StudioConfig,
         TrainableConfig,
         TrainConfig,
     )
@@ -144,6 +145,7 @@ __all__ = [
     "Split",
     "StepDone",
     "StorageError",
+    "StudioConfig",
     "TrainConfig",
     "TrainResult",
     "TrainableConfig",

@@ -21,7 +21,7 @@ from cyclopts.config import Yaml
 from pydantic import ValidationError
 
 from samtune import __version__
-from samtune.cli import data, evaluation, inference, tools, training
+from samtune.cli import data, evaluation, inference, studio, tools, training
 from samtune.errors import SamtuneError, UsageError
 
 INTERRUPTED = 130
@@ -30,7 +30,7 @@ COMMANDS = {
     "Data": (data.doctor, data.prepare, data.download),
     "Training": (training.train, training.find_train, training.embed, training.cache, training.pretrain),
     "Evaluation": (evaluation.evaluate, evaluation.compare, evaluation.blend, evaluation.write_prompts),
-    "Use": (inference.predict, inference.export),
+    "Use": (inference.predict, inference.export, studio.studio),
     "Tools": (tools.demo, tools.bench, tools.models),
 }
 """Every command and group of commands, by the heading it has in `samtune --help`."""

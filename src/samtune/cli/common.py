@@ -22,7 +22,7 @@ def say(*lines: str) -> None:
     """Print lines to stdout; of several processes under `torchrun` the main one does."""
     if is_main_process():
         for line in lines:
-            print(line)
+            print(line, flush=True)
 
 
 def show(result: Result, *, as_json: bool = False) -> None:

@@ -14,6 +14,7 @@ from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
 from samtune.config.prompts import PromptPolicy
 from samtune.config.reading import ReadingConfig
+from samtune.config.studio import StudioConfig
 from samtune.config.training import LossConfig, OptimizerConfig, TrainableConfig, TrainConfig
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "PretrainStage",
     "PromptPolicy",
     "ReadingConfig",
+    "StudioConfig",
     "TrainConfig",
     "TrainableConfig",
 ]

@@ -33,9 +33,9 @@ def file_listeners(folder: RunFolder, first_step: int = 0) -> Iterator[list[List
 def _metrics_file(path: Path) -> Iterator[Listener]:
     """One JSON object per line; `step` is in each, and either a step's values or a validation's.
 
-    JSON knows no NaN and no infinity: null stands for them.
+    JSON knows no NaN and no infinity: null stands for them. Each line is written at once, for those who watch.
     """
-    with storage_errors(path), path.open("a", encoding="utf-8") as file:
+    with storage_errors(path), path.open("a", encoding="utf-8", buffering=1) as file:
 
         def listen(event: Event) -> None:
             match event:
@@ -48,8 +48,6 @@ def _metrics_file(path: Path) -> Iterator[Listener]:
                 case RunStarted() | RunFinished():
                     return
             file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
-            if isinstance(event, Validated):
-                file.flush()
 
         yield listen
 

@@ -1,0 +1,120 @@
+"""The studio's server with a real model behind a real socket: prompts, proposals, two models, the loop."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samtune.errors import ModelError
+from samtune.studio.models import Models
+from samtune.studio.serve import opened
+from samtune.types import Prompt
+from tests.small import make_dataset
+from tests.studio_server import mask_json, pixels_of, served, square, visit, wait_for, write_images
+
+
+@pytest.fixture(scope="module")
+def models(tiny_folder):
+    return Models(str(tiny_folder), device="cpu")
+
+
+@pytest.fixture
+def studio(tmp_path, models):
+    write_images(tmp_path / "images")
+    with opened(tmp_path / "images", tmp_path / "studio", lambda: models, classes=("disc", "hole"), quiet=True) as one:
+        yield one
+
+
+def test_answers_are_those_of_the_predictor(studio, models):
+    loaded = models.start.predictor
+    pixels = np.asarray(Image.open(studio.source.dataset.root / "image-0.png"))
+    embedded = loaded.embed(pixels)
+    with served(studio) as page:
+        state = page.state()
+        assert [one["name"] for one in state["images"]] == ["image-0.png", "image-1.png", "image-2.png"]
+        assert (state["images"][0]["width"], state["images"][0]["height"]) == (80, 72)
+        assert page.post("/api/images/1/embed", json={}).json() == {"embedded": True}
+        questions = [
+            ({"box": [25, 15, 58, 47]}, Prompt.box(25, 15, 58, 47)),
+            ({"points": [[40, 30], [5, 5]], "labels": [1, 0]}, Prompt.clicks([(40, 30), (5, 5)], [1, 0])),
+        ]
+        for multimask in (False, True):
+            for asked, prompt in questions:
+                answer = page.predict("1", multimask=multimask, **asked)
+                expected = loaded.predict(embedded, [prompt], multimask_output=multimask)[0]
+                assert len(answer["masks"]) == len(expected.masks) == (3 if multimask else 1)
+                for one, mask, score in zip(answer["masks"], expected.masks, expected.iou_scores, strict=True):
+                    differing = (pixels_of(one["mask"], 72, 80) ^ mask).mean()
+                    assert differing < 0.01, "kept embeddings are stored in bf16"
+                    assert one["iou"] == pytest.approx(float(np.clip(score, 0, 1)), abs=0.02)
+        first = page.predict("1", box=[25, 15, 58, 47])
+        corrected = page.predict("1", box=[25, 15, 58, 47], points=[[40, 30]], labels=[1], previous=first["previous"])
+        again = page.predict("1", box=[25, 15, 58, 47], points=[[40, 30]], labels=[1], previous=first["previous"])
+        alone = page.predict("1", box=[25, 15, 58, 47], points=[[40, 30]], labels=[1])
+        assert corrected["masks"][0]["iou"] == again["masks"][0]["iou"] != alone["masks"][0]["iou"]
+        other = {"model": "base", "points": [[4, 4]], "labels": [1], "previous": first["previous"]}
+        assert page.post("/api/images/2/predict", json=other).status_code == 400, "a token of another image"
+        wait_for(lambda: all(one["embedded"] for one in page.state()["images"]))
+
+
+def test_pixels_are_those_of_the_file(studio):
+    with served(studio) as page:
+        whole = page.get("/api/images/2/pixels")
+        assert whole.headers["content-type"] == "image/png"
+        expected = np.asarray(Image.open(studio.source.dataset.root / "image-1.png"))
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(whole.content))), expected)
+        small = Image.open(io.BytesIO(page.get("/api/images/2/pixels", params={"max": 40}).content))
+        assert small.size == (40, 36)
+        assert page.get("/api/images/2/pixels", params={"max": 1}).status_code == 400
+        assert page.get("/api/images/9/pixels").status_code == 404
+
+
+def test_proposals_leave_out_what_is_accepted(studio):
+    with served(studio) as page:
+        before = page.post("/api/images/1/proposals", json={"model": "base"}).raise_for_status().json()["objects"]
+        if before:
+            page.accept("1", before[0]["mask"])
+            after = page.post("/api/images/1/proposals", json={"model": "base"}).json()["objects"]
+            assert before[0]["mask"] not in [one["mask"] for one in after]
+        assert page.post("/api/images/1/proposals", json={"model": "none"}).status_code == 404
+        asked = {"model": "base", "points": [[4, 4]], "labels": [1]}
+        assert page.post("/api/images/1/compare", json=asked).status_code == 400, "one model alone"
+        assert page.get("/api/disagreements").status_code == 400
+
+
+def test_the_loop_from_objects_to_another_model(tmp_path, tiny_folder):
+    data = make_dataset(tmp_path / "data", train=4, valid=2, test=3)
+    with visit(data.root, lambda: Models(str(tiny_folder), device="cpu")) as (_, page):
+        assert page.get("/api/tune").json()["state"] == "idle"
+        assert page.post("/api/tune", json={"steps": 3}).json()["state"] == "running"
+        assert page.post("/api/tune", json={"steps": 3}).status_code == 400
+        wait_for(lambda: page.get("/api/tune").json()["state"] != "running", 240)
+        done = page.get("/api/tune").json()
+        assert done["state"] == "done", done["error"]
+        assert done["step"] == done["steps"] == 3
+        assert [point["step"] for point in done["curve"] if point["loss"] is not None] == [1, 2, 3]
+        assert done["verdict"]["decision"] and done["verdict"]["reasons"]
+        assert page.state()["active"] == "base", "the switch is the person's"
+        assert page.post("/api/models/active", json={"model": done["model"]}).json() == {"active": "tune-1"}
+        asked = {"model": "tune-1", "box": [10, 10, 40, 40]}
+        assert 0 <= page.post("/api/images/1/compare", json=asked).raise_for_status().json()["iou"] <= 1
+        disagreements = page.get("/api/disagreements").json()["objects"]
+        assert disagreements and {one["image_id"] for one in disagreements} <= {"1", "2"}
+    with visit(data.root, lambda: Models(str(tiny_folder), device="cpu")) as (_, page):
+        assert page.state()["active"] == "tune-1"
+
+
+def test_too_few_images_are_no_loop(studio):
+    with served(studio) as page:
+        page.accept("1", mask_json(square()))
+        refused = page.post("/api/tune", json={"steps": None})
+        assert refused.status_code == 422 and "at least 4 images" in refused.json()["error"]["expected"]
+
+
+def test_a_model_that_is_none_is_named(tmp_path):
+    write_images(tmp_path / "images")
+    with pytest.raises(ModelError):
+        Models(str(tmp_path / "images"), device="cpu")
