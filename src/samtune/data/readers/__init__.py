@@ -111,6 +111,17 @@ def _again(record: ImageRecord, *, same: bool) -> Issue:
 
 
 def _reader(name: str) -> _Read:
-    """`read_FORMAT` in the file of that name."""
+    """`read_FORMAT` in the file of that name, or what reads its `FORMAT` of one JSON per image."""
     own = name.replace("-", "_")
-    return getattr(import_module(f"{__name__}.{own}"), f"read_{own}")
+    module = import_module(f"{__name__}.{own}")
+    if hasattr(module, f"read_{own}"):
+        return getattr(module, f"read_{own}")
+    read_json_images = import_module(f"{__name__}.per_image").read_json_images
+
+    def read_format(
+        path: Path, *, images: Path | None, on_issue: OnIssue, options: ReadOptions
+    ) -> Iterator[ImageRecord]:
+        del options  # such files have one reading
+        return read_json_images(path, module.FORMAT, images=images, on_issue=on_issue)
+
+    return read_format

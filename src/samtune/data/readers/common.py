@@ -59,6 +59,31 @@ def raise_errors(issue: Issue) -> None:
         raise DataError.of(expected="usable annotations", found=issue.message, where=issue.place)
 
 
+def lost(
+    code: str,
+    message: str,
+    file: Path,
+    where: str = "",
+    image: str | None = None,
+    annotation: str | None = None,
+    repair: str = "The object is left out.",
+    error: DataError | None = None,
+) -> Issue:
+    """The finding about what a reader has to leave out.
+
+    Args:
+        code, message: see `Issue`.
+        file: the annotation file.
+        where: place in it.
+        image: the image's name, where one is lost or loses objects.
+        annotation: what of it is lost.
+        repair: what is done.
+        error: why; tells what was expected and what can be done.
+    """
+    issue = Issue(code, Severity.ERROR, message, repair, str(file), image, annotation, where)
+    return issue.caused_by(error) if error else issue
+
+
 def split_named(name: str) -> Split | None:
     """The split that a folder's or file's name tells: `val`, `train2017`, `instances_val`; None for `trainval`."""
     found = {_SPLITS[word] for word in _WORD.findall(name.lower()) if word in _SPLITS}
