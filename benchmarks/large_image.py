@@ -8,7 +8,9 @@ that one of its processes had; mapped pages of the file count, which the system 
 `cpu_seconds` says more than `seconds` where the machine has other work.
 
 Then the seams: objects that reach over the border between the cores of two tiles are cut out of the image alone, in a
-window of a tile's size with the object in its middle, and asked again. The IoU of both masks is what a seam costs.
+window of a tile's size with the object in its middle, and asked again. The IoU of both masks is what a seam costs. The
+same for objects inside a core, and for windows moved by a few pixels, tells how much the model's answer depends on
+where in its input an object lies; no way of cutting can do better than that.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import os
 import resource
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,18 +63,17 @@ def drawn(folder: Path, side: int, objects: int) -> dict[str, float]:
     }
 
 
-def some_boxes(source: Path, out: Path, count: int) -> list[dict]:
-    """A COCO file with the boxes to ask, the objects at seams first; 0 for all boxes."""
+def some_boxes(source: Path, out: Path, count: int) -> tuple[list[dict], int]:
+    """Write a COCO file with `count` boxes, 0 for all, those at seams first; the boxes, and how many are at seams."""
     from samtune.data.tiles import TileGrid
 
     content = json.loads((source / "_annotations.coco.json").read_text())
     image = content["images"][0]
     grid = TileGrid(image["width"], image["height"], TILE, HALO)
-    at_seam = [one for one in content["annotations"] if _reaches_over(grid, one["bbox"])]
-    others = [one for one in content["annotations"] if not _reaches_over(grid, one["bbox"])]
-    chosen = [*at_seam, *others][: count or None]
-    out.write_text(json.dumps(content | {"annotations": chosen}))
-    return at_seam
+    chosen = sorted(content["annotations"], key=lambda one: not _reaches_over(grid, one["bbox"]))
+    at_seams = sum(_reaches_over(grid, one["bbox"]) for one in chosen)
+    out.write_text(json.dumps(content | {"annotations": chosen[: count or None]}))
+    return chosen[: count or None], at_seams
 
 
 def _reaches_over(grid: TileGrid, bbox: list[float]) -> bool:
@@ -80,8 +82,8 @@ def _reaches_over(grid: TileGrid, bbox: list[float]) -> bool:
     return len({grid.owner(*corner) for corner in corners}) > 1
 
 
-def seams(source: Path, run: Path, predicted: Path, at_seam: list[dict], most: int) -> dict[str, float]:
-    """IoU of the masks of objects at seams with those of the same objects cut out alone."""
+def seams(source: Path, run: Path, predicted: Path, asked: list[dict], at_seams: int, most: int) -> dict[str, dict]:
+    """IoU of the masks of objects at seams, and of others, with those of the same objects cut out alone."""
     from samtune.data.images import Reading, read_image
     from samtune.data.masks import parse_counts, rasterise_region, region_of
     from samtune.inference.predictor import Predictor
@@ -91,17 +93,46 @@ def seams(source: Path, run: Path, predicted: Path, at_seam: list[dict], most: i
     results = json.loads((predicted / "predictions.json").read_text())
     height, width = results[0]["segmentation"]["size"]
     predictor = Predictor(load_model(str(run)))
-    found = []
-    for one, result in list(zip(at_seam, results, strict=False))[:most]:
+
+    def alone(one: dict, moved: int = 0) -> tuple[Region | None, int, int]:
+        """The mask of an object cut out alone, and the corner of the window."""
         x, y, w, h = one["bbox"]
-        left = int(np.clip(x + w / 2 - TILE / 2, 0, width - TILE))
-        top = int(np.clip(y + h / 2 - TILE / 2, 0, height - TILE))
+        x0, y0, x1, y1 = (float(np.float32(value)) for value in (x, y, x + w, y + h))
+        left = int(np.clip((x0 + x1 - TILE) / 2, 0, width - TILE)) + moved
+        top = int(np.clip((y0 + y1 - TILE) / 2, 0, height - TILE)) + moved
         window = (left, top, left + TILE, top + TILE)
         pixels = read_image(source / "sheet.tif", reading=Reading(in_tiles=True), window=window)
-        prompt = Prompt.box(x - left, y - top, x + w - left, y + h - top)
-        (alone,) = predictor.predict(predictor.embed(pixels), [prompt])
-        tiled = rasterise_region(parse_counts(result["segmentation"]["counts"], height, width), height, width)
-        found.append(_iou(region_of(alone.best), left, top, tiled))
+        prompt = Prompt.box(x0 - left, y0 - top, x1 - left, y1 - top)
+        return region_of(predictor.predict(predictor.embed(pixels), [prompt])[0].best), left, top
+
+    def tiled(number: int) -> Region | None:
+        return rasterise_region(parse_counts(results[number]["segmentation"]["counts"], height, width), height, width)
+
+    inner = [number for number in range(at_seams, len(asked)) if _is_inside(asked[number]["bbox"], width, height)]
+    found = {
+        "at seams": [_iou(*alone(asked[n]), tiled(n)) for n in range(min(most, at_seams, len(asked)))],
+        "inside a core": [_iou(*alone(asked[n]), tiled(n)) for n in inner[:most]],
+    }
+    for moved in (1, 32):
+        pairs = ((alone(asked[n]), alone(asked[n], moved)) for n in inner[:most])
+        found[f"alone, moved by {moved} px"] = [_moved_iou(one, other) for one, other in pairs]
+    return {name: _figures(values) for name, values in found.items()}
+
+
+def _is_inside(bbox: list[float], width: int, height: int) -> bool:
+    """Whether a window around it, moved a little, does not meet the image's border."""
+    return all(TILE <= place <= side - TILE for place, side in zip(bbox[:2], (width, height), strict=True))
+
+
+def _moved_iou(one: tuple[Region | None, int, int], other: tuple[Region | None, int, int]) -> float:
+    region, left, top = other
+    placed = None if region is None else replace(region, x0=region.x0 + left, y0=region.y0 + top)
+    return _iou(*one, placed)
+
+
+def _figures(found: list[float]) -> dict[str, float]:
+    if not found:
+        return {"objects": 0}
     values = np.array(found)
     return {
         "objects": len(values),
@@ -153,10 +184,11 @@ def main() -> None:
     report("prepare", measured("prepare", source, "--out", dataset, "--tile", TILE, "--halo", HALO))
     options = ("--steps", arguments.steps, "--eval-every", arguments.steps, "--eval-objects", 20)
     report("train", measured("train", dataset, "--model", "nano", "--out", run, *options))
-    at_seam = some_boxes(source, boxes, arguments.boxes)
+    chosen, at_seams = some_boxes(source, boxes, arguments.boxes)
     asked = ("--model", run, "--out", predicted, "--tile", TILE, "--halo", HALO, "--boxes", boxes)
     report("predict", measured("predict", source / "sheet.tif", *asked))
-    report("seams", seams(source, run, predicted, at_seam, arguments.seams))
+    for name, values in seams(source, run, predicted, chosen, at_seams, arguments.seams).items():
+        report(name, values)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -155,6 +156,31 @@ def test_finds_in_files_have_names_scores_and_counts(run, dataset, tmp_path):
     assert report.lines()[0].split() == ["image", *CLASSES] and "keep prompting" in " ".join(report.lines())
     with pytest.raises(ConfigError, match="precision"):
         api.find(images, run, tmp_path / "none", FindConfig(precision=1.0, recall=None), quiet=True)
+
+
+def test_large_images_are_found_in_by_tiles(run, dataset, tmp_path):
+    """Two images side by side, each a tile of its own, give what each gives alone."""
+    halves = [np.asarray(Image.open(path)) for path in sorted((dataset.root / "images").glob("valid*"))[:2]]
+    halves = [np.pad(half, ((0, 8), (0, 0), (0, 0)), mode="edge") for half in halves]
+    wish = FindConfig(threshold=0.0)
+    expected = []
+    for number, half in enumerate(halves):
+        Image.fromarray(half).save(tmp_path / f"{number}.png")
+        api.find(tmp_path / f"{number}.png", run, tmp_path / "alone", wish, quiet=True)
+        expected += rows_of(tmp_path / "alone", 80 * number)
+    Image.fromarray(np.concatenate(halves, axis=1)).save(tmp_path / "both.tif")
+    look = PredictConfig(tile=80, halo=0)
+    report = api.find(tmp_path / "both.tif", run, tmp_path / "both", wish, look=look, quiet=True)
+    found = rows_of(tmp_path / "both", 0)
+    assert report.objects == len(found) > 2
+    assert sorted(found) == sorted(expected)
+    assert (tmp_path / "both" / "overlays" / "both.tif.png").exists()
+
+
+def rows_of(out, shift):
+    """Box, area, class and score of every find, boxes moved to the right."""
+    rows = json.loads((out / "predictions.json").read_text())
+    return [((row["bbox"][0] + shift, *row["bbox"][1:]), row["area"], row["category"], row["score"]) for row in rows]
 
 
 def test_evaluation_writes_what_pycocotools_reads(run, dataset, tmp_path, tiny_folder):

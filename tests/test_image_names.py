@@ -28,6 +28,12 @@ SERIES = ("img_0007.png", "img_0012.png", "grün.png")
         (("a.png", "a.jpg"), "a", None),
         (("a.png", "a.jpg"), "a.png", "a.png"),
         (("a.png",), 10**30, None),
+        (("a.png", "b.png"), "a.jpg", "a.png"),
+        (("a.png", "b.png"), "data/upload/1f2e3d4c-a.png", "a.png"),
+        (("a b.png", "b.png"), "a_b.png", "a b.png"),
+        (("a b.png", "a-b.png"), "a_b.png", None),
+        (("a b.png", "b.png"), "gs://bucket/a+b.png", "a b.png"),
+        (("2024_01_05_007.tif",), 7, "2024_01_05_007.tif"),
     ],
 )
 def test_an_entry_finds_its_image(names, value, expected):

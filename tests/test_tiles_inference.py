@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -69,34 +70,77 @@ def test_run_lengths_of_very_large_images_come_back_from_their_text():
     assert (found.box, found.mask.all()) == (part.box, True)
 
 
-def test_an_answer_is_that_of_the_window_that_shows_the_box_whole(predictor, image, sheet):
+def place_of(box):
+    """Scale and window in which a box is asked, as the documentation says it."""
+    x0, y0, x1, y1 = box
+    scale = 1
+    while max(x1 - x0, y1 - y0) > 0.8 * SIDE * scale and SIDE * scale < 512:
+        scale *= 2
+    side = SIDE * scale
+    grid = TileGrid(512, 512, side, HALO * scale)
+    tile = next(tile for tile in grid if (tile.row, tile.column) == grid.owner((x0 + x1) / 2, (y0 + y1) / 2))
+    a, b, c, d = tile.core
+    if side >= 512 or (a <= x0 and b <= y0 and x1 <= c and y1 <= d):
+        return scale, tile.window, "inside"
+    left, top = (int(np.clip(middle - side / 2, 0, 512 - side)) for middle in ((x0 + x1) / 2, (y0 + y1) / 2))
+    return scale, (left, top, left + side, top + side), "seam"
+
+
+def test_an_answer_is_that_of_the_tile_or_at_a_seam_of_the_object_cut_out_alone(predictor, image, sheet):
     whole = tifffile.imread(sheet[0] / "sheet.tif")
     boxes = [one.box for one in sheet[1]]
     answers = ask_in_tiles(predictor, image, [Prompt.box(*box) for box in boxes])
-    for (x0, y0, x1, y1), answer in zip(boxes, answers, strict=True):
-        scale = 1
-        while True:
-            grid = TileGrid(512, 512, SIDE * scale, HALO * scale)
-            place = grid.owner((x0 + x1) / 2, (y0 + y1) / 2)
-            a, b, c, d = next(tile.window for tile in grid if (tile.row, tile.column) == place)
-            room = 0.1 * SIDE * scale
-            if all(
-                edge in (0, 512) or inside
-                for edge, inside in (
-                    (a, x0 - room >= a), (b, y0 - room >= b), (c, x1 + room <= c), (d, y1 + room <= d)
-                )
-            ):  # fmt: skip
-                break
-            scale *= 2
+    seen = set()
+    for box, answer in zip(boxes, answers, strict=True):
+        scale, (a, b, c, d), where = place_of(box)
+        seen.add((where, scale == 1))
         window = cv2.resize(whole[b:d, a:c], None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA)
-        box = np.array([x0 - a, y0 - b, x1 - a, y1 - b]) / scale
         embedded = predictor.embed(np.repeat(window[:, :, None], 3, axis=2))
-        (expected,) = predictor.predict(embedded, [Prompt.box(*box)])
+        (expected,) = predictor.predict(embedded, [Prompt.box(*((np.array(box) - [a, b, a, b]) / scale))])
         assert answer.score == pytest.approx(float(expected.iou_scores.max()), abs=1e-4)
         shown = cv2.resize(expected.best.astype(np.float32), (c - a, d - b), interpolation=cv2.INTER_LINEAR) >= 0.5
         found = np.zeros((512, 512), bool) if answer.region is None else answer.region.paste(512, 512)
         assert not found[:b].any() and not found[d:].any() and not found[:, :a].any() and not found[:, c:].any()
+        if scale == 1:
+            assert np.array_equal(found[b:d, a:c], shown)
         assert (found[b:d, a:c] != shown).mean() < 0.002
+    assert {("inside", True), ("seam", True)} <= seen
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.tuples(*[st.floats(-20, 700)] * 4), st.integers(64, 300), st.integers(0, 75), st.integers(1, 700),
+    st.integers(1, 500),
+)  # fmt: skip
+def test_every_box_is_seen_whole_with_room_around_it(corners, side, halo, width, height):
+    seen = []
+
+    class Seen(LargeImage):
+        __slots__ = ()
+
+        def read(self, window, scale=1):
+            seen.append((window, scale))
+            return np.zeros((1, 1, 3), np.uint8)
+
+    class Nothing:
+        def embed(self, pixels):
+            raise StopIteration
+
+    x0, x1 = sorted(corners[::2])
+    y0, y1 = sorted(corners[1::2])
+    image = Seen(Path("none"), width, height, Reading(), side, min(halo, side // 4))
+    with pytest.raises(StopIteration):
+        ask_in_tiles(Nothing(), image, [Prompt.box(x0, y0, x1 + 1, y1 + 1)])
+    (((a, b, c, d), scale),) = seen
+    assert 0 <= a < c <= width
+    assert 0 <= b < d <= height
+    assert max(c - a, d - b) <= side * scale
+    room = 0.1 * side * scale - 1
+    if max(width, height) > side * scale:
+        for low, high, first, last, size in ((x0, x1 + 1, a, c, width), (y0, y1 + 1, b, d, height)):
+            low, high = min(max(low, 0), size - 1), min(max(high, 1), size)
+            assert first == 0 or low - room >= first
+            assert last == size or high + room <= last
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])

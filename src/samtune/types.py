@@ -62,11 +62,13 @@ class MaskFile:
         value: the pixel value, an integer for gray and palette files, an RGB triple for colour-coded ones; None means
             every pixel that is not zero.
         component: 1-based number of the 8-connected component among those pixels, in scan order; None means all.
+        page: of a file with several, counted from 1.
     """
 
     path: Path
     value: int | tuple[int, int, int] | None = None
     component: int | None = None
+    page: int = 1
 
 
 Segmentation: TypeAlias = Polygons | RunLengths | MaskFile
@@ -109,6 +111,7 @@ class ImageRecord:
         source: the annotation file, for messages.
         unread: objects the source lists for it that the reader had to leave out.
         embedded: the image was taken out of the annotation file; its path is gone when the program ends.
+        page: of a file with several, counted from 1; None where that is chosen for all images alike.
     """
 
     image_id: str
@@ -121,6 +124,7 @@ class ImageRecord:
     source: Path
     unread: int = 0
     embedded: bool = False
+    page: int | None = None
 
 
 class Severity(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samtune.config import PrepareConfig
+from samtune.config import PrepareConfig, ReadingConfig
 from samtune.utils.progress import progress
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def doctor(
     images: Path | None = None,
     crowd: str = "auto",
     mask_pattern: str = "",
+    reading: ReadingConfig | None = None,
     html: Path | None = None,
     quiet: bool = False,
 ) -> Audit:
@@ -31,6 +32,7 @@ def doctor(
         images: image folder, when the annotation file stands elsewhere.
         crowd: what COCO's iscrowd marks: `objects`, `regions` of many, or `auto`.
         mask_pattern: how masks are named, `{stem}` for the image's name; empty tells by their names.
+        reading: bands, page and tiles with which `prepare` will be asked.
         html: also write a page with images of the findings here.
         quiet: show no progress.
 
@@ -40,10 +42,15 @@ def doctor(
     from samtune.data.checks.doctor import audit
     from samtune.data.checks.page import render_html
     from samtune.data.readers import ReadOptions
+    from samtune.data.reading import reading_of
 
     with progress("checking", quiet=quiet) as advance:
-        options = ReadOptions(crowd, mask_pattern)
-        found = audit(Path(source), source_format, images, options=options, progress=advance)
+        read = reading or ReadingConfig()
+        options = ReadOptions(crowd, mask_pattern, read.page == "all")
+        found = audit(
+            Path(source), source_format, images, options=options, reading=reading_of(read), grid=(read.tile, read.halo),
+            progress=advance,
+        )  # fmt: skip
     if html is not None:
         render_html(found, html)
     return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from samtune.api.evaluation import _base_of
 from samtune.api.loading import predictor_of
-from samtune.config import AutomaticConfig, FindConfig, FinderConfig, FindEvalConfig
+from samtune.config import AutomaticConfig, FindConfig, FinderConfig, FindEvalConfig, PredictConfig
 from samtune.errors import DataError, ModelError
 from samtune.utils.progress import progress, stages
 
@@ -47,8 +47,7 @@ def find(
     out: Path | str,
     config: FindConfig | None = None,
     *,
-    device: str = "auto",
-    chunk: int = 32,
+    look: PredictConfig | None = None,
     quiet: bool = False,
 ) -> FindReport:
     """Find and name everything in images without prompts: COCO results, counts, one PNG mask per object, overlays.
@@ -58,8 +57,7 @@ def find(
         model: a run with a finder.
         out: folder to write, as a whole or not at all; an earlier result there is replaced.
         config: which finds to keep.
-        device: where to compute.
-        chunk: prompts per decoder call.
+        look: bands, pages and tiles of the images, where to compute, prompts per decoder call; it asks no prompts here.
         quiet: show no progress.
 
     Raises:
@@ -70,14 +68,17 @@ def find(
     """
     from samtune.finder.files import find_in_files
     from samtune.finder.storage import load_finder
+    from samtune.inference.reading import reading_for
 
-    finder = load_finder(Path(model))
-    predictor = predictor_of(model, device)
+    finder, look = load_finder(Path(model)), look or PredictConfig()
+    reading = reading_for(Path(model), look)
+    predictor = predictor_of(model, look.device)
     finder.head.to(predictor.device)
     with progress("finding", quiet=quiet) as advance:
         return find_in_files(
-            Path(images), predictor, finder, Path(out), config or FindConfig(), chunk=chunk, progress=advance
-        )
+            Path(images), predictor, finder, Path(out), config or FindConfig(), look=look, reading=reading,
+            progress=advance,
+        )  # fmt: skip
 
 
 def fit_grid(

@@ -9,9 +9,10 @@ from cyclopts import App
 
 from samtune import api
 from samtune.cli.common import AsJson, Flat, Out, Quiet, say, show
-from samtune.config import PrepareConfig
+from samtune.config import PrepareConfig, ReadingConfig
 
 download = App(name="download", help="Download a dataset.")
+_AS_IT_IS = ReadingConfig()
 
 
 def doctor(
@@ -22,6 +23,7 @@ def doctor(
     images: Path | None = None,
     crowd: Literal["auto", "objects", "regions"] = "auto",
     mask_pattern: str = "",
+    reading: Annotated[ReadingConfig, Flat] = _AS_IT_IS,
     as_json: AsJson = False,
     html: Path | None = None,
     quiet: Quiet = False,
@@ -44,6 +46,7 @@ def doctor(
         images=images,
         crowd=crowd,
         mask_pattern=mask_pattern,
+        reading=reading,
         html=html,
         quiet=quiet,
     )

@@ -58,7 +58,7 @@ def predict(
         show(api.track(images, model, out, TrackConfig(**shared, **clip.model_dump()), quiet=quiet))
         return
     if find:
-        show(api.find(images, model, out, finds, device=config.device, chunk=config.chunk, quiet=quiet))
+        show(api.find(images, model, out, finds, look=config, quiet=quiet))
         return
     show(api.predict(images, model, out, config, quiet=quiet))
 

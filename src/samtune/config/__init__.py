@@ -14,6 +14,7 @@ from samtune.config.labelling import CurveConfig, RankConfig
 from samtune.config.prepare import PrepareConfig
 from samtune.config.pretraining import PretrainConfig, PretrainStage
 from samtune.config.prompts import PromptPolicy
+from samtune.config.reading import ReadingConfig
 from samtune.config.studio import StudioConfig
 from samtune.config.sweep import SweepConfig
 from samtune.config.training import LossConfig, OptimizerConfig, TrainableConfig, TrainConfig
@@ -39,6 +40,7 @@ __all__ = [
     "PretrainStage",
     "PromptPolicy",
     "RankConfig",
+    "ReadingConfig",
     "ShardsConfig",
     "StudioConfig",
     "SweepConfig",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field, model_validator
 
 from samtune.config.base import Config
@@ -18,7 +20,10 @@ class ReadingConfig(Config):
         default="", description="Bands that become red, green and blue, such as 4,3,2, or one band; the first is 1."
     )
     channel: int = Field(default=0, ge=0, description="A single band to read as gray; the first is 1.")
-    page: int = Field(default=1, ge=1, description="Page of files with several pages; the first is 1.")
+    page: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        default=1,
+        description="Page of files with several pages, the first is 1; all takes each as an image of its own.",
+    )
     percentiles: str = Field(
         default="0.1,99.9", description="Percentiles that become black and white, of values of more than 8 bits."
     )
@@ -27,6 +32,11 @@ class ReadingConfig(Config):
     def band_numbers(self) -> tuple[int, ...]:
         """`bands`, or `channel`, as numbers that count from 1; empty where the file's own colours are read."""
         return (self.channel,) if self.channel else _bands(self.bands)
+
+    @property
+    def page_number(self) -> int:
+        """`page` as a number; 1 where it is all."""
+        return 1 if self.page == "all" else self.page
 
     @property
     def percentile_pair(self) -> tuple[float, float]:

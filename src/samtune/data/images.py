@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 _TRANSPOSING = frozenset({5, 6, 7, 8})
+_PNG_MARK = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,9 @@ def sample_quantiles(path: Path, reading: Reading) -> NDArray[np.float32] | None
 
 
 def _read_whole(path: Path, upright: bool, reading: Reading) -> NDArray[np.uint8]:
+    if (deep := _deep_colours(path)) is not None:
+        chosen = deep[:, :, [band - 1 for band in reading.bands]] if reading.bands else deep
+        return _rgb(chosen, path, reading)
     with opened(path) as image:
         turned = ImageOps.exif_transpose(image) if upright and orientation_of(image) != 1 else image
         if reading.bands:
@@ -189,6 +193,28 @@ def _stamp(path: Path) -> tuple[int, int]:
     """What changes when a file does, so that what is kept of it is not used for another."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size
+
+
+def _has_deep_colours(path: Path) -> bool:
+    """Whether a file is a colour PNG of 16 bits, of which Pillow keeps the upper 8. Source: PNG, section 11.2.2."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    return head.startswith(_PNG_MARK) and head[24:26] in (b"\x10\x02", b"\x10\x06")
+
+
+def _deep_colours(path: Path) -> NDArray[np.uint16] | None:
+    """The pixels of a colour PNG of 16 bits, `[H, W, 3]` RGB; None for any other file."""
+    check_file(path)
+    if not _has_deep_colours(path):
+        return None
+    with opened(path) as image:
+        image.load()  # Pillow names what is damaged; OpenCV gives what it could read of it
+    import cv2  # only such files need it, and it takes a while to load
+
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
+        raise damaged_image(path, "pixels that cannot be decoded")
+    return np.asarray(pixels[:, :, 2::-1], np.uint16)
 
 
 def _band(image: Image.Image, band: int) -> NDArray[Any]:
@@ -231,6 +257,10 @@ def _sample(path: Path, reading: Reading) -> NDArray[Any] | None:
             return tiff.sample(reading.page - 1, _bands(tiff, reading), SAMPLE)
         except (TiffError, MemoryError) as error:
             _leave_to_pillow(path, error, reading, tiff)
+    if (deep := _deep_colours(path)) is not None:
+        step = max(1, int((deep.shape[0] * deep.shape[1] / SAMPLE) ** 0.5))
+        chosen = [band - 1 for band in reading.bands or (1, 2, 3)]
+        return np.ascontiguousarray(deep[::step, ::step, chosen]).reshape(-1, len(chosen))
     with opened(path) as image:
         if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
             return None
@@ -280,7 +310,7 @@ def read_thumbnail(path: Path, side: int, reading: Reading = PLAIN) -> NDArray[n
     """
     if tiff := _tiff(path, reading):
         return _thumbnail_of_windows(path, tiff, side, reading)
-    if not reading.is_plain:
+    if not reading.is_plain or _has_deep_colours(path):
         whole = Image.fromarray(read_image(path, reading=reading)).convert("L")
         return np.asarray(whole.resize((side, side), Image.Resampling.BOX), np.uint8)
     with opened(path) as image:
@@ -308,8 +338,12 @@ def _thumbnail_of_windows(path: Path, tiff: TiffImage, side: int, reading: Readi
     return small
 
 
-def read_pixels(path: Path) -> NDArray[Any]:
+def read_pixels(path: Path, page: int = 1) -> NDArray[Any]:
     """Read an image's pixels as they are stored, for files whose values mean something: masks and label images.
+
+    Args:
+        path: the file.
+        page: of a file with several, counted from 1.
 
     Returns:
         uint8 or uint16 or int32 `[H, W]` for gray, palette (the indices) and 1-bit (0 and 1) files, uint8 `[H, W, 3]`
@@ -319,6 +353,9 @@ def read_pixels(path: Path) -> NDArray[Any]:
         DataError: see `read_image`.
     """
     with opened(path) as image:
+        if page > 1:
+            image.seek(page - 1)
+            check_size(path, image.width, image.height)
         if image.mode in ("L", "P") or image.mode.startswith("I"):
             return np.array(image)
         if image.mode == "1":

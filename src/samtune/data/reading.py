@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samtune.data.intensity import Limits
 from samtune.errors import DataError
+
+if TYPE_CHECKING:
+    from samtune.config.reading import ReadingConfig
 
 ABOUT = "dataset.json"
 """What a prepared dataset says about itself."""
@@ -72,6 +75,12 @@ def _pair(values: Any) -> tuple[float, float]:
 
 PLAIN = Reading()
 """Images as they are."""
+
+
+def reading_of(config: ReadingConfig) -> Reading:
+    """How the settings say that images are read; of all pages the first."""
+    return Reading(config.band_numbers, config.page_number, config.percentile_pair, in_tiles=config.tile > 0)
+
 
 IN_TILES = Reading(in_tiles=True)
 """Images that may be too large to be read whole; whether they are is checked later."""

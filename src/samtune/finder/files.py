@@ -10,23 +10,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from samtune.config import FindConfig
+from samtune.config import FindConfig, PredictConfig
 from samtune.data.images import read_image
-from samtune.data.masks import decode_rle, write_mask_file
+from samtune.data.masks import decode_rle
+from samtune.data.reading import PLAIN, Reading
 from samtune.drawing import draw_overlay
-from samtune.finder.finding import CHUNK, check_fits, find, full_masks
+from samtune.finder.finding import check_fits, find, find_in_tiles, full_masks
 from samtune.finder.results import Finder
 from samtune.finder.verdict import judge
-from samtune.inference.files import MASKS, OVERLAYS, RESULTS, MaskResult, coco_result, image_files
+from samtune.inference.files import (
+    MASKS,
+    OVERLAYS,
+    RESULTS,
+    ImageView,
+    MaskResult,
+    coco_result,
+    image_files,
+    image_views,
+    write_mask,
+)
 from samtune.inference.predictor import Predictor
+from samtune.inference.tiles import draw_overview
 from samtune.utils.files import new_folder, write_json, write_text
 from samtune.utils.output_folders import check_output
 from samtune.utils.results import Result
 from samtune.utils.text import text_table
 
 COUNTS = "counts.csv"
+_PLAINLY = PredictConfig()
 _SHOWN = 20
 """Images whose counts are shown; the file has all of them."""
 
@@ -78,7 +92,8 @@ def find_in_files(
     out: Path,
     config: FindConfig,
     *,
-    chunk: int = CHUNK,
+    look: PredictConfig = _PLAINLY,
+    reading: Reading = PLAIN,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FindReport:
     """Find everything in images and write it.
@@ -89,7 +104,8 @@ def find_in_files(
         finder: the finder.
         out: folder to write, as a whole or not at all; an earlier result there is replaced.
         config: which finds to keep.
-        chunk: prompts per decoder call.
+        look: tiles, pages, and prompts per decoder call.
+        reading: bands, page and stretch, see `samtune.inference.reading`.
         progress: told of images done and their total.
 
     Raises:
@@ -107,24 +123,41 @@ def find_in_files(
     with new_folder(out) as folder:
         (folder / MASKS).mkdir()
         (folder / OVERLAYS).mkdir()
-        for done, file in enumerate(files, start=1):
-            image = read_image(file)
-            finds = find(predictor, predictor.embed(image), finder, chunk=chunk).above(threshold)
-            masks = [decode_rle(runs) for runs in full_masks(finds)]
-            for number, (mask, name, score, seen) in enumerate(
-                zip(masks, finds.classes.tolist(), finds.scores.tolist(), finds.object_scores.tolist(), strict=True)
-            ):
-                write_mask_file(folder / MASKS / f"{file.name}-{number:03}.png", mask)
-                answer = MaskResult.of_mask(mask, score, seen, file.name, name + 1)
-                results.append(coco_result(answer, file) | {"category": finder.names[name]})
-            Image.fromarray(draw_overlay(image, masks)).save(folder / OVERLAYS / f"{file.name}.png")
-            counts.append((file.name, tuple(np.bincount(finds.classes, minlength=len(finder.names)).tolist())))
-            progress(done, len(files))
+        views = [view for file in files for view in image_views(file, look, reading)]
+        for done, view in enumerate(views, start=1):
+            found, overlay = _found_in(view, predictor, finder, threshold, look)
+            for number, one in enumerate(found):
+                write_mask(folder / MASKS, f"{view.name}-{number:03}", one)
+                name = {"category": finder.names[one.category_id - 1]}
+                results.append(coco_result(one, view.file) | view.page | name)
+            Image.fromarray(overlay).save(folder / OVERLAYS / f"{view.name}.png")
+            classes = [one.category_id - 1 for one in found]
+            counts.append((view.name, tuple(np.bincount(classes, minlength=len(finder.names)).tolist())))
+            progress(done, len(views))
         write_json(folder / RESULTS, results)
         write_text(folder / COUNTS, _table(finder.names, counts))
     word = judge(finder)
     warning = () if word.is_usable else tuple(word.lines())
     return FindReport(out, finder.names, tuple(counts), threshold, finder.chosen_on, warning)
+
+
+def _found_in(
+    view: ImageView, predictor: Predictor, finder: Finder, threshold: float, look: PredictConfig
+) -> tuple[list[MaskResult], NDArray[np.uint8]]:
+    """What is found in an image, surest first where it is looked at whole, and the image with it drawn on."""
+    name = view.file.name
+    if view.is_large(look):
+        large = view.in_tiles(look)
+        answers = find_in_tiles(predictor, large, finder, threshold, chunk=look.chunk)
+        size = (large.height, large.width)
+        found = [MaskResult(one.region, size, one.score, one.object_score, name, one.category + 1) for one in answers]
+        return found, draw_overview(large, [one.region for one in found if one.region])
+    image = read_image(view.file, reading=view.reading)
+    finds = find(predictor, predictor.embed(image), finder, chunk=look.chunk).above(threshold)
+    masks = [decode_rle(runs) for runs in full_masks(finds)]
+    rows = zip(masks, finds.scores.tolist(), finds.object_scores.tolist(), finds.classes.tolist(), strict=True)
+    found = [MaskResult.of_mask(mask, score, seen, name, number + 1) for mask, score, seen, number in rows]
+    return found, draw_overlay(image, masks)
 
 
 def _table(names: tuple[str, ...], counts: list[tuple[str, tuple[int, ...]]]) -> str:

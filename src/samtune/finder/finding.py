@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samtune.data.masks import encode_rle
+from samtune.data.masks import decode_rle, encode_rle
+from samtune.data.tiles import Tile
 from samtune.embeddings.cache import encoder_fingerprint
 from samtune.errors import ModelError
 from samtune.finder.head import STRIDE
@@ -19,6 +20,7 @@ from samtune.finder.proposals import MASK_OVERLAP, paired_iou, propose
 from samtune.finder.results import Finder, Finds
 from samtune.inference.overlaps import MaskRuns, mask_boxes, without_duplicates
 from samtune.inference.predictor import EmbeddedImage, Predictor
+from samtune.inference.tiles import LargeImage, TileAnswer, in_image, merged
 from samtune.model.decoder.reference import asked_tokens, select_masks
 from samtune.model.preprocess import MASK_THRESHOLD, upscale_masks
 from samtune.prompts.batch import PromptBatch
@@ -121,6 +123,29 @@ def full_masks(finds: Finds) -> Sequence[RunLengths]:
         encode_rle((upscale_masks(torch.from_numpy(logits), finds.size) > MASK_THRESHOLD).numpy())
         for logits in finds.logits
     ]
+
+
+def find_in_tiles(
+    predictor: Predictor, image: LargeImage, finder: Finder, threshold: float, *, chunk: int = CHUNK
+) -> Iterator[TileAnswer]:
+    """Find everything in a large image, each object once, as soon as no tile to come can add to it.
+
+    Args:
+        predictor, finder, chunk: as in `find`.
+        image: the image.
+        threshold: least score; the score of an object in several tiles is the best one's, and so is its class.
+    """
+
+    def found() -> Iterator[tuple[Tile, list[TileAnswer]]]:
+        for tile in image.grid():
+            finds = find(predictor, predictor.embed(image.read(tile.window)), finder, chunk=chunk).above(threshold)
+            regions = (in_image(decode_rle(runs), tile.window, 1) for runs in full_masks(finds))
+            rows = zip(
+                regions, finds.scores.tolist(), finds.object_scores.tolist(), finds.classes.tolist(), strict=True
+            )
+            yield tile, [TileAnswer(*row) for row in rows]
+
+    yield from merged(image.grid(), found())
 
 
 def check_fits(finder: Finder, predictor: Predictor) -> None:

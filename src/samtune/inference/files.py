@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samtune.config import PredictConfig
+from samtune.config import PredictConfig, ReadingConfig
 from samtune.data.images import MAX_PIXELS, SUFFIXES, ImageInfo, probe_image, read_image
 from samtune.data.masks import Region, encode_region, format_counts, region_of, write_region_file
 from samtune.data.reading import PLAIN, Reading
@@ -117,7 +117,8 @@ def predict_files(
         predictor: the model.
         out: folder to write, as a whole or not at all; an earlier result there is replaced.
         config: the prompts, and the tiles of large images.
-        reading: bands, page and stretch, see `samtune.inference.reading`.
+        reading: bands, page and stretch, see `samtune.inference.reading`; with `config.page` all, each page is asked
+            the same, and rows say which `page` they are about.
         progress: called with the number of images done and their total.
 
     Raises:
@@ -136,27 +137,87 @@ def predict_files(
         (folder / MASKS).mkdir()
         (folder / OVERLAYS).mkdir()
         asked = [file for file in files if config.everything or prompts[file.name]]
-        for done, file in enumerate(asked, start=1):
-            info = probe_image(file, replace(reading, in_tiles=config.tile > 0))
-            if config.tile and max(info.upright_size) > config.tile:
-                predicted, overlay = _predict_large(predictor, info, file, prompts[file.name], config, reading)
-            else:
-                image = read_image(file, reading=reading)
-                predicted = _predict_one(predictor, image, file, prompts[file.name], config)
-                overlay = draw_overlay(image, [_whole(result) for result in predicted])
+        views = [view for file in asked for view in image_views(file, config, reading)]
+        for done, view in enumerate(views, start=1):
+            predicted, overlay = _predict_view(predictor, view, prompts[view.file.name], config)
             for number, result in enumerate(predicted):
-                _write_mask(folder / MASKS, f"{file.name}-{number:03}", result)
-                results.append(coco_result(result, file))
+                write_mask(folder / MASKS, f"{view.name}-{number:03}", result)
+                results.append(coco_result(result, view.file) | view.page)
                 refused += result.object_score < 0
-            Image.fromarray(overlay).save(folder / OVERLAYS / f"{file.name}.png")
-            progress(done, len(asked))
+            Image.fromarray(overlay).save(folder / OVERLAYS / f"{view.name}.png")
+            progress(done, len(views))
         write_json(folder / RESULTS, results)
     grid = config.automatic
     note = (
         f"no candidate mask has --automatic.min-iou-score {grid.least_iou_score:g} and --automatic.min-stability "
         f"{grid.least_stability:g}; lower values show more, and samtune fit-grid RUN chooses them"
     )
-    return PredictReport(out, len(asked), len(results), refused, note if config.everything and not results else "")
+    return PredictReport(out, len(views), len(results), refused, note if config.everything and not results else "")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageView:
+    """An image to predict on: a file, or one page of it.
+
+    Attributes:
+        file: the file.
+        name: unique among what is written.
+        info: what its header says.
+        reading: how it is read.
+        page: what its rows say of the page.
+    """
+
+    file: Path
+    name: str
+    info: ImageInfo
+    reading: Reading
+    page: dict[str, int]
+
+    def is_large(self, config: ReadingConfig) -> bool:
+        """Whether it is to be looked at in tiles."""
+        return config.tile > 0 and max(self.info.upright_size) > config.tile
+
+    def in_tiles(self, config: ReadingConfig) -> LargeImage:
+        """The image, to be read in windows.
+
+        Raises:
+            DataError: it must be turned, which windows are not.
+        """
+        if self.info.orientation != 1:
+            raise DataError.of(
+                expected="an image stored upright, to look at in tiles",
+                found=f"EXIF orientation {self.info.orientation}",
+                where=str(self.file),
+                do="store it upright, or leave out --tile",
+            )
+        reading = replace(self.reading, in_tiles=True)
+        return LargeImage(self.file, self.info.width, self.info.height, reading, config.tile, config.halo)
+
+
+def image_views(file: Path, config: PredictConfig, reading: Reading) -> list[ImageView]:
+    """The file, or with `--page all` each of its pages.
+
+    Raises:
+        DataError: the file cannot be used.
+    """
+    info = probe_image(file, replace(reading, in_tiles=config.tile > 0))
+    if config.page != "all" or info.pages == 1:
+        return [ImageView(file, file.name, info, reading, {})]
+    return [
+        ImageView(file, f"{file.name}-page-{page:03}", info, replace(reading, page=page), {"page": page})
+        for page in range(1, info.pages + 1)
+    ]
+
+
+def _predict_view(
+    predictor: Predictor, view: ImageView, prompts: Sequence[NamedPrompt], config: PredictConfig
+) -> tuple[list[MaskResult], NDArray[np.uint8]]:
+    """What is found in an image, and the image with it drawn on."""
+    if view.is_large(config):
+        return _predict_large(predictor, view, prompts, config)
+    image = read_image(view.file, reading=view.reading)
+    predicted = _predict_one(predictor, image, view.file, prompts, config)
+    return predicted, draw_overlay(image, [_whole(result) for result in predicted])
 
 
 def image_files(images: Path) -> list[Path]:
@@ -235,6 +296,8 @@ def prompts_of_coco(file: Path, images: Iterable[str]) -> list[tuple[str, NamedP
 
 
 def _image_id(value: Any, where: str) -> int | str | None:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # as tables write numbers
     if value is not None and not isinstance(value, (int, str)):
         raise DataError.of(expected="an image's id, a number or a text", found=repr(value)[:60], where=where)
     return value
@@ -300,23 +363,11 @@ def _predict_one(
 
 
 def _predict_large(
-    predictor: Predictor,
-    info: ImageInfo,
-    file: Path,
-    prompts: Sequence[NamedPrompt],
-    config: PredictConfig,
-    reading: Reading,
+    predictor: Predictor, view: ImageView, prompts: Sequence[NamedPrompt], config: PredictConfig
 ) -> tuple[list[MaskResult], NDArray[np.uint8]]:
     """What is found in an image that is looked at in tiles, and an overview of it, drawn on it small."""
-    if info.orientation != 1:
-        raise DataError.of(
-            expected="an image stored upright, to look at in tiles",
-            found=f"EXIF orientation {info.orientation}",
-            where=str(file),
-            do="store it upright, or leave out --tile",
-        )
-    image = LargeImage(file, info.width, info.height, replace(reading, in_tiles=True), config.tile, config.halo)
-    size = (info.height, info.width)
+    image, file = view.in_tiles(config), view.file
+    size = (image.height, image.width)
     for named in prompts:
         check_inside(named.prompt, size, file)
     answers = ask_in_tiles(predictor, image, [named.prompt for named in prompts], chunk=config.chunk)
@@ -335,7 +386,7 @@ def _whole(result: MaskResult) -> NDArray[np.bool_]:
     return np.zeros(result.size, bool) if result.region is None else result.region.paste(*result.size)
 
 
-def _write_mask(folder: Path, name: str, result: MaskResult) -> None:
+def write_mask(folder: Path, name: str, result: MaskResult) -> None:
     """The mask at the image's size; of images too large for that its part, whose place is in the file's name."""
     if math.prod(result.size) <= MAX_PIXELS:
         write_region_file(folder / f"{name}.png", result.region, *result.size)

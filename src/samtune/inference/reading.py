@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 from samtune.config.inference import FixedPromptsConfig
-from samtune.data.reading import ABOUT, PLAIN, Reading, read_reading
+from samtune.data.reading import ABOUT, PLAIN, Reading, read_reading, reading_of
 from samtune.errors import DataError
 
 
@@ -21,7 +22,7 @@ def reading_for(model: Path | None, config: FixedPromptsConfig) -> Reading:
     Raises:
         DataError: `like` is no prepared dataset, or what it says cannot be understood.
     """
-    asked = Reading(config.band_numbers, config.page, config.percentile_pair)
+    asked = replace(reading_of(config), in_tiles=False)
     if config.like is not None:
         if not (config.like / ABOUT).is_file():
             raise DataError.of(expected="a prepared dataset", found="none", where=str(config.like))

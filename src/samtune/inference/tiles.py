@@ -1,8 +1,10 @@
 """Prompts about images too large for one look: each is asked in the tile that shows it whole, in bounded memory.
 
-A box is asked in the tile of the smallest scale that holds it with a margin: the image's own pixels first, then half as
-fine, and so on. Everything that a grid of clicks finds is found tile by tile; what reaches into the margin that tiles
-share is compared there with what the neighbours found, and joined with it where both mean the same object.
+A box is asked at the smallest scale at which a tile's size holds it with a margin: the image's own pixels first, then
+half as fine, and so on. Inside the core of a tile it is asked in that tile; one that reaches over the core's border is
+asked in a window of its own, in the middle of it, as if it were cut out alone. Everything that a grid of clicks finds
+is found tile by tile; what reaches into the margin that tiles share is compared there with what the neighbours found,
+and joined with it where both mean the same object.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ from samtune.data.reading import Reading
 from samtune.data.tiles import Tile, TileGrid
 from samtune.inference.automatic import everything
 from samtune.inference.predictor import Predictor
-from samtune.types import Prompt, Window
+from samtune.types import Box, Prompt, Window
 
 OVERVIEW = 2048
 """Longest side of the overview of a large image, in pixels."""
 _MARGIN = 0.1
-"""Room around a box in its tile, as a share of the tile's side, unless the image ends there."""
+"""Room around a box in its window, as a share of the window's side."""
 _SAME_OBJECT = 0.5
 """IoU, in the part of the image that two tiles share, above which their masks are of one object."""
 
@@ -83,11 +85,13 @@ class TileAnswer:
         region: the mask, in pixels of the image; None where it has no pixel.
         score: predicted IoU, 0 to 1.
         object_score: logit that something is there.
+        category: number of its class, where answers have one.
     """
 
     region: Region | None
     score: float
     object_score: float
+    category: int = 0
 
 
 def draw_overview(image: LargeImage, regions: Sequence[Region]) -> NDArray[np.uint8]:
@@ -111,7 +115,7 @@ def ask_in_tiles(
     chunk: int = 32,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[TileAnswer]:
-    """Answer prompts, one encoded tile after the other; a tile without prompts is never read.
+    """Answer prompts, one encoded window after the other: a tile, or that of a prompt at a seam; no other is read.
 
     Args:
         predictor: the model.
@@ -123,16 +127,16 @@ def ask_in_tiles(
     Returns:
         One answer per prompt, in order.
     """
-    places: dict[tuple[int, Tile], list[int]] = defaultdict(list)
+    places: dict[tuple[int, Window], list[int]] = defaultdict(list)
     for number, prompt in enumerate(prompts):
         places[_place(image, prompt)].append(number)
     answers: dict[int, TileAnswer] = {}
-    for scale, tile in sorted(places, key=lambda place: (place[0], place[1].row, place[1].column)):
-        numbers = places[scale, tile]
-        embedded = predictor.embed(image.read(tile.window, scale))
-        asked = [_in_tile(prompts[number], tile, scale) for number in numbers]
+    for scale, window in sorted(places, key=lambda place: (place[0], place[1][1], place[1][0])):
+        numbers = places[scale, window]
+        embedded = predictor.embed(image.read(window, scale))
+        asked = [_in_window(prompts[number], window, scale) for number in numbers]
         for number, found in zip(numbers, predictor.predict(embedded, asked, chunk=chunk), strict=True):
-            region = _in_image(found.best, tile, scale)
+            region = in_image(found.best, window, scale)
             answers[number] = TileAnswer(region, float(found.iou_scores.max()), found.object_score)
         progress(len(answers), len(prompts))
     return [answers[number] for number in range(len(prompts))]
@@ -158,7 +162,10 @@ def everything_in_tiles(
     def found() -> Iterator[tuple[Tile, list[TileAnswer]]]:
         for done, tile in enumerate(tiles, start=1):
             masks = everything(predictor, image.read(tile.window), config)
-            yield tile, [TileAnswer(_in_image(one.mask, tile, 1), one.iou_score, one.object_score) for one in masks]
+            yield (
+                tile,
+                [TileAnswer(in_image(one.mask, tile.window, 1), one.iou_score, one.object_score) for one in masks],
+            )
             progress(done, len(tiles))
 
     yield from merged(image.grid(), found())
@@ -242,33 +249,50 @@ def _is_owned(part: _Part, grid: TileGrid) -> bool:
     return any((tile.row, tile.column) == owner for tile in part.tiles)
 
 
-def _place(image: LargeImage, prompt: Prompt) -> tuple[int, Tile]:
-    """The scale and the tile in which a prompt is asked."""
-    x0, y0, x1, y1 = _extent(prompt)
+def _place(image: LargeImage, prompt: Prompt) -> tuple[int, Window]:
+    """The scale and the window in which a prompt is asked."""
+    x0, y0, x1, y1 = _clipped(_extent(prompt), image)
     scale = 1
     while True:
-        grid = image.grid(scale)
-        owner = grid.owner((x0 + x1) / 2, (y0 + y1) / 2)
-        tile = next(tile for tile in grid.touching(_point(image, x0, y0, x1, y1)) if (tile.row, tile.column) == owner)
-        room = _MARGIN * image.side * scale
-        left, top, right, bottom = tile.window
-        fits = (
-            (left == 0 or x0 - room >= left) and (top == 0 or y0 - room >= top)
-            and (right == image.width or x1 + room <= right) and (bottom == image.height or y1 + room <= bottom)
-        )  # fmt: skip
-        if fits or image.side * scale >= max(image.width, image.height):
-            return scale, tile
+        grid, side = image.grid(scale), image.side * scale
+        row, column = grid.owner((x0 + x1) / 2, (y0 + y1) / 2)
+        tile = next(tile for tile in grid.touching((x0, y0, x1, y1)) if (tile.row, tile.column) == (row, column))
+        if max(image.width, image.height) <= side:
+            return scale, tile.window
+        room = _MARGIN * side
+        if max(x1 - x0, y1 - y0) + 2 * room <= side:
+            left, top, right, bottom = _inner(image, tile, room)
+            inside = left <= x0 and top <= y0 and x1 <= right and y1 <= bottom
+            return scale, tile.window if inside else _around(image, (x0, y0, x1, y1), side)
         scale *= 2
 
 
-def _point(image: LargeImage, x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
-    """The middle of a box as a box of one pixel, inside the image."""
-    x = min(max((x0 + x1) / 2, 0), image.width - 1)
-    y = min(max((y0 + y1) / 2, 0), image.height - 1)
-    return x, y, x + 1, y + 1
+def _inner(image: LargeImage, tile: Tile, room: float) -> Box:
+    """Where boxes are asked in a tile: its core, and `room` from its border where the image goes on there."""
+    window, core = tile.window, tile.core
+    return (
+        core[0] and max(core[0], window[0] + room),
+        core[1] and max(core[1], window[1] + room),
+        core[2] if core[2] == image.width else min(core[2], window[2] - room),
+        core[3] if core[3] == image.height else min(core[3], window[3] - room),
+    )
 
 
-def _extent(prompt: Prompt) -> tuple[float, float, float, float]:
+def _around(image: LargeImage, box: Box, side: int) -> Window:
+    """The window of a side in pixels with a box in its middle, as far as the image reaches."""
+    width, height = min(side, image.width), min(side, image.height)
+    x0 = int(min(max((box[0] + box[2] - side) / 2, 0), image.width - width))
+    y0 = int(min(max((box[1] + box[3] - side) / 2, 0), image.height - height))
+    return x0, y0, x0 + width, y0 + height
+
+
+def _clipped(box: Box, image: LargeImage) -> Box:
+    """A box inside the image, at least one pixel wide and high."""
+    x0, y0 = min(max(box[0], 0), image.width - 1), min(max(box[1], 0), image.height - 1)
+    return x0, y0, max(min(box[2], image.width), x0 + 1), max(min(box[3], image.height), y0 + 1)
+
+
+def _extent(prompt: Prompt) -> Box:
     parts = [part.reshape(-1, 2) for part in (prompt.input_box, prompt.input_points) if part is not None]
     assert parts, "a prompt has a box or points"
     points = np.concatenate(parts)
@@ -276,21 +300,21 @@ def _extent(prompt: Prompt) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def _in_tile(prompt: Prompt, tile: Tile, scale: int) -> Prompt:
-    """A prompt in pixels of the tile as it is read."""
-    x0, y0 = tile.window[:2]
+def _in_window(prompt: Prompt, window: Window, scale: int) -> Prompt:
+    """A prompt in pixels of the window as it is read."""
+    x0, y0 = window[:2]
     corner = np.array([x0, y0], np.float32)
     box = None if prompt.input_box is None else (prompt.input_box - np.tile(corner, 2)) / np.float32(scale)
     points = None if prompt.input_points is None else (prompt.input_points - corner) / np.float32(scale)
     return replace(prompt, input_box=box, input_points=points)
 
 
-def _in_image(mask: NDArray[np.bool_], tile: Tile, scale: int) -> Region | None:
-    """A tile's mask in pixels of the image."""
+def in_image(mask: NDArray[np.bool_], window: Window, scale: int) -> Region | None:
+    """A window's mask, bool `[h, w]` of the window read at a scale, in pixels of the image; None without a pixel."""
     region = region_of(mask)
     if region is None:
         return None
-    x0, y0, x1, y1 = tile.window
+    x0, y0, x1, y1 = window
     if scale == 1:
         return replace(region, x0=region.x0 + x0, y0=region.y0 + y0)
     left, top = x0 + region.x0 * scale, y0 + region.y0 * scale

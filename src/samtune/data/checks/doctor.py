@@ -24,8 +24,10 @@ from samtune.data.checks.image import (
 )
 from samtune.data.checks.page import draw, render_text, to_json
 from samtune.data.checks.record import UsableImage, check_record
+from samtune.data.prepare.tiling import cut_by_tiles
 from samtune.data.readers import ReadOptions, detect_format, read
 from samtune.data.readers.common import AUTO
+from samtune.data.reading import PLAIN, Reading
 from samtune.types import Annotation, ImageRecord, Issue, Severity
 from samtune.utils.results import Result
 
@@ -137,6 +139,8 @@ def audit(
     images: Path | None = None,
     *,
     options: ReadOptions = AUTO,
+    reading: Reading = PLAIN,
+    grid: tuple[int, int] = (0, 0),
     progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
     """Look at everything in a source: annotations, image files, masks, splits.
@@ -146,13 +150,15 @@ def audit(
         source_format: auto, or the name of a format.
         images: image folder, when the annotation file stands elsewhere.
         options: what the user says where a source has two readings.
+        reading: which bands and page of the images are read.
+        grid: side and margin in pixels of the tiles that large images will be cut into; 0 for none.
         progress: called with (images looked at, the same number); how many there will be is not known before.
 
     Raises:
         DataError: the source as a whole cannot be read; the message names file, field and line.
     """
     with _as_folder(source) as folder:
-        check = _Check()
+        check = _Check(replace(reading, in_tiles=grid[0] > 0), *grid)
         name = detect_format(folder, check.read_issue) if source_format == "auto" else source_format
         records = read(folder, name, images, on_issue=check.read_issue, options=options)
         for done, record in enumerate(records, start=1):
@@ -192,7 +198,8 @@ def _outliving(found: Audit, folder: Path) -> Audit:
 class _Check:
     """Gathers findings, counts and fingerprints, image by image."""
 
-    def __init__(self) -> None:
+    def __init__(self, reading: Reading, tile: int, halo: int) -> None:
+        self._reading, self._tile, self._halo = reading, tile, halo
         self.issues: list[Issue] = []
         self.summary = DatasetSummary()
         self.examples: dict[str, list[FindingExample]] = {}
@@ -207,8 +214,10 @@ class _Check:
     def image(self, record: ImageRecord) -> None:
         """Look at one image and its objects."""
         unshown, self._unshown = self._unshown, []
-        checked = check_record(record)
+        checked = check_record(record, reading=self._reading)
         self.issues += checked.issues
+        if checked.usable is not None and self._tile:
+            self.issues += cut_by_tiles(checked.usable, record, self._tile, self._halo)
         if checked.usable is None:
             self.summary.unusable_images += 1
         else:

@@ -97,10 +97,10 @@ def check_frame(record: ImageRecord, info: ImageInfo, issues: list[Issue]) -> Fr
 
 def check_bands(record: ImageRecord, info: ImageInfo, reading: Reading, issues: list[Issue]) -> None:
     """Report pages and bands that are not looked at, where nobody said which ones should be."""
-    if info.pages > 1 and reading.is_plain:
+    if info.pages > 1 and reading.is_plain and record.page is None:
         text = f"The file has {info.pages} pages, of which the first is read."
         issue = about_image(record, "several-pages", text, "Page 1 is prepared.", Severity.WARNING)
-        choices = "--page 2 reads another page"
+        choices = "--page 2 reads another page, --page all each as an image of its own"
         do = f"{choices}; --bands 1,2,3 takes pages as red, green and blue" if info.bands == 1 else choices
         issues.append(replace(issue, do=do))
     if info.bands not in (1, 3) and not reading.bands and info.windows:

@@ -5,7 +5,7 @@ The doctor counts what comes out, `prepare` writes it. Neither decides on its ow
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,10 +80,11 @@ def check_record(
     Args:
         record: what a reader says of the image.
         min_area: objects of fewer mask pixels cannot be used.
-        reading: which of its bands and pages is read, and whether all at once.
+        reading: which of its bands and pages is read, unless the record names a page, and whether all at once.
         quantiles: whether its deep values are to be summed up.
     """
     issues: list[Issue] = []
+    reading = reading if record.page is None else replace(reading, page=record.page)
     try:
         info = probe_image(record.path, reading)
         print = fingerprint(record.path, reading)

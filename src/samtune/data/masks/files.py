@@ -57,7 +57,7 @@ def write_region_file(path: Path, region: Region | None, height: int, width: int
         Image.fromarray(whole.view(np.uint8) * 255).save(file, "JPEG", quality=90)
 
 
-def read_labels(path: Path) -> NDArray[Any]:
+def read_labels(path: Path, page: int = 1) -> NDArray[Any]:
     """The pixels of a file whose values mean something, `[H, W]` or `[H, W, 3]`; see `samtune.data.images.read_pixels`.
 
     Three equal channels become one. A JPEG becomes 0 and 255, thresholded at 128: its other values are noise.
@@ -65,12 +65,12 @@ def read_labels(path: Path) -> NDArray[Any]:
     Raises:
         DataError: the file cannot be read.
     """
-    return _read_labels(path, _stamp(path))
+    return _read_labels(path, page, _stamp(path))
 
 
 @lru_cache(maxsize=2)
-def _read_labels(path: Path, stamp: tuple[int, int]) -> NDArray[Any]:
-    pixels = read_pixels(path)
+def _read_labels(path: Path, page: int, stamp: tuple[int, int]) -> NDArray[Any]:
+    pixels = read_pixels(path, page)
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
         pixels = pixels[:, :, 0]
     if path.suffix.lower() in (".jpg", ".jpeg"):
@@ -80,13 +80,13 @@ def _read_labels(path: Path, stamp: tuple[int, int]) -> NDArray[Any]:
     return pixels
 
 
-def components_of(path: Path, value: int | tuple[int, int, int] | None) -> int:
-    """How many 8-connected components the pixels of one value form in a mask file; see `MaskFile`.
+def components_of(file: MaskFile) -> int:
+    """How many 8-connected components the pixels of one value form in a mask file.
 
     Raises:
         DataError: the file cannot be read.
     """
-    return len(_components(path, _stamp(path), value)[1])
+    return len(_components(file.path, file.page, _stamp(file.path), file.value)[1])
 
 
 def file_region(file: MaskFile, height: int, width: int) -> Region | None:
@@ -96,7 +96,7 @@ def file_region(file: MaskFile, height: int, width: int) -> Region | None:
         DataError: the file cannot be read, or (`SegmentationError`) is not of the image's size.
     """
     stamp = _stamp(file.path)
-    pixels = _read_labels(file.path, stamp)
+    pixels = _read_labels(file.path, file.page, stamp)
     if pixels.shape[:2] != (height, width):
         raise refuse(
             "mask-size",
@@ -106,7 +106,7 @@ def file_region(file: MaskFile, height: int, width: int) -> Region | None:
         )
     if file.component is None:
         return region_of(_where_value(pixels, file.value))
-    labels, order = _components(file.path, stamp, file.value)
+    labels, order = _components(file.path, file.page, stamp, file.value)
     if not 1 <= file.component <= len(order):
         return None
     label, x0, y0, x1, y1 = order[file.component - 1]
@@ -124,12 +124,12 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=2)
 def _components(
-    path: Path, stamp: tuple[int, int], value: int | tuple[int, int, int] | None
+    path: Path, page: int, stamp: tuple[int, int], value: int | tuple[int, int, int] | None
 ) -> tuple[NDArray[np.int32], list[tuple[int, int, int, int, int]]]:
     """Labels int32 `[H, W]`, and per component in scan order its label and box xyxy."""
     import cv2  # only label images need it, and it takes a while to load
 
-    chosen = _where_value(_read_labels(path, stamp), value)
+    chosen = _where_value(_read_labels(path, page, stamp), value)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(chosen.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
     boxes = stats[:, :4].astype(int)
     # A component's first pixel in scan order lies in its box's top row.

@@ -111,8 +111,8 @@ def _whole(image: NamedImage, path: str, usable: UsableImage, how: Writing) -> l
     named = [(f"{found.number:03}", TileObject(found, found.region, is_fragment=False)) for found in usable.objects]
     regions = [(found.annotation.category, found.region) for found in usable.objects]
     _write_merged(regions, image.name, height, width, how)
-    page = how.reading.page if how.reading.page != 1 else None
-    about = TableRow.of_image(path, image.record, image.record.image_id, width, height)._replace(page=page)
+    about = TableRow.of_image(path, image.record, image.record.image_id, width, height)
+    about = about._replace(page=_page(image.record, how))
     return _rows(about, _write_masks(image, named, height, width, how))
 
 
@@ -120,11 +120,16 @@ def _tile(image: NamedImage, path: str, content: TileContent, how: Writing) -> l
     """The masks of a tile, and its rows."""
     x0, y0, x1, y1 = content.tile.window
     width, height, name = x1 - x0, y1 - y0, content.tile.name
-    page = how.reading.page if how.reading.page != 1 else None
     about = TableRow.of_image(path, image.record, f"{image.record.image_id}@{name}", width, height)
-    about = about._replace(page=page, window_x=x0, window_y=y0)
+    about = about._replace(page=_page(image.record, how), window_x=x0, window_y=y0)
     named = [(f"{name}-{one.found.number:03}{'f' * one.is_fragment}", one) for one in content.objects]
     return _rows(about, _write_masks(image, named, height, width, how))
+
+
+def _page(record: ImageRecord, how: Writing) -> int | None:
+    """The page as the table has it: None for the first."""
+    page = record.page or how.reading.page
+    return page if page != 1 else None
 
 
 def _write_masks(

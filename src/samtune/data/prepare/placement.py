@@ -62,8 +62,8 @@ def place_images(
     """Put the images into new splits, and write these into `images`.
 
     Files with the same bytes, or that look the same, stay together, so that no split leaks into another, and so do the
-    tiles of an image. Only where there are fewer groups of files than splits, blocks of neighbouring tiles are put into
-    splits: a set of one large image could not be measured otherwise.
+    tiles and pages of an image. Only where there are fewer groups of files than splits, blocks of neighbouring tiles or
+    pages are put into splits: a set of one large image could not be measured otherwise.
     """
     files = {image.image_path: image.group for image in reversed(images)}
     groups = join_groups(files, same)
@@ -92,16 +92,17 @@ def place_images(
 def split_within_images(blocks: int, halo: int, source: Path) -> Issue:
     """The finding that splits share images, because there are too few of them."""
     text = (
-        f"There are fewer images than splits, so {blocks} blocks of neighbouring tiles were put into splits instead. "
-        f"Tiles of two splits share a margin of {halo} pixels and the look of an image: scores say little about others."
+        f"There are fewer images than splits, so {blocks} blocks of neighbouring tiles or pages were put into "
+        f"splits instead. They share the look of an image, tiles a margin of {halo} pixels too: scores say little "
+        "about others."
     )
     return Issue("split-within-images", Severity.WARNING, text, "Give more images, or --split 1,0,0.", file=str(source))
 
 
 def _block_side(images: Sequence[ImageSummary]) -> int:
-    """Side in pixels of the blocks that tiles are grouped into; 0 where there are no tiles."""
+    """Side of the blocks that tiles (in pixels) or pages are grouped into; 0 where there are neither."""
     places = [image.place for image in images if image.place is not None]
-    if len(places) < 2:
+    if len({(image.image_path, image.place) for image in images}) == len({image.image_path for image in images}):
         return 0
     area = (1 + max(x for x, _ in places)) * (1 + max(y for _, y in places))
     steps = sorted({x for x, _ in places} | {y for _, y in places})

@@ -40,7 +40,7 @@ from samtune.data.prepare.split import group_of
 from samtune.data.prepare.spool import TABLE, ImageSummary, IssueSpool, RowSpool, TableRow, read_issues, write_issues
 from samtune.data.readers import ReadOptions, detect_format, read
 from samtune.data.readers.common import unique
-from samtune.data.reading import ABOUT, Reading
+from samtune.data.reading import ABOUT, Reading, reading_of
 from samtune.errors import DataError, SamtuneError
 from samtune.types import ImageRecord, Issue, Severity, Split
 from samtune.utils.files import new_folder, storage_errors, write_json
@@ -154,10 +154,10 @@ def prepare(
             source_format = config.source_format
             if source_format == "auto":
                 source_format = detect_format(folder, gathered.from_reader)
-            options = ReadOptions(config.crowd, config.mask_pattern)
+            options = ReadOptions(config.crowd, config.mask_pattern, config.page == "all")
             records = read(folder, source_format, config.images, on_issue=gathered.from_reader, options=options)
             images = _named(records, folder, config)
-            reading = _reading(config)
+            reading = reading_of(config)
             how = Writing(
                 target, out, copy, config.min_area, config.mask_format, config.merge,
                 reading, config.stretch == "set", config.tile, config.halo,
@@ -322,11 +322,6 @@ def _check_share(gathered: _Gathered, images: int, config: PrepareConfig) -> Non
 def _load_table() -> ModuleType:
     """The module that writes the table; it loads polars, which takes as long as preparing hundreds of objects."""
     return import_module("samtune.data.table")
-
-
-def _reading(config: PrepareConfig) -> Reading:
-    """How the settings say that images are read."""
-    return Reading(config.band_numbers, config.page, config.percentile_pair, in_tiles=config.tile > 0)
 
 
 def _write(

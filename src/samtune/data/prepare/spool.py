@@ -58,8 +58,10 @@ class TableRow(NamedTuple):
 
 
 def place_of(row: TableRow) -> tuple[int, int] | None:
-    """Where in its file the tile lies that a row is about, x and y of its window; None for whole images."""
-    return None if row.window_x is None or row.window_y is None else (row.window_x, row.window_y)
+    """Where in its file the tile lies that a row is about, x and y of its window, or a later page; None for neither."""
+    if row.window_x is None or row.window_y is None:
+        return None if row.page is None else (0, row.page)
+    return row.window_x, row.window_y
 
 
 @lru_cache(maxsize=1 << 12)

@@ -57,6 +57,20 @@ def tiles_of(grid: TileGrid, usable: UsableImage, record: ImageRecord) -> Iterat
             yield TileContent(tile, tuple(objects))
 
 
+def cut_by_tiles(usable: UsableImage, record: ImageRecord, tile: int, halo: int) -> list[Issue]:
+    """The finding about objects that will not fit into their tile, before anything is cut.
+
+    Args:
+        usable: the image's usable objects.
+        record: what the reader said.
+        tile, halo: side and margin of the tiles, in pixels.
+    """
+    width, height = usable.info.upright_size
+    if max(width, height) <= tile:
+        return []
+    return cut_objects(list(tiles_of(TileGrid(width, height, tile, halo), usable, record)), record)
+
+
 def cut_objects(contents: Sequence[TileContent], record: ImageRecord) -> list[Issue]:
     """The finding about objects that do not fit into their tile."""
     own = [one for content in contents for one in content.objects if not one.is_fragment]

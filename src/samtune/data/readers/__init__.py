@@ -15,6 +15,7 @@ from typing import Protocol
 from samtune.data.readers.common import AUTO, OnIssue, ReadOptions, raise_errors, require_source
 from samtune.data.readers.detect import FORMATS, detect_format
 from samtune.data.readers.files import content_folder
+from samtune.data.readers.mask_classes import count_pages
 from samtune.data.readers.whole import WholeSource
 from samtune.errors import DataError
 from samtune.types import ImageRecord, Issue, Severity
@@ -73,8 +74,12 @@ def read(
     whole = WholeSource(root)
     seen: dict[int, int] = {}  # hashes of objects by those of images, of which there may be millions
     for record in _reader(name)(root, images=images, on_issue=noting, options=options):
+        if options.all_pages and record.page is None and (pages := count_pages(record.path)) > 1:
+            noting(_pages_unsaid(record, name, pages))
+            unread.clear()
+            continue
         lost = unread[record.path.name]
-        image = hash((record.split, record.path))
+        image = hash((record.split, record.path, record.page))
         objects = hash(tuple((one.category, one.segmentation) for one in record.annotations))
         if image in seen:
             noting(_again(record, same=seen[image] == objects))
@@ -88,6 +93,14 @@ def read(
         on_issue(issue)
 
 
+def _pages_unsaid(record: ImageRecord, name: str, pages: int) -> Issue:
+    """The finding about an image whose pages are all asked for, in a format that draws on one."""
+    text = f"The image has {pages} pages, and {name} does not say on which one its objects are drawn."
+    do = "choose one: --page 1; masks of as many pages as their images tell all of them"
+    repair = "The image and its objects are left out."
+    return Issue("page-unsaid", Severity.ERROR, text, repair, str(record.source), record.path.name, do=do)
+
+
 def _again(record: ImageRecord, *, same: bool) -> Issue:
     """The finding about an image that is described a second time in its split."""
     text = "The image is described twice" + (", with the same objects." if same else ", with different objects.")
@@ -98,6 +111,17 @@ def _again(record: ImageRecord, *, same: bool) -> Issue:
 
 
 def _reader(name: str) -> _Read:
-    """`read_FORMAT` in the file of that name."""
+    """`read_FORMAT` in the file of that name, or what reads its `FORMAT` of one JSON per image."""
     own = name.replace("-", "_")
-    return getattr(import_module(f"{__name__}.{own}"), f"read_{own}")
+    module = import_module(f"{__name__}.{own}")
+    if hasattr(module, f"read_{own}"):
+        return getattr(module, f"read_{own}")
+    read_json_images = import_module(f"{__name__}.per_image").read_json_images
+
+    def read_format(
+        path: Path, *, images: Path | None, on_issue: OnIssue, options: ReadOptions
+    ) -> Iterator[ImageRecord]:
+        del options  # such files have one reading
+        return read_json_images(path, module.FORMAT, images=images, on_issue=on_issue)
+
+    return read_format

@@ -10,6 +10,8 @@ from samtune.data.masks import SegmentationError, parse_counts
 from samtune.data.readers.common import holds_text, numbers, rectangle, whole_number
 from samtune.types import Box, Polygons, RunLengths, Segmentation
 
+_FEW_RUNS = 4
+
 
 def parse_segmentation(
     value: Any, box: Box | None, where: str, notes: list[tuple[str, str, str]]
@@ -126,6 +128,15 @@ def run_box(runs: RunLengths, *, rows_first: bool = False) -> Box | None:
     box = (first, low, last + 1, high)
     x0, y0, x1, y1 = (box[1], box[0], box[3], box[2]) if rows_first else box
     return float(x0), float(y0), float(x1), float(y1)
+
+
+def run_pitch(runs: RunLengths) -> float | None:
+    """The usual distance from where a run begins to where the next does; None for fewer than four runs.
+
+    Neighbouring columns begin about one height apart, neighbouring rows about one width.
+    """
+    starts = np.cumsum(np.asarray(runs.counts, np.int64))[:-1:2]
+    return float(np.median(np.diff(starts))) if starts.size >= _FEW_RUNS else None
 
 
 def shape_box(shape: Segmentation) -> Box | None:

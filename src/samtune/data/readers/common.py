@@ -24,10 +24,12 @@ class ReadOptions:
     Attributes:
         crowd: whether COCO's `iscrowd` marks `objects` or `regions` of many; `auto` tells by their number.
         mask_pattern: path of an image's masks with `{stem}` for the image's name; empty tells by their names.
+        all_pages: whether every page of an image is an image of its own.
     """
 
     crowd: str = "auto"
     mask_pattern: str = ""
+    all_pages: bool = False
 
 
 AUTO = ReadOptions()
@@ -55,6 +57,31 @@ def raise_errors(issue: Issue) -> None:
     """
     if issue.severity is Severity.ERROR:
         raise DataError.of(expected="usable annotations", found=issue.message, where=issue.place)
+
+
+def lost(
+    code: str,
+    message: str,
+    file: Path,
+    where: str = "",
+    image: str | None = None,
+    annotation: str | None = None,
+    repair: str = "The object is left out.",
+    error: DataError | None = None,
+) -> Issue:
+    """The finding about what a reader has to leave out.
+
+    Args:
+        code, message: see `Issue`.
+        file: the annotation file.
+        where: place in it.
+        image: the image's name, where one is lost or loses objects.
+        annotation: what of it is lost.
+        repair: what is done.
+        error: why; tells what was expected and what can be done.
+    """
+    issue = Issue(code, Severity.ERROR, message, repair, str(file), image, annotation, where)
+    return issue.caused_by(error) if error else issue
 
 
 def split_named(name: str) -> Split | None:

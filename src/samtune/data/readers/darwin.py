@@ -14,32 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtune.data.masks import encode_rle
-from samtune.data.readers.common import AUTO, OnIssue, ReadOptions, number, whole_number
-from samtune.data.readers.per_image import ImageItems, Item, JsonFormat, read_json_images
+from samtune.data.readers.common import OnIssue, number, whole_number
+from samtune.data.readers.per_image import ImageItems, Item, JsonFormat
 from samtune.data.readers.shapes import ring_of, side, unusable
 from samtune.errors import DataError
-from samtune.types import ImageRecord, Polygons, Segmentation
-
-
-def read_darwin(
-    path: Path, *, images: Path | None = None, on_issue: OnIssue, options: ReadOptions = AUTO
-) -> Iterator[ImageRecord]:
-    """Read Darwin JSON.
-
-    Args:
-        path: folder of JSON files, or one of them.
-        images: folder of the images, when they do not stand beside the JSON files or in `images`.
-        on_issue: called for each finding; annotations reported as errors are left out.
-        options: not used.
-
-    Yields:
-        The images by file.
-
-    Raises:
-        DataError: no such folder, no such file in it.
-    """
-    del options
-    yield from read_json_images(path, images, on_issue, _FORMAT)
+from samtune.types import Polygons, Segmentation
 
 
 def _parse(content: Any, file: Path, on_issue: OnIssue) -> Iterator[ImageItems]:
@@ -108,4 +87,4 @@ def _dense(runs: list[Any], size: int) -> NDArray[np.int64]:
     return np.repeat(pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64))
 
 
-_FORMAT = JsonFormat("darwin", "Darwin", _parse)
+FORMAT = JsonFormat("darwin", "Darwin", _parse)

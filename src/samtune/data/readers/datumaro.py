@@ -1,5 +1,7 @@
 """Datumaro's own JSON, as Datumaro and CVAT export it: `annotations/SUBSET.json` beside `images/SUBSET/`.
 
+Polygons of one group and label are one object.
+
 Source: open-edge-platform.github.io/datumaro, "Datumaro format".
 """
 
@@ -11,32 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from samtune.data.masks import parse_counts
-from samtune.data.readers.common import AUTO, OnIssue, ReadOptions, numbers, split_named, whole_number
-from samtune.data.readers.per_image import ImageItems, Item, JsonFormat, join_groups, read_json_images
+from samtune.data.readers.common import OnIssue, numbers, split_named, whole_number
+from samtune.data.readers.per_image import ImageItems, Item, JsonFormat, join_groups
 from samtune.data.readers.shapes import side, unusable
 from samtune.errors import DataError
-from samtune.types import ImageRecord, Polygons, Segmentation
-
-
-def read_datumaro(
-    path: Path, *, images: Path | None = None, on_issue: OnIssue, options: ReadOptions = AUTO
-) -> Iterator[ImageRecord]:
-    """Read Datumaro JSON.
-
-    Args:
-        path: folder of the export, or one of its JSON files.
-        images: folder of the images, when they are not in the export.
-        on_issue: called for each finding; annotations reported as errors are left out.
-        options: not used.
-
-    Yields:
-        The images by subset; polygons of one group and label are one object.
-
-    Raises:
-        DataError: no such folder, no such file in it.
-    """
-    del options
-    yield from read_json_images(path, images, on_issue, _FORMAT)
+from samtune.types import Polygons, Segmentation
 
 
 def _parse(content: Any, file: Path, on_issue: OnIssue) -> Iterator[ImageItems]:
@@ -104,4 +85,4 @@ def _shape(kind: str, entry: dict[str, Any]) -> Segmentation | None:
     raise unusable("shape-without-area", f"a {kind}, which has no area that is read")
 
 
-_FORMAT = JsonFormat("datumaro", "Datumaro", _parse, join=join_groups)
+FORMAT = JsonFormat("datumaro", "Datumaro", _parse, join=join_groups)

@@ -17,6 +17,7 @@ from typing import Any, cast, get_args
 import yaml
 
 from samtune.config.prepare import SourceFormat
+from samtune.data.images import SUFFIXES
 from samtune.data.readers.common import OnIssue, require_source
 from samtune.data.readers.files import content_folder, files_below, visible
 from samtune.data.readers.json_kinds import json_kind
@@ -120,7 +121,8 @@ def _of_file(file: Path) -> str | None:
 
 def _coco_and_other_json(root: Path, files: list[Path]) -> Iterator[Evidence]:
     """JSON files by kind; of many in one folder the first few tell."""
-    if any(file.name == ROBOFLOW_NAME for file in files):
+    roboflow = [file for file in files if file.name == ROBOFLOW_NAME]
+    if any(_images_in(file, "coco") for file in roboflow):
         yield Evidence("coco", math.inf, ROBOFLOW_NAME)
         return
     by_folder: dict[Path, list[Path]] = {}
@@ -160,20 +162,26 @@ def _images_in(file: Path, kind: str) -> int:
 
 def _yolo(root: Path, files: list[Path]) -> Iterator[Evidence]:
     by_folder: dict[Path, list[Path]] = {}
+    images = {file.stem for file in files if file.suffix.lower() in SUFFIXES}
     for file in files:
-        if file.suffix.lower() == ".txt" and file.name.lower() not in NO_LABELS:
+        named = not images or file.stem in images
+        if file.suffix.lower() == ".txt" and named and file.name.lower() not in NO_LABELS:
             by_folder.setdefault(file.parent, []).append(file)
-    labels = sum(len(inside) for inside in by_folder.values() if _are_labels(inside[:_TRIED]))
+    kinds = {folder: _outlines_in(inside[:_TRIED]) for folder, inside in by_folder.items()}
+    labels = sum(len(inside) for folder, inside in by_folder.items() if kinds[folder] is not None)
+    outlined = sum(len(inside) for folder, inside in by_folder.items() if kinds[folder])
     settings = [file for file in files if file.suffix.lower() in (".yaml", ".yml") and is_yolo_yaml(file)]
     if labels or settings:
         names = [file.relative_to(root).as_posix() for file in settings[:1]]
-        yield Evidence("yolo", labels, ", ".join([*names, f"{labels} label files"]))
+        yield Evidence("yolo", outlined, ", ".join([*names, f"{labels} label files"]))
 
 
-def _are_labels(files: list[Path]) -> bool:
+def _outlines_in(files: list[Path]) -> bool | None:
+    """Whether text files are labels with outlines, not with boxes alone; None where they are no labels."""
     lines = [next((line for line in read_text(file, 4096).splitlines() if line.strip()), "") for file in files]
     filled = [line for line in lines if line]
-    return bool(filled) and 2 * sum(map(is_label_line, filled)) > len(filled)
+    labels = [line for line in filled if is_label_line(line)]
+    return any(len(line.split()) > 6 for line in labels) if 2 * len(labels) > len(filled) else None
 
 
 def is_yolo_yaml(file: Path) -> bool:

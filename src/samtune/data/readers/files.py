@@ -12,11 +12,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus
 
 from samtune.data.images import SUFFIXES
 from samtune.data.paths import confine
-from samtune.data.readers.folders import context_of
+from samtune.data.readers.folders import context_of, is_mask_folder, parts_below
 from samtune.errors import DataError
 
 _SYSTEM_NAMES = frozenset(
@@ -29,8 +29,13 @@ _MOST_WRAPPERS = 4
 _NO_DATA = re.compile(r"(readme|license|licence|changelog|citation|notice)", re.IGNORECASE)
 _ROLE = re.compile(r"(^|[^a-z])(train|val|valid|test|images?|imgs?|masks?|labels?|ann|annotations?|img|json)")
 """What a folder is called that is a part of the data, so that its name means something."""
-_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
-"""What Label Studio puts before the name of an uploaded file."""
+_UPLOAD_PREFIX = re.compile(r"^([0-9a-f]{8}-)+(?=.)")
+"""What Label Studio puts before the name of an uploaded file, once for each time it was uploaded."""
+_JSON_ESCAPE = re.compile(r"\\u((?![dD][89a-fA-F])[0-9a-fA-F]{4})")
+_ZIP_ESCAPE = re.compile(r"#U((?![dD][89a-fA-F])[0-9a-fA-F]{4})")
+"""How unzip writes letters that the system's encoding lacks."""
+_UNREADABLE = re.compile("[?\ufffd]+")
+"""What stands for letters that a tool could not decode."""
 
 
 class ImageNameError(DataError):
@@ -98,20 +103,25 @@ def content_folder(source: Path) -> Path:
 def name_parts(name: str) -> tuple[str, ...]:
     r"""A name from an annotation file as parts, whatever machine it is from.
 
-    `C:\a\b.jpg`, `../a/b.jpg`, `https://host/a/b.jpg?key=1`, `/data/local-files/?d=a/b.jpg` all end in `b.jpg`.
+    `C:\a\b.jpg`, `../a/b.jpg`, `https://host/a/b.jpg?key=1`, `/data/local-files/?d=a%2Fb.jpg` all end in `b.jpg`.
     """
-    text = name.rpartition("?d=")[2] if "?d=" in name else name
+    text = _JSON_ESCAPE.sub(_letter, name).strip()
+    if "?d=" in text:
+        text = unquote(text.rpartition("?d=")[2])
     if "://" in text:
         text = text.partition("://")[2].partition("?")[0].partition("#")[0]
+    before, mark, _ = text.partition("?")
+    if mark and before.lower().endswith(tuple(SUFFIXES)):
+        text = before
     parts = text.replace("\\", "/").split("/")
     return tuple(part for part in parts if part not in ("", ".", "..") and not re.fullmatch(r"[A-Za-z]:", part))
 
 
 def spellings(name: str) -> set[str]:
     """One file name in every encoding it may have been read in: percent signs, composed accents, UTF-8 as code page."""
-    if name.isascii() and "%" not in name:
+    if name.isascii() and "%" not in name and "#U" not in name:
         return {name}
-    found = {name, unquote(name)}
+    found = {name, unquote(name), unquote(unquote(name)), _ZIP_ESCAPE.sub(_letter, name)}
     for text in tuple(found):
         if not text.isascii():
             for wrong in ("cp437", "cp1252", "latin-1"):
@@ -126,7 +136,8 @@ class ImageFinder:
     """Finds image files by the names that annotation files give them.
 
     A name is taken as a path below a few folders, the last successful first. Where it leads nowhere, the image of the
-    same base name is taken, if there is one only, or one only shares the most folders with the name.
+    same base name is taken, if there is one only, or one only shares the most folders with the name; last, an image
+    whose name differs in its ending, in marks that tools replace, or in letters that a tool could not decode.
     """
 
     def __init__(
@@ -149,7 +160,9 @@ class ImageFinder:
         self._root, self._names, self._prefer = root, names, prefer.lower()
         self._by_name: dict[str, list[Path]] | None = None
         self._by_folded: dict[str, list[Path]] = {}
+        self._by_plain: dict[str, list[Path]] = {}
         self._listed: Counter[str] = Counter()
+        self._listed_plain: Counter[str] = Counter()
         self.guessed: dict[str, Path] = {}
 
     def find(self, name: object, *, where: str, near: Path | None = None) -> Path:
@@ -224,7 +237,20 @@ class ImageFinder:
             for spelled in sorted(spellings(text)):
                 if found := self._by_folded.get(spelled.casefold()):
                     return found
-        return []
+        return self._nearly(base)
+
+    def _nearly(self, base: str) -> list[Path]:
+        """The one image that a base name nearly is, which no other name in the list nearly is; no file of masks."""
+        found = {
+            path for key in plain_names(base) if self._listed_plain[key] < 2 for path in self._by_plain.get(key, ())
+        }
+        if not found and _UNREADABLE.search(base):
+            letters = "[^\x00-\x7f]+".join(map(re.escape, _UNREADABLE.split(base)))
+            pattern = re.compile(letters, re.IGNORECASE)
+            found = {path for name, paths in self._index().items() if pattern.fullmatch(name) for path in paths}
+        assert self._root is not None
+        found = {path for path in found if not any(map(is_mask_folder, parts_below(self._root, path)))}
+        return list(found) if len(found) == 1 else []
 
     def _index(self) -> dict[str, list[Path]]:
         if self._by_name is None:
@@ -234,13 +260,28 @@ class ImageFinder:
                 for spelled in spellings(path.name):
                     self._by_name.setdefault(spelled, []).append(path)
                     self._by_folded.setdefault(spelled.casefold(), []).append(path)
+                for key in plain_names(path.name):
+                    self._by_plain.setdefault(key, []).append(path)
             distinct = {name for name in self._names() if isinstance(name, str)}
-            self._listed.update(_key(parts[-1]) for name in distinct if (parts := name_parts(name)))
+            bases = [parts[-1] for name in distinct if (parts := name_parts(name))]
+            self._listed.update(map(_key, bases))
+            self._listed_plain.update(key for base in bases for key in plain_names(base))
         return self._by_name
 
 
 def _key(base: str) -> str:
     return min(spellings(base)).casefold()
+
+
+def plain_names(base: str) -> set[str]:
+    """A base name in all its spellings without its ending, and with one mark for all that tools replace."""
+    stems = (Path(text).stem if text.lower().endswith(tuple(SUFFIXES)) else text for text in (base, unquote_plus(base)))
+    bare = (_UPLOAD_PREFIX.sub("", spelled) for stem in stems for spelled in spellings(stem))
+    return {re.sub(r"[^\w.]+|_+", "_", text.casefold()) for text in bare}
+
+
+def _letter(match: re.Match[str]) -> str:
+    return chr(int(match.group(1), 16))
 
 
 def _is_inside(path: Path, root: Path) -> bool:

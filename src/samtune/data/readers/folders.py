@@ -7,7 +7,7 @@ from pathlib import Path
 
 _MASK_WORDS = frozenset(
     {"mask", "masks", "label", "labels", "labelled", "gt", "groundtruth", "groundtruths", "truth", "annot",
-     "annotation", "annotations", "anno", "ann", "seg", "segs", "segm", "segmentation", "segmentations",
+     "annotation", "annotations", "anno", "ann", "seg", "segmented", "segs", "segm", "segmentation", "segmentations",
      "segmentationclass", "segmentationclasspng", "segmentationclassraw", "segmentationobject",
      "segmentationobjectpng", "manual", "target", "targets", "instance", "instances", "semantic", "alpha", "json",
      "jsons"}

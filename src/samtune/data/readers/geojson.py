@@ -1,6 +1,8 @@
 """GeoJSON polygons in pixels, as QuPath exports them and QGIS draws them on an image without a place on a map.
 
 QGIS counts an image's rows downwards from 0, so that y is negative. Coordinates on a map are not read.
+A file is about the image of its name. The category is QuPath's `classification`, else the property that most features
+fill in, those called `class`, `category`, `label` or `type` before others.
 Source: RFC 7946; qupath.readthedocs.io, "Exporting annotations".
 """
 
@@ -16,39 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samtune.data.images import SUFFIXES
-from samtune.data.readers.common import AUTO, DEFAULT_CATEGORY, OnIssue, ReadOptions, category_name
+from samtune.data.readers.common import DEFAULT_CATEGORY, OnIssue, category_name
 from samtune.data.readers.files import visible
-from samtune.data.readers.per_image import ImageItems, Item, JsonFormat, read_json_images
+from samtune.data.readers.per_image import ImageItems, Item, JsonFormat
 from samtune.data.readers.shapes import ring_of, unusable
 from samtune.errors import DataError
-from samtune.types import ImageRecord, Issue, Polygons, Segmentation, Severity
+from samtune.types import Issue, Polygons, Segmentation, Severity
 
 _MOST_COORDINATE = 65_500
 _NAMES = ("class", "classification", "category", "label", "type", "name", "kind")
-
-
-def read_geojson(
-    path: Path, *, images: Path | None = None, on_issue: OnIssue, options: ReadOptions = AUTO
-) -> Iterator[ImageRecord]:
-    """Read GeoJSON files, one per image and of its name.
-
-    The category is QuPath's `classification`, else the property that most features fill in, those called `class`,
-    `category`, `label` or `type` before others.
-
-    Args:
-        path: folder of `.geojson` or `.json` files, or one of them.
-        images: folder of the images, when they do not stand beside the files.
-        on_issue: called for each finding; features reported as errors are left out.
-        options: not used.
-
-    Yields:
-        The images by file.
-
-    Raises:
-        DataError: no such folder, no such file in it.
-    """
-    del options
-    yield from read_json_images(path, images, on_issue, _FORMAT)
 
 
 def _parse(content: Any, file: Path, on_issue: OnIssue) -> Iterator[ImageItems]:
@@ -202,4 +180,4 @@ def _category(feature: dict[str, Any], key: str | None) -> str:
     return (_value(feature, key) if key else None) or DEFAULT_CATEGORY
 
 
-_FORMAT = JsonFormat("geojson", "GeoJSON", _parse, (".geojson", ".json"))
+FORMAT = JsonFormat("geojson", "GeoJSON", _parse, (".geojson", ".json"))

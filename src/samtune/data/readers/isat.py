@@ -1,5 +1,7 @@
 """ISAT: one JSON per image; polygons of one group and category are one object, those drawn later lie on top.
 
+Areas of the category `__background__` are cut out of the objects of their group.
+
 Source: github.com/yatengLG/ISAT_with_segment_anything, ISAT/annotation.py.
 """
 
@@ -11,34 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from samtune.data.readers.common import AUTO, OnIssue, ReadOptions, number
-from samtune.data.readers.per_image import ImageItems, Item, JsonFormat, join_groups, read_json_images
+from samtune.data.readers.common import OnIssue, number
+from samtune.data.readers.per_image import ImageItems, Item, JsonFormat, join_groups
 from samtune.data.readers.shapes import ring_of, side
 from samtune.errors import DataError
-from samtune.types import ImageRecord, Polygons, Segmentation
+from samtune.types import Polygons, Segmentation
 
 _BACKGROUND = "__background__"
-
-
-def read_isat(
-    path: Path, *, images: Path | None = None, on_issue: OnIssue, options: ReadOptions = AUTO
-) -> Iterator[ImageRecord]:
-    """Read ISAT annotations.
-
-    Args:
-        path: folder of JSON files, or one of them.
-        images: folder of the images, when they do not stand beside the JSON files.
-        on_issue: called for each finding; objects reported as errors are left out.
-        options: not used.
-
-    Yields:
-        The images by file. Areas of the category `__background__` are cut out of the objects of their group.
-
-    Raises:
-        DataError: no such folder, no such file in it.
-    """
-    del options
-    yield from read_json_images(path, images, on_issue, _FORMAT)
 
 
 def _parse(content: Any, file: Path, on_issue: OnIssue) -> Iterator[ImageItems]:
@@ -77,4 +58,4 @@ def _shape(points: Any, holes: list[Any]) -> Segmentation:
     return replace(Polygons((ring_of(points),)), holes=tuple(ring_of(hole) for hole in holes))
 
 
-_FORMAT = JsonFormat("isat", "ISAT", _parse, join=join_groups)
+FORMAT = JsonFormat("isat", "ISAT", _parse, join=join_groups)

@@ -70,6 +70,8 @@ def _of_member(key: str, index: int | None, value: Any) -> str | None:
         return "darwin" if "file_name" not in entry and "filename" in entry else "sa1b"
     if key == "categories" and isinstance(entry.get("label"), dict):
         return "datumaro"
+    if (key in ("annotations", "completions") and "result" in entry) or (key == "task" and "data" in entry):
+        return "label-studio"
     if key == "annotations" and "segments_info" in entry:
         return "coco-panoptic"
     telling = {"images": "file_name", "annotations": "image_id", "categories": "name"}.get(key)

@@ -1,4 +1,8 @@
-"""Label Studio's own JSON, whole or minimal: polygons, boxes and ellipses in percent of the image, and brushes."""
+"""Label Studio's own JSON, whole or minimal: polygons, boxes and ellipses in percent of the image, and brushes.
+
+Of several people's annotations of a task the first that was not cancelled counts, and that is reported; so are tasks
+that nobody has annotated, which are left out.
+"""
 
 from __future__ import annotations
 
@@ -10,43 +14,20 @@ from typing import Any, cast
 
 from samtune.data.masks import encode_rle
 from samtune.data.readers.brush import decode_brush
-from samtune.data.readers.common import AUTO, OnIssue, ReadOptions, ellipse, number, numbers
-from samtune.data.readers.per_image import ImageItems, Item, JsonFormat, read_json_images
+from samtune.data.readers.common import OnIssue, ellipse, number, numbers
+from samtune.data.readers.per_image import ImageItems, Item, JsonFormat
 from samtune.data.readers.shapes import decode_base64, paste, png_mask, side, turned_rectangle, unusable
 from samtune.errors import DataError
-from samtune.types import ImageRecord, Issue, Polygons, Segmentation, Severity
+from samtune.types import Issue, Polygons, Segmentation, Severity
 
 _KINDS = ("polygon", "rectangle", "ellipse", "brush", "bitmask", "keypoint", "vector")
-
-
-def read_label_studio(
-    path: Path, *, images: Path | None = None, on_issue: OnIssue, options: ReadOptions = AUTO
-) -> Iterator[ImageRecord]:
-    """Read what Label Studio exports as JSON or JSON-MIN.
-
-    Of several people's annotations of a task the first that was not cancelled counts, and that is reported.
-
-    Args:
-        path: folder of JSON files, or one of them.
-        images: folder of the images, when they are not below `path`; found by base name without the upload's prefix.
-        on_issue: called for each finding; regions reported as errors are left out.
-        options: not used.
-
-    Yields:
-        The images in the order of tasks; tasks that nobody has annotated are left out and reported.
-
-    Raises:
-        DataError: no such folder, no such file in it.
-    """
-    del options
-    yield from read_json_images(path, images, on_issue, _FORMAT)
 
 
 def _parse(content: Any, file: Path, on_issue: OnIssue) -> Iterator[ImageItems]:
     tasks = cast("list[Any]", content) if isinstance(content, list) else [content]
     for position, value in enumerate(tasks):
         where = f"[{position}]"
-        task = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        task = _task(cast("dict[str, Any]", value) if isinstance(value, dict) else {})
         data = task.get("data")
         if isinstance(data, dict):
             name = _image_name(cast("dict[str, Any]", data))
@@ -66,6 +47,12 @@ def _parse(content: Any, file: Path, on_issue: OnIssue) -> Iterator[ImageItems]:
              and (h := side(region.get("original_height")))), (0, 0),
         )  # fmt: skip
         yield ImageItems(name, width, height, list(_items(regions, where)), where)
+
+
+def _task(entry: dict[str, Any]) -> dict[str, Any]:
+    """A task with its annotations; storages are given annotations with their task, one by one."""
+    task = entry.get("task")
+    return {**cast("dict[str, Any]", task), "annotations": [entry]} if isinstance(task, dict) else entry
 
 
 def _image_name(data: dict[str, Any]) -> str | None:
@@ -167,4 +154,4 @@ def _shape(kind: str, region: dict[str, Any]) -> Segmentation:
     return Polygons((ellipse(x * width, y * height, across * width, down * height, math.radians(turn)),))
 
 
-_FORMAT = JsonFormat("label-studio", "Label Studio", _parse)
+FORMAT = JsonFormat("label-studio", "Label Studio", _parse)

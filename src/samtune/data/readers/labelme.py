@@ -1,4 +1,8 @@
-"""LabelMe, and X-AnyLabeling which writes the same files: one JSON per image, with shapes drawn on it."""
+"""LabelMe, and X-AnyLabeling which writes the same files: one JSON per image, with shapes drawn on it.
+
+Polygons, rectangles, rotated boxes, circles and painted masks are objects; polygons of one label and group are one
+object. Lines and points have no area and are reported. An image that is nowhere is taken out of `imageData`.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from samtune.data.readers.common import AUTO, OnIssue, ReadOptions, ellipse, numbers, rectangle, whole_number
-from samtune.data.readers.per_image import ImageItems, Item, JsonFormat, join_groups, read_json_images
+from samtune.data.readers.common import OnIssue, ellipse, numbers, rectangle, whole_number
+from samtune.data.readers.per_image import ImageItems, Item, JsonFormat, join_groups
 from samtune.data.readers.shapes import decode_base64, paste, png_mask, side, unusable
 from samtune.errors import DataError
-from samtune.types import ImageRecord, Polygons, Segmentation
-
-
-def read_labelme(
-    path: Path, *, images: Path | None = None, on_issue: OnIssue, options: ReadOptions = AUTO
-) -> Iterator[ImageRecord]:
-    """Read LabelMe annotations.
-
-    Polygons, rectangles, rotated boxes, circles and painted masks are objects; polygons of one label and group are one
-    object. Lines and points have no area and are reported. An image that is nowhere is taken out of `imageData`.
-
-    Args:
-        path: folder of JSON files, with or without folders named after splits, or one JSON file.
-        images: folder of the images, when they do not stand beside the JSON files.
-        on_issue: called for each finding; shapes and files reported as errors are left out.
-        options: not used.
-
-    Yields:
-        The images by folder and name.
-
-    Raises:
-        DataError: no such folder, no LabelMe file in it.
-    """
-    del options
-    yield from read_json_images(path, images, on_issue, _FORMAT)
+from samtune.types import Polygons, Segmentation
 
 
 def _parse(content: Any, file: Path, on_issue: OnIssue) -> Iterator[ImageItems]:
@@ -84,4 +64,4 @@ def _segmentation(shape: dict[str, Any], width: int, height: int) -> Segmentatio
     raise unusable("polygon-points", f"a {kind} of {len(points)} points")
 
 
-_FORMAT = JsonFormat("labelme", "LabelMe", _parse, join=join_groups)
+FORMAT = JsonFormat("labelme", "LabelMe", _parse, join=join_groups)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samtune.data.images import probe_image, read_image
+from samtune.data.opening import opened
 from samtune.data.readers.text import read_text
 from samtune.errors import DataError
 
@@ -170,18 +171,9 @@ def count_pages(file: Path) -> int:
     if file.suffix.lower() not in (".tif", ".tiff", ".gif"):
         return 1
     try:
-        with Image.open(file, formats=("TIFF", "GIF")) as image:
+        with opened(file) as image:
             return int(getattr(image, "n_frames", 1))
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        KeyError,
-        TypeError,
-        struct.error,
-        Image.DecompressionBombError,
-    ):
+    except DataError:
         return 1
 
 

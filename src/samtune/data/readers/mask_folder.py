@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,11 @@ def read_mask_folder(
         images: folder of the images, when they stand elsewhere; `path` is then the folder of the masks.
         on_issue: called for each finding; masks reported as errors are left out. Images without a mask are left out,
             because a missing mask does not say that nothing is there.
-        options: `mask_pattern` says how masks are named.
+        options: `mask_pattern` says how masks are named; with `all_pages` each page of an image is an image, and its
+            objects are those of the same page of the mask.
 
     Yields:
-        The images by split, folder and name.
+        The images by split, folder, name and page.
 
     Raises:
         DataError: no such folder, no mask that belongs to an image, a class file that cannot be read.
@@ -80,14 +82,14 @@ def read_mask_folder(
     elsewhere = list(files_below(images)) if images is not None else None
     pairs = pair_masks(path, files, images=elsewhere, pattern=options.mask_pattern)
     _refuse_unmatched(path, pairs)
-    reader = _Reader(path, pairs, on_issue)
+    reader = _Reader(path, pairs, on_issue, all_pages=options.all_pages)
     splits = _voc_splits(files)
     by_split: dict[Split, list[Path]] = {split: [] for split in Split}
     for image in pairs.matched:
         by_split[splits.get(image.stem) or _split_of(image, images or path)].append(image)
     for split, those in by_split.items():
         for image in those:
-            yield reader.record(image, pairs.matched[image], split)
+            yield from reader.records(image, pairs.matched[image], split)
     reader.report_rest()
 
 
@@ -135,24 +137,32 @@ def _voc_splits(files: list[Path]) -> dict[str, Split]:
 class _Reader:
     """Turns masks into records."""
 
-    def __init__(self, root: Path, pairs: MaskPairs, on_issue: OnIssue) -> None:
-        self._root, self._pairs, self._on_issue = root, pairs, on_issue
+    def __init__(self, root: Path, pairs: MaskPairs, on_issue: OnIssue, *, all_pages: bool) -> None:
+        self._root, self._pairs, self._on_issue, self._all_pages = root, pairs, on_issue, all_pages
         self._ids: dict[Split, set[str]] = {split: set() for split in Split}
         self._classes: dict[Path, Classes] = {}
         self._categories = _recurring_names(pairs)
         self._reported: set[str] = set()
 
-    def record(self, image: Path, masks: list[Path], split: Split) -> ImageRecord:
-        """One image with the objects of its masks; masks that cannot be read are reported."""
-        identifier = unique(image.stem, self._ids[split])
+    def records(self, image: Path, masks: list[Path], split: Split) -> Iterator[ImageRecord]:
+        """One image, or each of its pages, with the objects of its masks; masks that cannot be read are reported."""
+        pages = count_pages(image) if self._all_pages else 1
+        if pages == 1:
+            yield self._record(image, masks, split)
+        else:
+            yield from (self._record(image, masks, split, page) for page in range(1, pages + 1))
+
+    def _record(self, image: Path, masks: list[Path], split: Split, page: int | None = None) -> ImageRecord:
+        identifier = unique(image.stem if page is None else f"{image.stem}@page-{page}", self._ids[split])
         annotations: list[Annotation] = []
         width = height = 0
         for file in masks:
             self._classes_for(file)  # what is wrong with a class file is wrong with the source
             try:
                 self._check_pages(file, image)
-                labels = _labels(file)
-                objects = list(self._objects(file, labels, image, single=len(masks) > 1))
+                mask = MaskFile(file, page=page or 1)
+                labels = _labels(mask)
+                objects = list(self._objects(mask, labels, image, single=len(masks) > 1))
             except DataError as error:
                 text = f"The mask cannot be read: {error.found}."
                 issue = self._issue("mask-unreadable", text, file, image.name, "Its objects are left out.", of=file)
@@ -173,25 +183,27 @@ class _Reader:
             annotations=tuple(annotations),
             group=group_of(image.name),
             source=masks[0],
+            page=page,
         )
 
     def _check_pages(self, file: Path, image: Path) -> None:
         """Report a mask of as many pages as its image, of which one is read.
 
         Raises:
-            DataError: the mask has pages, and its image not as many.
+            DataError: the mask has pages, and its image not as many; or fewer, where all are read.
         """
         pages = count_pages(file)
-        if pages > 1 and pages != count_pages(image):
+        if (pages > 1 or self._all_pages) and pages != count_pages(image):
             raise DataError.of(
                 expected="a mask of one page, or of as many as its image",
-                found=f"{pages} pages",
+                found=f"{pages} page{'s' * (pages != 1)}, and an image of {count_pages(image)}",
                 where=str(file),
                 do="save one label image: a page per object, or per depth, are two readings of a stack",
             )
-        if pages > 1:
+        if pages > 1 and not self._all_pages:
             text = f"The mask has {pages} pages, as its image has, of which the first is read."
-            self._on_issue(self._issue("mask-pages", text, file, image.name, "Page 1 is prepared.", Severity.WARNING))
+            issue = self._issue("mask-pages", text, file, image.name, "Page 1 is prepared.", Severity.WARNING)
+            self._on_issue(replace(issue, do="--page all prepares every page with the objects of its mask"))
 
     def report_rest(self) -> None:
         """Report images without masks, and masks without images."""
@@ -210,44 +222,45 @@ class _Reader:
             self._on_issue(self._issue("mask-spare", text, mask, None, "It is left out.", Severity.INFO))
 
     def _objects(
-        self, file: Path, labels: NDArray[Any], image: Path, *, single: bool
+        self, mask: MaskFile, labels: NDArray[Any], image: Path, *, single: bool
     ) -> Iterator[tuple[str, Segmentation]]:
         """Category and shape of every object in a mask; `single` where the image has several masks."""
+        file = mask.path
         if file.suffix.lower() == ".npy":
             yield from array_objects(labels)
             return
         values = values_of(labels)
         if (of_classes := self._pairs.classes.get(file)) is not None:
-            yield from self._instances_with_classes(file, labels, of_classes, image.name)
+            yield from self._instances_with_classes(mask, labels, of_classes, image.name)
             return
         classes = self._classes_for(file)
         folder = file.parent.name.lower()
         if classes.names:
-            yield from self._named(file, labels, values, classes, image.name)
+            yield from self._named(mask, labels, values, classes, image.name)
         elif "class" in folder or "semantic" in folder:
             for value in self._without_void(file, values, sure=True):
-                yield from ((_value_name(value), shape) for shape in _components(file, value))
+                yield from ((_value_name(value), shape) for shape in _components(replace(mask, value=value)))
         elif labels.ndim == 3:
             colors = [value for value in values if value not in (0, VOID_COLOR)]
             if "object" in folder or "instance" in folder:
-                yield from ((DEFAULT_CATEGORY, MaskFile(file, color)) for color in colors)
+                yield from ((DEFAULT_CATEGORY, replace(mask, value=color)) for color in colors)
             else:
                 for color in colors:
-                    yield from ((_value_name(color), shape) for shape in _components(file, color))
+                    yield from ((_value_name(color), shape) for shape in _components(replace(mask, value=color)))
         elif len(values) <= 1 + (0 in values):
             category = self._categories.get(file, "")
             self._check_border(file, labels)
             if single and not category and any(values):
-                yield DEFAULT_CATEGORY, MaskFile(file, None)
+                yield DEFAULT_CATEGORY, mask
             else:
-                yield from ((category or DEFAULT_CATEGORY, shape) for shape in _components(file, None))
+                yield from ((category or DEFAULT_CATEGORY, shape) for shape in _components(mask))
         elif is_soft(labels):
             yield from ((DEFAULT_CATEGORY, shape) for shape in soft_components(labels))
         else:
             sure = has_palette(file) or "object" in folder or "instance" in folder
             self._check_background(file, values)
             for value in self._without_void(file, values, sure=sure):
-                yield DEFAULT_CATEGORY, MaskFile(file, value)
+                yield DEFAULT_CATEGORY, replace(mask, value=value)
 
     def _classes_for(self, file: Path) -> Classes:
         """The class file nearest to a mask, up to the source's folder."""
@@ -258,9 +271,10 @@ class _Reader:
         return self._classes[folder]
 
     def _named(
-        self, file: Path, labels: NDArray[Any], values: list[Value], classes: Classes, image: str
+        self, mask: MaskFile, labels: NDArray[Any], values: list[Value], classes: Classes, image: str
     ) -> Iterator[tuple[str, Segmentation]]:
         """Objects of a mask whose values or colours a file names."""
+        file = mask.path
         is_palette = classes.by_color and labels.ndim == 2 and has_palette(file)
         colors = palette_colors(file, labels) if is_palette else {}
         for value in values:
@@ -268,7 +282,7 @@ class _Reader:
             name = classes.names.get(color)
             if name is not None:
                 if name.lower() not in BACKGROUND:
-                    yield from ((name, shape) for shape in _components(file, value))
+                    yield from ((name, shape) for shape in _components(replace(mask, value=value)))
             elif value == VOID or color == VOID_COLOR:
                 self._report_void(file, Severity.INFO)
             elif value != 0:
@@ -276,10 +290,10 @@ class _Reader:
                 self._on_issue(self._issue("category-unknown", text, file, image, "Its pixels are left out.", of=file))
 
     def _instances_with_classes(
-        self, file: Path, labels: NDArray[Any], of_classes: Path, image: str
+        self, mask: MaskFile, labels: NDArray[Any], of_classes: Path, image: str
     ) -> Iterator[tuple[str, Segmentation]]:
         """Objects of a VOC pair: their pixels from the mask of objects, their names from that of classes."""
-        kinds = read_labels(of_classes)
+        file, kinds = mask.path, read_labels(of_classes, mask.page)
         if kinds.shape[:2] != labels.shape[:2]:
             raise DataError.of(
                 expected=f"masks of objects and classes of one size, {labels.shape[1]} x {labels.shape[0]}",
@@ -305,7 +319,7 @@ class _Reader:
                 text = f"The object of value {_value_name(value)} has no class in {of_classes.name}."
                 self._on_issue(self._issue("category-unknown", text, file, image, "It is left out.", of=file))
                 continue
-            yield name, MaskFile(file, value)
+            yield name, replace(mask, value=value)
 
     def _without_void(self, file: Path, values: list[Value], *, sure: bool) -> list[Value]:
         """The values of objects: not 0, and not VOC's 255 beside ids that are counted up, or in masks as VOC's."""
@@ -370,13 +384,13 @@ def _recurring_names(pairs: MaskPairs) -> dict[Path, str]:
     return {mask: rest for mask, rest in rests.items() if counts[rest] > 1 and rest}
 
 
-def _labels(file: Path) -> NDArray[Any]:
+def _labels(mask: MaskFile) -> NDArray[Any]:
     """The values of a mask file, an array's included.
 
     Raises:
         DataError: it cannot be read, or not without running what is in it.
     """
-    return read_array(file) if file.suffix.lower() == ".npy" else read_labels(file)
+    return read_array(mask.path) if mask.path.suffix.lower() == ".npy" else read_labels(mask.path, mask.page)
 
 
 def _equal(labels: NDArray[Any], value: Value) -> NDArray[np.bool_]:
@@ -389,6 +403,6 @@ def _value_name(value: Value) -> str:
     return f"#{value[0]:02x}{value[1]:02x}{value[2]:02x}" if isinstance(value, tuple) else str(value)
 
 
-def _components(file: Path, value: Value | None) -> Iterator[MaskFile]:
-    for component in range(1, components_of(file, value) + 1):
-        yield MaskFile(file, value, component)
+def _components(mask: MaskFile) -> Iterator[MaskFile]:
+    for component in range(1, components_of(mask) + 1):
+        yield replace(mask, component=component)

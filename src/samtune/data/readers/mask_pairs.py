@@ -17,22 +17,21 @@ from typing import TypeAlias
 from samtune.data.images import SUFFIXES
 from samtune.data.readers.files import spellings
 from samtune.data.readers.folders import context_of, is_image_folder, is_mask_folder, parts_below
+from samtune.data.readers.mask_names import (
+    BEGINNINGS,
+    COUNTED,
+    ENDINGS,
+    IMAGE_WORD,
+    MASK_SUFFIXES,
+    SEPARATORS,
+    is_beside_the_point,
+    masks_among,
+    role_folder,
+    stripped,
+)
 from samtune.errors import ConfigError
 
-MASK_SUFFIXES = SUFFIXES | {".gif", ".npy"}
-"""Endings of mask files."""
-
-_ENDINGS = (
-    "_cp_masks", "_cp_mask", "_instance_masks", "_instances", "_masks", "_mask", "_segmentation", "_segm", "_seg",
-    "_labels", "_label", "_groundtruth", "_ground_truth", "_gt", "_annotation", "_anno", "_l",
-)  # fmt: skip
-_BEGINNINGS = ("masks", "mask", "labels", "label", "seg", "gt", "groundtruth")
-_NO_MASKS = re.compile(r"(vi[sz]|visuali[sz]ations?|overlays?|preview|outlines?|contours?|flows?|weights?)$")
-_NEITHER = re.compile(r"(_flows|_flow|_dp|_cp_outlines|_outlines|_outline|_overlay|_vi[sz]|_cp_flows|_prob|_cellprob)$")
-_NUMBERED = re.compile(r"(.+?)([_. -](?:masks?|seg|labels?|instances?|objects?|obj|gt)[_. -]?[0-9]+)", re.IGNORECASE)
-"""A mask of one object: `a_mask_0`."""
 _CLASS_FILES = ("_classes.csv", "labelmap.txt", "class_names.txt", "label_names.txt", "class_dict.csv")
-_SEPARATORS = "_-. ()[]"
 _Keys: TypeAlias = Callable[[Path, Path], list[str]]
 
 
@@ -77,14 +76,14 @@ def pair_masks(
         ConfigError: a pattern without `{stem}`.
     """
     found = MaskPairs()
-    listed = [file for file in files if not _is_beside_the_point(file, root)]
+    listed = [file for file in files if not is_beside_the_point(file, root)]
     found.class_file = next((file for name in _CLASS_FILES for file in files if file.name == name), None)
     shown = [file for file in listed if file.suffix.lower() in SUFFIXES] if images is None else list(images)
     candidates = [file for file in listed if file.suffix.lower() in MASK_SUFFIXES]
     if pattern:
         _by_pattern(found, root, shown, candidates, pattern)
         return found
-    masks = candidates if images is not None else _masks_among(root, candidates)
+    masks = candidates if images is not None else masks_among(root, candidates)
     taken = set(masks)
     shown = [file for file in shown if file not in taken]
     masks, found.classes = _one_kind(root, masks)
@@ -92,112 +91,11 @@ def pair_masks(
     return found
 
 
-def _is_beside_the_point(file: Path, root: Path) -> bool:
-    """Whether a file shows masks for people, or is another output of the tool that made them."""
-    return _NEITHER.search(file.stem.lower()) is not None or any(
-        _NO_MASKS.search(part.lower()) for part in parts_below(root, file)
-    )
-
-
-def _role_folder(root: Path, file: Path) -> str:
-    """The folder that makes a file a mask, in lower case; empty where there is none."""
-    parts = parts_below(root, file)
-    for part in reversed(parts):
-        if is_image_folder(part):
-            return ""
-        if is_mask_folder(part):
-            return part.lower()
-    return ""
-
-
-def _masks_among(root: Path, files: list[Path]) -> list[Path]:
-    """The files whose folder or name says that they are masks."""
-    in_folders = [file for file in files if _role_folder(root, file)]
-    outside = [file for file in files if not _role_folder(root, file)]
-    if in_folders and any(file.suffix.lower() in SUFFIXES for file in outside):
-        return in_folders
-    if in_folders:
-        outside = files  # one folder, whatever its name, holds both
-    stems = {(file.parent, file.stem) for file in outside}
-    named = [file for file in outside if _is_named_mask(file, stems)]
-    return named or in_folders or _second_folder(root, outside) or _companions(outside) or _lossless_copies(outside)
-
-
-def _is_named_mask(file: Path, stems: set[tuple[Path, str]]) -> bool:
-    """Whether a file's ending or beginning says that it is a mask; a single letter only beside the image itself."""
-    if file.stem.lower() in _BEGINNINGS:
-        return True
-    for stem, ending in _stripped(file.stem):
-        if (len(ending) > 3 or (file.parent, stem) in stems) and stem:
-            return True
-    return file.suffix.lower() == ".npy"
-
-
-def _stripped(stem: str) -> list[tuple[str, str]]:
-    """Names without what says that they are a mask's, and what that was."""
-    low = stem.lower()
-    found = [
-        (stem[: -len(ending)], ending)
-        for plain in _ENDINGS
-        for ending in (plain, plain.replace("_", "-"), plain.replace("_", "."), plain.replace("_", " "))
-        if low.endswith(ending) and len(stem) > len(ending)
-    ]
-    if match := _NUMBERED.fullmatch(stem):
-        found.append((match.group(1), match.group(2).lower()))
-    for plain in _BEGINNINGS:
-        for mark in _SEPARATORS[:4]:
-            if low.startswith(plain + mark) and len(stem) > len(plain) + 1:
-                found += [(stem[len(plain) + 1 :], plain + mark)]
-    return sorted(set(found), key=lambda item: (-len(item[1]), item))
-
-
-def _companions(files: list[Path]) -> list[Path]:
-    """Files named like another one beside them and on with one ending, one for each other file."""
-    by_stem = {(file.parent, file.stem) for file in files}
-    rests: dict[str, list[Path]] = defaultdict(list)
-    for file in files:
-        for end in range(len(file.stem) - 1, 0, -1):
-            if file.stem[end] in _SEPARATORS and (file.parent, file.stem[:end]) in by_stem:
-                rests[file.stem[end:]].append(file)
-                break
-    found = next(iter(rests.values()), list[Path]())
-    return found if len(rests) == 1 and 2 * len(found) == len(files) else []
-
-
-def _lossless_copies(files: list[Path]) -> list[Path]:
-    """Of files in pairs of one name, a JPEG and another, the others; none where any file is not in such a pair."""
-    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
-    for file in files:
-        groups[file.parent, file.stem].append(file)
-    found = [
-        [file for file in group if file.suffix.lower() not in (".jpg", ".jpeg", ".jfif")] for group in groups.values()
-    ]
-    paired = all(len(group) == 2 for group in groups.values()) and all(len(others) == 1 for others in found)
-    return [file for others in found for file in others] if paired else []
-
-
-def _second_folder(root: Path, files: list[Path]) -> list[Path]:
-    """Of two folders with the same names, the one with formats that masks are stored in, if only one has them."""
-    by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for file in files:
-        by_folder[file.parent].append(file)
-    if len(by_folder) != 2:
-        return []
-    (_, one), (_, other) = sorted(by_folder.items())
-    exact = (".png", ".gif", ".bmp", ".tif", ".tiff", ".npy")
-    if {file.stem for file in one} != {file.stem for file in other}:
-        return []
-    lossless = [all(file.suffix.lower() in exact for file in side) for side in (one, other)]
-    if lossless[0] == lossless[1]:
-        return []
-    return one if lossless[0] else other
-
-
 def _one_kind(root: Path, masks: list[Path]) -> tuple[list[Path], dict[Path, Path]]:
     """Of several folders of masks the one that tells objects apart; and VOC's masks of classes beside them."""
     by_role: dict[str, list[Path]] = defaultdict(list)
     for mask in masks:
-        by_role[_role_folder(root, mask)].append(mask)
+        by_role[role_folder(root, mask)].append(mask)
     if len(by_role) < 2:
         return masks, {}
 
@@ -211,7 +109,7 @@ def _one_kind(root: Path, masks: list[Path]) -> tuple[list[Path], dict[Path, Pat
             seen |= keys
     classes = [role for role in by_role if ("class" in role or "semantic" in role) and role not in chosen]
     by_name = {(context_of(root, mask), mask.stem): mask for role in classes for mask in by_role[role]}
-    kept = [mask for mask in masks if _role_folder(root, mask) in chosen]
+    kept = [mask for mask in masks if role_folder(root, mask) in chosen]
     pairs = {mask: by_name[key] for mask in kept if (key := (context_of(root, mask), mask.stem)) in by_name}
     return kept, pairs
 
@@ -219,12 +117,19 @@ def _one_kind(root: Path, masks: list[Path]) -> tuple[list[Path], dict[Path, Pat
 def _match(found: MaskPairs, root: Path, images: list[Path], masks: list[Path]) -> None:
     """Match what can be, step by step from the plainest way."""
     left = masks
-    for keys_of_image, keys_of_mask in ((_image_names, _mask_names), (_folder_of_image, _folder_of_mask)):
+    ways = ((_image_names, _mask_names), (_folder_of_image, _folder_of_mask), (_plain_image_names, _plain_mask_names))
+    for keys_of_image, keys_of_mask in ways:
         left = _by_keys(found, root, images, left, keys_of_image, keys_of_mask)
-    if left and not found.matched:
-        left = _by_common_parts(found, root, images, left)
+    for role in sorted({role_folder(root, mask) for mask in left}, key=_role_rank) if not found.matched else ():
+        of_role = [mask for mask in left if role_folder(root, mask) == role]
+        left_of_role = _by_common_parts(found, root, images, of_role)
+        if found.matched:  # what other folders hold, such as the tracks beside the outlines, shows the same objects
+            found.spare += [mask for mask in left if mask not in of_role]
+            left = left_of_role
+            break
     if left:
         left = _by_longest_beginning(found, root, images, left)
+    found.ambiguous = [mask for mask in found.ambiguous if mask in set(left)]
     found.masks = [mask for mask in left if mask not in set(found.ambiguous)]
     for image, those in found.matched.items():
         chosen, spare = _best_beside(root, image, those)
@@ -240,8 +145,18 @@ def _image_names(_: Path, image: Path) -> list[str]:
 
 def _mask_names(_: Path, mask: Path) -> list[str]:
     """The names an image of this mask may have, likeliest first."""
-    stems = [mask.stem, *(stem for stem, _ in _stripped(mask.stem))]
+    stems = [mask.stem, *(stem for stem, _ in stripped(mask.stem))]
     return [name for stem in stems for name in sorted(spellings(stem))]
+
+
+def _plain_image_names(_: Path, image: Path) -> list[str]:
+    """The image's name in lower case, and that without a word that only says image."""
+    low = image.stem.lower()
+    return [low, IMAGE_WORD.sub("", low).strip(SEPARATORS)]
+
+
+def _plain_mask_names(root: Path, mask: Path) -> list[str]:
+    return [name.lower() for name in _mask_names(root, mask)]
 
 
 def _folder_of_image(root: Path, image: Path) -> list[str]:
@@ -256,7 +171,8 @@ def _folder_of_image(root: Path, image: Path) -> list[str]:
 def _folder_of_mask(root: Path, mask: Path) -> list[str]:
     """The folder of an image's masks: one named after it, or the one above `masks/`."""
     parts = parts_below(root, mask)
-    names = [f"{'/'.join(parts)}/"] if mask.stem.lower() in _BEGINNINGS else []
+    alone = mask.stem.lower() in BEGINNINGS or COUNTED.fullmatch(mask.stem) is not None
+    names = [f"{'/'.join(parts)}/"] if alone else []
     if parts and not is_mask_folder(parts[-1]):
         names.append(parts[-1])
     elif len(parts) > 1:
@@ -270,7 +186,7 @@ def _by_keys(
     """Match by the first key of a mask that an image has; gives the masks left."""
     by_key: dict[str, list[Path]] = defaultdict(list)
     for image in images:
-        for key in image_keys(root, image):
+        for key in dict.fromkeys(image_keys(root, image)):
             by_key[key].append(image)
     left: list[Path] = []
     for mask in masks:
@@ -339,7 +255,7 @@ def _middles(files: list[Path]) -> list[str]:
         return stems
     front = len(re.sub(r"[0-9]+$", "", _shared_start(stems)))
     back = len(re.sub(r"^[0-9]+", "", _shared_start([stem[front:][::-1] for stem in stems])[::-1]))
-    middles = [stem[front : len(stem) - back].strip(_SEPARATORS).lower() for stem in stems]
+    middles = [stem[front : len(stem) - back].strip(SEPARATORS).lower() for stem in stems]
     return [re.sub(r"0+(?=\d)", "", middle) if middle.isdigit() else middle for middle in middles]
 
 
@@ -353,7 +269,7 @@ def _by_longest_beginning(found: MaskPairs, root: Path, images: list[Path], mask
     for mask in masks:
         chosen: list[Path] = []
         for end in range(len(mask.stem) - 1, 0, -1):
-            if mask.stem[end] in _SEPARATORS and mask.stem[:end] in stems:
+            if mask.stem[end] in SEPARATORS and mask.stem[:end] in stems:
                 chosen = _nearest(root, mask, stems[mask.stem[:end]])
                 break
         if len(chosen) == 1 and mask != chosen[0]:
@@ -377,30 +293,25 @@ def _shared_length(one: Sequence[str], other: Sequence[str]) -> int:
 
 def _best_folder(root: Path, masks: list[Path]) -> tuple[list[Path], list[Path]]:
     """Of an image's masks in folders of several kinds those that tell objects apart best, and the others."""
-    roles = {mask: _role_folder(root, mask) for mask in masks}
+    roles = {mask: role_folder(root, mask) for mask in masks}
     best = min(set(roles.values()), key=_role_rank)
     return [mask for mask in masks if roles[mask] == best], [mask for mask in masks if roles[mask] != best]
 
 
-def _role_rank(role: str) -> tuple[bool, bool, bool, str]:
+def _role_rank(role: str) -> tuple[bool, bool, bool, bool, str]:
     """How well a folder's masks tell objects apart, by its name; the lowest is best."""
     tells = "object" in role or "instance" in role
     poor = any(word in role for word in ("class", "semantic", "binary"))
-    return not tells, poor, "mask" not in role, role
+    return not tells, poor, "mask" not in role, "seg" not in role, role
 
 
 def _best_beside(root: Path, image: Path, masks: list[Path]) -> tuple[list[Path], list[Path]]:
     """Of masks beside an image that are named by different endings the one that is read best, and the others."""
-    endings = {mask: next((end for stem, end in _stripped(mask.stem) if stem == image.stem), "") for mask in masks}
+    endings = {mask: next((end for stem, end in stripped(mask.stem) if stem == image.stem), "") for mask in masks}
     kinds = {re.sub(r"[0-9]+$", "", ending) for ending in endings.values()}
-    if (
-        len(masks) < 2
-        or len(kinds) == 1
-        or not all(endings.values())
-        or any(_role_folder(root, mask) for mask in masks)
-    ):
+    if len(masks) < 2 or len(kinds) == 1 or not all(endings.values()) or any(role_folder(root, mask) for mask in masks):
         return masks, []
-    order = {ending: number for number, ending in enumerate(_ENDINGS)}
+    order = {ending: number for number, ending in enumerate(ENDINGS)}
 
     def rank(mask: Path) -> tuple[bool, int, str]:
         ending = re.sub(r"[-. ]", "_", endings[mask])
@@ -438,7 +349,7 @@ def _by_pattern(found: MaskPairs, root: Path, images: list[Path], masks: list[Pa
         image: sorted(found.matched[image]) for image in images if image in found.matched and image not in used
     }
     found.images = [image for image in images if image not in found.matched and image not in used]
-    found.masks = [mask for mask in masks if mask not in used and _role_folder(root, mask)]
+    found.masks = [mask for mask in masks if mask not in used and role_folder(root, mask)]
     found.tried = f"--mask-pattern {pattern}"
 
 

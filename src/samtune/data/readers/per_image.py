@@ -16,7 +16,7 @@ from samtune.data.images import SUFFIXES
 from samtune.data.masks import SegmentationError
 from samtune.data.paths import confine
 from samtune.data.prepare.split import group_of
-from samtune.data.readers.common import OnIssue, category_name, require_source, split_named, unique
+from samtune.data.readers.common import OnIssue, category_name, lost, require_source, split_named, unique
 from samtune.data.readers.files import ImageFinder, ImageNameError, files_below, name_parts
 from samtune.data.readers.json_kinds import json_kind
 from samtune.data.readers.shapes import decode_base64
@@ -95,15 +95,15 @@ class JsonFormat:
 
 
 def read_json_images(
-    path: Path, images: Path | None, on_issue: OnIssue, json_format: JsonFormat
+    path: Path, json_format: JsonFormat, *, images: Path | None, on_issue: OnIssue
 ) -> Iterator[ImageRecord]:
     """Read a source in such a format: one file, or all of its kind in a folder and below.
 
     Args:
         path: folder or file.
+        json_format: the format.
         images: folder of the images, when they stand elsewhere.
         on_issue: called for each finding; objects, images and files reported as errors are left out.
-        json_format: the format.
 
     Yields:
         The images by file and in the order of each file.
@@ -146,7 +146,7 @@ class _Reader:
             where = error.where or str(file)
             self.broken = DataError.of(expected=error.expected, found=error.found, where=where, do=error.do)
             text = f"The file cannot be read: {error.found}."
-            self._report("file-broken", text, file, "", None, None, "The file is left out.", error)
+            self._on_issue(lost("file-broken", text, file, repair="The file is left out.", error=error))
             return
         for image in described:
             record = self._record(image, file, alone=len(described) == 1)
@@ -162,7 +162,8 @@ class _Reader:
         except DataError as error:
             code = error.code if isinstance(error, ImageNameError) else "image-path"
             text = f"The image's file name cannot be used: {error.found}."
-            self._report(code, text, file, image.where, str(image.name)[:80], None, "The image is left out.", error)
+            name, repair = str(image.name)[:80], "The image is left out."
+            self._on_issue(lost(code, text, file, image.where, name, repair=repair, error=error))
             return None
         split = image.split or _split_of(file, self._root)
         items = list(image.items)
@@ -206,7 +207,7 @@ class _Reader:
             category = category_name(item.category)
             if category is None:
                 text = "The object has no label."
-                self._report("category-unknown", text, file, item.where, image, item.identifier)
+                self._on_issue(lost("category-unknown", text, file, item.where, image, item.identifier))
                 continue
             if category in _NO_OBJECTS:
                 text = f"The shape is called {category}, which LabelMe means for no object."
@@ -217,23 +218,9 @@ class _Reader:
                 shape = item.shape()
             except SegmentationError as error:
                 text = f"The shape cannot be used: {error.found}."
-                self._report(error.code, text, file, item.where, image, item.identifier, error=error)
+                self._on_issue(lost(error.code, text, file, item.where, image, item.identifier, error=error))
                 continue
             yield Annotation(item.identifier, category, shape, iscrowd=item.crowd, where=item.where)
-
-    def _report(
-        self,
-        code: str,
-        message: str,
-        file: Path,
-        where: str,
-        image: str | None,
-        annotation: str | None,
-        repair: str = "The object is left out.",
-        error: DataError | None = None,
-    ) -> None:
-        issue = Issue(code, Severity.ERROR, message, repair, str(file), image, annotation, where)
-        self._on_issue(issue.caused_by(error) if error else issue)
 
 
 def join_groups(annotations: list[Annotation], items: list[Item]) -> Iterable[Annotation]:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
@@ -24,6 +25,7 @@ CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _UTF8_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,9 @@ def open_json(path: Path) -> BinaryIO:
     """Open a JSON file for reading.
 
     Raises:
-        DataError: missing, unreadable, empty, a Git LFS pointer, UTF-16, or larger than `MAX_FILE`.
+        DataError: missing, unreadable, empty, a Git LFS pointer, damaged UTF-16, or larger than `MAX_FILE`.
+
+    UTF-16, as some shells of Windows write it, is given as UTF-8.
     """
     try:
         file = path.open("rb")
@@ -107,7 +111,20 @@ def open_json(path: Path) -> BinaryIO:
         file.close()
         raise DataError.of(expected="a JSON annotation file in UTF-8", found=problem, where=str(path))
     file.seek(0)
-    return file
+    return _in_utf8(path, file) if head.startswith(_UTF16_MARKS) else file
+
+
+def _in_utf8(path: Path, file: BinaryIO) -> BinaryIO:
+    """A UTF-16 file's text as UTF-8."""
+    with file:
+        data = file.read(MAX_VALUE + 1)
+    found = f"UTF-16 of more than {MAX_VALUE >> 20} MiB"
+    if len(data) <= MAX_VALUE:
+        try:
+            return BytesIO(data.decode("utf-16").encode())
+        except UnicodeError:
+            found = "damaged UTF-16"
+    raise DataError.of(expected="a JSON annotation file in UTF-8", found=found, where=str(path))
 
 
 def _problem(head: bytes, size: int) -> str:
@@ -115,8 +132,6 @@ def _problem(head: bytes, size: int) -> str:
         return "an empty file"
     if head.startswith(LFS_POINTER):
         return "a Git LFS pointer; run `git lfs pull`"
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "UTF-16"
     return f"more than {MAX_FILE >> 30} GiB" if size > MAX_FILE else ""
 
 

@@ -10,32 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from samtune.data.readers.common import AUTO, OnIssue, ReadOptions, numbers, rectangle
-from samtune.data.readers.per_image import ImageItems, Item, JsonFormat, read_json_images
+from samtune.data.readers.common import OnIssue, numbers, rectangle
+from samtune.data.readers.per_image import ImageItems, Item, JsonFormat
 from samtune.data.readers.shapes import decode_base64, inflate, paste, png_mask, ring_of, side, unusable
 from samtune.errors import DataError
-from samtune.types import ImageRecord, Polygons, Segmentation
-
-
-def read_supervisely(
-    path: Path, *, images: Path | None = None, on_issue: OnIssue, options: ReadOptions = AUTO
-) -> Iterator[ImageRecord]:
-    """Read a Supervisely project or dataset.
-
-    Args:
-        path: folder with `ann` and `img` in it or below, or one annotation file.
-        images: folder of the images, when they stand elsewhere.
-        on_issue: called for each finding; objects reported as errors are left out.
-        options: not used.
-
-    Yields:
-        The images by dataset and name.
-
-    Raises:
-        DataError: no such folder, no such file in it.
-    """
-    del options
-    yield from read_json_images(path, images, on_issue, _FORMAT)
+from samtune.types import Polygons, Segmentation
 
 
 def _parse(content: Any, file: Path, on_issue: OnIssue) -> Iterator[ImageItems]:
@@ -78,4 +57,4 @@ def _shape(entry: dict[str, Any], width: int, height: int) -> Segmentation:
     raise unusable("shape-without-area", f"a {kind}, which has no area that is read")
 
 
-_FORMAT = JsonFormat("supervisely", "Supervisely", _parse)
+FORMAT = JsonFormat("supervisely", "Supervisely", _parse)

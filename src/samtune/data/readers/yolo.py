@@ -11,7 +11,7 @@ from pathlib import Path
 
 from samtune.data.images import probe_image
 from samtune.data.prepare.split import group_of
-from samtune.data.readers.common import AUTO, OnIssue, ReadOptions, number, require_source, unique
+from samtune.data.readers.common import AUTO, OnIssue, ReadOptions, lost, number, require_source, unique
 from samtune.data.readers.files import files_below
 from samtune.data.readers.text import read_text
 from samtune.data.readers.yolo_layout import LabelFinder, YoloSettings, find_settings, images_by_split, read_settings
@@ -124,14 +124,14 @@ class _Reader:
         for file in sorted(finder.all_labels()):
             if file not in used and (file.parent in folders or file.parent.name.lower() == "labels"):
                 text = "The label file has no image of its name."
-                self._report("image-missing", text, file, "", "Its objects are left out.")
+                self._on_issue(lost("image-missing", text, file, repair="Its objects are left out."))
 
     def _annotations(self, labels: Path, image: Path, width: int, height: int) -> Iterator[Annotation]:
         if not labels.is_file():
             return
         if labels.stat().st_size > _MAX_LABELS:
             text = "The label file is larger than 64 MiB."
-            self._report("file-too-large", text, labels, "", "It is left out.", image, labels.name)
+            self._on_issue(lost("file-too-large", text, labels, "", image.name, labels.name, "It is left out."))
             return
         for line, text in enumerate(read_text(labels, _MAX_LABELS).splitlines(), start=1):
             if text.strip():
@@ -179,17 +179,4 @@ class _Reader:
         self._on_issue(issue)
 
     def _refuse(self, code: str, message: str, labels: Path, image: Path, line: int) -> None:
-        self._report(code, message, labels, f"line {line}", "The object is left out.", image, f"{image.stem}-{line}")
-
-    def _report(
-        self,
-        code: str,
-        message: str,
-        file: Path,
-        where: str,
-        repair: str,
-        image: Path | None = None,
-        annotation: str | None = None,
-    ) -> None:
-        name = image.name if image else None
-        self._on_issue(Issue(code, Severity.ERROR, message, repair, str(file), name, annotation, where))
+        self._on_issue(lost(code, message, labels, f"line {line}", image.name, f"{image.stem}-{line}"))
