@@ -97,7 +97,7 @@ class TileAnswer:
 def draw_overview(image: LargeImage, regions: Sequence[Region]) -> NDArray[np.uint8]:
     """The whole image, no side longer than `OVERVIEW` pixels, with the outlines of what was found: `[h, w, 3]` RGB."""
     scale = max(1, math.ceil(max(image.width, image.height) / OVERVIEW))
-    small = image.read((0, 0, image.width, image.height), scale)
+    small = image.read((0, 0, image.width, image.height), scale).copy()  # a decoder may keep its pixels read-only
     for number, region in enumerate(regions):
         color = colorsys.hsv_to_rgb(number * 0.381966 % 1, 0.8, 1)  # the golden ratio keeps successive hues apart
         outlines, _ = cv2.findContours(region.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
