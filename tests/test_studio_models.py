@@ -99,7 +99,7 @@ def test_the_loop_from_objects_to_another_model(tmp_path, tiny_folder):
         assert page.get("/api/tune").json()["state"] == "idle"
         assert page.post("/api/tune", json={"steps": 3}).json()["state"] == "running"
         assert page.post("/api/tune", json={"steps": 3}).status_code == 400
-        wait_for(lambda: page.get("/api/tune").json()["state"] != "running", 240)
+        wait_for(lambda: page.get("/api/tune").json()["state"] != "running", 900)
         done = page.get("/api/tune").json()
         assert done["state"] == "done", done["error"]
         assert done["step"] == done["steps"] == 3
