@@ -328,7 +328,7 @@ def _tune(tab: Tab, server: Page, truth: np.ndarray) -> None:
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     page.click("#load-disagreements")
-    page.locator("#disagreements button").first.wait_for()
+    page.locator("#disagreements button").first.wait_for(timeout=15 * PATIENCE)
 
 
 def test_by_keyboard_alone_and_with_keys_of_ones_own(cells, browser, tmp_path):
