@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: shards-fire ablation resume-fire studio-kill onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets verdict-proofs finder-sets lock clean
+.PHONY: studio-screenshots shards-fire ablation resume-fire studio-kill onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets verdict-proofs finder-sets lock clean
 
 demo: $(READY)  ## Draw a dataset, tune the built-in model on it, compare both, write a report
 	$(BIN)/samtune demo --out demo
@@ -62,6 +62,9 @@ shards-fire: $(READY)  ## 100,000 small images in shards, workers killed 20 time
 fuzz: $(READY)  ## 10,000 damaged COCO files, 2,000 of YOLO, LabelMe, VIA and mask folders each, new ones each time
 	SAMTUNE_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz_coco.py
 	SAMTUNE_FUZZ_FORMAT_CASES=2000 $(BIN)/python -m pytest tests/test_fuzz_formats.py
+
+studio-screenshots: $(READY)  ## The pictures in docs/studio.md; needs Chromium
+	$(BIN)/python benchmarks/studio_screenshots.py docs/images
 
 studio-kill: $(READY)  ## The studio's server killed at 100 random moments: nothing accepted is lost
 	SAMTUNE_KILLS=100 $(BIN)/python -m pytest tests/test_studio_kill.py

@@ -23,7 +23,7 @@ from tests.fire.disk import compiler
 from tests.small import make_dataset
 from tests.tiny import tiny_sam2
 
-KILLS, FAULTS = 10, 20
+KILLS, FAULTS = 10, 5
 
 
 def test_nothing_is_lost_to_kills_and_write_faults():

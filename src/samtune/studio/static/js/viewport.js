@@ -9,7 +9,7 @@ const MOST = 64;
 export const paneWidth = () => view.width / view.panes;
 
 export function fitScale() {
-  const margin = Math.min(48, view.width * 0.05);
+  const margin = Math.min(64, view.width * 0.09); // the tools, the zoom and the mask's bar lie beside the image
   const { width, height } = app.image;
   return Math.min((paneWidth() - 2 * margin) / width, (view.height - 2 * margin) / height, MOST);
 }

@@ -1,0 +1,426 @@
+"""The studio's page in Chromium, against the real server with nano: what a person does, seen from outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from samtune.data.masks import encode_rle, parse_counts, rasterise
+from samtune.data.table import Dataset
+from samtune.studio.models import Models
+from samtune.studio.serve import opened
+from samtune.synthetic.microscope import microscope_scene
+from tests.small import make_dataset
+from tests.studio_server import TOKEN, Page, mask_json, pixels_of, served, wait_for
+from tests.system import full_disk
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+HTML = "<img src=x onerror=alert(1)>"
+PATIENCE = 60_000
+"""Milliseconds; a loaded machine answers late."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Drawn cells under a microscope as an export; the last image comes without objects, `truth` has them."""
+
+    folder: Path
+    truth: np.ndarray
+
+
+@dataclass
+class Tab:
+    """A tab of the browser on a studio.
+
+    Attributes:
+        page: Playwright's.
+        address: of the studio.
+        noise: what the console said, and requests to elsewhere.
+    """
+
+    page: Any
+    address: str
+    noise: list[str] = field(default_factory=list)
+
+    def go(self, link: str = "") -> None:
+        self.page.goto(f"{self.address}/?token={TOKEN}{link}")
+        self.page.wait_for_selector("html[data-ready]")
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where on the screen an image point is."""
+        script = "async ([x, y]) => (await import('/js/viewport.js')).toCanvas(x, y)"
+        at, stage = self.page.evaluate(script, [x, y]), self.page.locator("#stage").bounding_box()
+        return stage["x"] + at["x"], stage["y"] + at["y"]
+
+    def drag(self, box: tuple[int, int, int, int]) -> None:
+        self.page.mouse.move(*self.place(*box[:2]))
+        self.page.mouse.down()
+        self.page.mouse.move(*self.place(*box[2:]), steps=3)
+        self.page.mouse.up()
+
+    def click(self, x: float, y: float, **how: Any) -> None:
+        self.page.mouse.click(*self.place(x, y), **how)
+
+    def answered(self, text: str = "predicted IoU") -> None:
+        """Wait for the model's mask."""
+        self.page.locator("#draft-bar small", has_text=text).wait_for()
+
+    def saved(self, text: str = "All changes saved") -> None:
+        self.page.locator("#saved", has_text=text).wait_for()
+
+    def labels(self) -> list[int]:
+        """Of the clicks so far, 1 positive and 0 negative."""
+        return self.page.evaluate("async () => (await import('/js/store.js')).app.draft.points.map((one) => one[2])")
+
+    def mask(self) -> np.ndarray:
+        """The mask being made, bool `[448, 448]`, as the page has it."""
+        script = """async () => {
+            const [{ app }, { currentMask }] = [await import('/js/store.js'), await import('/js/draft.js')];
+            const { x, y, w, h, bits } = currentMask(app.draft);
+            return [x, y, w, h, Array.from(bits)];
+        }"""
+        x, y, w, h, bits = self.page.evaluate(script)
+        mask = np.zeros((448, 448), bool)
+        mask[y : y + h, x : x + w] = np.asarray(bits, bool).reshape(h, w)
+        return mask
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory) -> Cells:
+    folder = tmp_path_factory.mktemp("page") / "cells"
+    folder.mkdir()
+    scenes = [microscope_scene(np.random.default_rng((3, index)), 448) for index in range(6)]
+    images, annotations = [], []
+    for index, scene in enumerate(scenes):
+        name = f"well-{index}.png"
+        Image.fromarray(scene.image).save(folder / name)
+        images.append({"id": index, "file_name": name, "width": 448, "height": 448})
+        for number in range(len(scene.categories) if index < 5 else 0):
+            rows, columns = np.nonzero(scene.labels == number + 1)
+            if len(rows) < 200:
+                continue
+            runs = encode_rle(scene.labels == number + 1)
+            box = [columns.min(), rows.min(), columns.max() + 1 - columns.min(), rows.max() + 1 - rows.min()]
+            annotations.append(
+                {"id": len(annotations), "image_id": index, "category_id": 1, "iscrowd": 0, "area": len(rows)}
+                | {
+                    "bbox": [int(value) for value in box],
+                    "segmentation": {"size": [448, 448], "counts": list(runs.counts)},
+                }
+            )
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cell"}]}
+    (folder / "_annotations.coco.json").write_text(json.dumps(content), encoding="utf-8")
+    return Cells(folder, scenes[5].labels)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@contextmanager
+def visited(source: Path, out: Path, browser: Any) -> Iterator[tuple[Page, Tab]]:
+    """A studio with nano, and a tab that must stay quiet: no error in the console, no request to elsewhere."""
+    with (
+        opened(source, out, lambda: Models("nano", device="cpu"), quiet=True) as studio,
+        served(studio) as server,
+        browser.new_context(viewport={"width": 1280, "height": 800}) as context,
+    ):
+        context.set_default_timeout(PATIENCE)
+        tab = Tab(context.new_page(), str(server.base_url).rstrip("/"))
+        tab.page.on("console", lambda one: one.type in ("error", "warning") and tab.noise.append(one.text))
+        tab.page.on("pageerror", lambda error: tab.noise.append(str(error)))
+        tab.page.on("request", lambda one: _is_here(one.url) or tab.noise.append(one.url))
+        yield server, tab
+        assert tab.noise == []
+
+
+def _is_here(address: str) -> bool:
+    return urlsplit(address).scheme in ("blob", "data") or urlsplit(address).hostname == "127.0.0.1"
+
+
+def test_a_session_from_the_first_box_to_the_export(cells, browser, tmp_path):
+    with visited(cells.folder, tmp_path / "studio", browser) as (server, tab):
+        tab.go()
+        truth = [cells.truth == number for number in _largest(cells.truth)]
+        _annotate(tab, server, truth)
+        _name_a_class(tab, server)
+        _come_back(tab, server)
+        _export(tab, server)
+
+
+@pytest.mark.slow
+def test_the_next_model_tuned_judged_and_taken_in_the_page(cells, browser, tmp_path):
+    """30 steps of nano take minutes with the verdict; `test_studio_models.py` runs the loop with a tiny model."""
+    with visited(cells.folder, tmp_path / "studio", browser) as (server, tab):
+        tab.go()
+        _tune(tab, server, cells.truth == _largest(cells.truth)[0])
+
+
+def _largest(labels: np.ndarray) -> list[int]:
+    numbers, sizes = np.unique(labels[labels > 0], return_counts=True)
+    return [int(number) for number in numbers[np.argsort(-sizes)]]
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.nonzero(mask)
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+
+
+def _kept(server: Page, image: str = "6") -> list[np.ndarray]:
+    return [pixels_of(one["mask"], 448, 448) for one in server.objects(image)["objects"]]
+
+
+def _annotate(tab: Tab, server: Page, truth: list[np.ndarray]) -> None:
+    """Box, corrections, one of three masks, accept, undo, redo."""
+    page = tab.page
+    assert "token" not in page.url and page.url.endswith("#image=6"), "the first image that is not done"
+    assert page.locator("#image-list .image").count() == 6
+    assert page.locator("#saved").inner_text() == "No changes yet"
+    tab.drag(_box(truth[0]))
+    tab.answered()
+    by_box = tab.mask()
+    assert _iou(by_box, truth[0]) > 0.6
+    rows, columns = np.nonzero(truth[0])
+    middle = float(columns[len(columns) // 2]), float(rows[len(rows) // 2])
+    tab.click(*middle)
+    tab.answered()
+    tab.click(3, 3, button="right")
+    wait_for(lambda: tab.labels() == [1, 0])
+    tab.answered()
+    tab.click(3, 3)
+    wait_for(lambda: tab.labels() == [1])
+    tab.answered()
+    page.keyboard.press("z")
+    page.keyboard.press("z")
+    page.keyboard.press("z")
+    assert np.array_equal(tab.mask(), by_box), "three steps back, without asking again"
+    page.keyboard.press("Tab")
+    page.locator(".thirds").wait_for()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("z")
+    page.keyboard.press("z")
+    assert np.array_equal(tab.mask(), by_box)
+    page.keyboard.press("Enter")
+    tab.saved()
+    kept = _kept(server)
+    assert len(kept) == 1 and np.array_equal(kept[0], by_box), "what was shown is what is kept"
+    page.keyboard.press("z")
+    wait_for(lambda: not _kept(server))
+    page.locator("#draft-bar").wait_for()
+    page.keyboard.press("y")
+    wait_for(lambda: len(_kept(server)) == 1)
+    tab.click(*_inside(truth[1]))
+    tab.answered()
+    page.keyboard.press("Space")
+    page.locator("#object-count", has_text="2").wait_for()
+    wait_for(lambda: len(_kept(server)) == 2)
+
+
+def _inside(mask: np.ndarray) -> tuple[float, float]:
+    """The point of a mask with the most of it around."""
+    distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
+    return float(x) + 0.5, float(y) + 0.5
+
+
+def _name_a_class(tab: Tab, server: Page) -> None:
+    """A class with HTML in its name is a name; a digit gives it to the selected object."""
+    page = tab.page
+    page.fill("#add-class input", HTML)
+    page.press("#add-class input", "Enter")
+    page.locator("#classes .row", has_text=HTML).wait_for()
+    assert page.locator("#classes img").count() == 0
+    page.keyboard.press("j")
+    page.locator("#objects .current").wait_for()
+    page.keyboard.press("2")
+    page.locator("#objects .current", has_text=HTML).wait_for()
+    assert [one["category_id"] for one in server.objects("6")["objects"]] == [2, 1]
+
+
+def _come_back(tab: Tab, server: Page) -> None:
+    """After a reload all is there, at the object the address names; a brush then mends it."""
+    page, before = tab.page, _kept(server)
+    assert page.url.endswith("#image=6&object=" + server.objects("6")["objects"][0]["id"])
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    page.locator("#objects .current", has_text=HTML).wait_for()
+    assert page.locator("#objects > .object").count() == 2
+    page.keyboard.press("b")
+    x0, y0, _, _ = _box(before[0])
+    tab.drag((x0, y0, x0 + 6, y0 + 6))
+    tab.answered("painted by hand")
+    painted = tab.mask()
+    assert painted[y0, x0] and (painted & before[0]).sum() == before[0].sum()
+    page.keyboard.press("Enter")
+    page.locator("#draft-bar").wait_for(state="hidden")
+    assert np.array_equal(_kept(server)[0], painted) and np.array_equal(_kept(server)[1], before[1])
+    page.keyboard.press("p")
+    page.keyboard.press("m")
+    wait_for(lambda: server.state()["images"][5]["status"] == "done")
+
+
+def _export(tab: Tab, server: Page) -> None:
+    """What is exported has the masks of the page."""
+    page = tab.page
+    for name in ("coco", "masks"):
+        page.keyboard.press("Shift+E")
+        page.check(f"#export input[value={name}]", force=True)
+        page.click("#export button[type=submit]")
+        path = Path(page.locator("#export .path").inner_text())
+        page.keyboard.press("Escape")
+        expected = {mask.tobytes() for mask in _kept(server)}
+        if name == "coco":
+            files = [json.loads(file.read_text(encoding="utf-8")) for file in path.rglob("*.coco.json")]
+            ((content, image),) = (
+                (file, one["id"]) for file in files for one in file["images"] if "well-5" in one["file_name"]
+            )
+            runs = [one["segmentation"] for one in content["annotations"] if one["image_id"] == image]
+            found = {rasterise(parse_counts(one["counts"], 448, 448), 448, 448).tobytes() for one in runs}
+            assert found == expected
+        else:
+            (entry,) = (one for one in Dataset.open(path).images if "well-5" in one.image_path)
+            assert {Dataset.open(path).read_mask(one).tobytes() for one in entry.objects} == expected
+
+
+def _tune(tab: Tab, server: Page, truth: np.ndarray) -> None:
+    """30 steps, a verdict, the switch, and base beside tuned."""
+    page = tab.page
+    page.click("#tab-model")
+    page.fill("[aria-label=Steps]", "30")
+    page.click("#start-tune")
+    page.locator("#tune .meter").wait_for()
+    page.locator("#verdict h3").wait_for(timeout=15 * PATIENCE)
+    verdict = server.get("/api/tune").json()["verdict"]
+    assert page.locator("#verdict h3").inner_text() == verdict["decision"]
+    assert f"{verdict['tuned']:.3f}" in page.locator("#verdict .numbers").inner_text()
+    assert page.locator("#tune .chart path.a").count() == 1
+    page.click("#use-tuned")
+    page.locator("#models [aria-checked=true]", has_text="tuned 1").wait_for()
+    assert server.state()["active"] == "tune-1"
+    page.keyboard.press("Escape")
+    tab.drag(_box(truth))
+    tab.answered()
+    page.keyboard.press("x")
+    page.locator("#compare-bar .iou").wait_for()
+    assert 0 <= float(page.locator("#compare-bar .iou").inner_text().split()[1]) <= 1
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    page.click("#load-disagreements")
+    page.locator("#disagreements button").first.wait_for()
+
+
+def test_by_keyboard_alone_and_with_keys_of_ones_own(cells, browser, tmp_path):
+    with visited(cells.folder, tmp_path / "studio", browser) as (server, tab):
+        page = tab.page
+        tab.go("#image=6")
+        page.keyboard.press("?")
+        page.get_by_role("button", name="Accept the mask: Enter or Space. Change").click()
+        page.keyboard.press("t")
+        page.get_by_role("button", name="Accept the mask: T. Change").wait_for()
+        page.keyboard.press("Escape")
+        x, y = _inside(cells.truth == _largest(cells.truth)[0])
+        page.keyboard.press("ArrowRight")
+        for key, count in _presses(page, x, y):
+            for _ in range(count):
+                page.keyboard.press(key)
+        page.keyboard.press("q")
+        tab.answered()
+        page.keyboard.press("t")
+        tab.saved()
+        assert len(_kept(server)) == 1
+        assert page.locator("#announce").inner_text() == "Saved."
+        page.keyboard.press("j")
+        page.keyboard.press("Delete")
+        wait_for(lambda: not _kept(server))
+        page.keyboard.press("a")
+        page.locator("#status-image", has_text="well-4").wait_for()
+        assert "#image=5" in page.url
+        unnamed = "els => els.filter((e) => !(e.hidden || e.textContent.trim() || e.getAttribute('aria-label'))).length"
+        assert page.locator("button").evaluate_all(unnamed) == 0, "each button has a name"
+
+
+def _presses(page: Any, x: float, y: float) -> list[tuple[str, int]]:
+    at = page.evaluate("async () => (await import('/js/store.js')).app.pointer.at")
+    scale = page.evaluate("async () => (await import('/js/viewport.js')).view.scale")
+    right, down = round((x - at["x"]) * scale / 12), round((y - at["y"]) * scale / 12)
+    return [
+        ("ArrowRight" if right > 0 else "ArrowLeft", abs(right)),
+        ("ArrowDown" if down > 0 else "ArrowUp", abs(down)),
+    ]
+
+
+def test_what_is_not_saved_is_not_called_saved(cells, browser, tmp_path):
+    """A full disk; then another tab on the same image; then a link to an object."""
+    with visited(cells.folder, tmp_path / "studio", browser) as (server, tab):
+        page, truth = tab.page, cells.truth == _largest(cells.truth)[0]
+        tab.go("#image=6")
+        tab.drag(_box(truth))
+        tab.answered()
+        with full_disk((tmp_path / "studio/journal.jsonl").stat().st_size + 40):
+            page.keyboard.press("Enter")
+            tab.saved("1 object not saved")
+            assert "journal" in page.locator(".toast.error").inner_text()
+        tab.noise.clear()  # Chromium says itself that an answer was 507
+        assert not _kept(server)
+        page.locator("#objects .object").hover()
+        page.click("[aria-label='Try to save again']")
+        tab.saved()
+        wait_for(lambda: len(_kept(server)) == 1)
+        other = {"category_id": 1, "mask": server.objects("1")["objects"][0]["mask"]}
+        server.change("6", "accept", object=other).raise_for_status()
+        tab.click(*_inside(cells.truth == _largest(cells.truth)[1]))
+        tab.answered()
+        page.keyboard.press("Enter")
+        page.locator(".toast", has_text="Another tab").wait_for()
+        wait_for(lambda: len(_kept(server)) == 3)
+        page.locator("#object-count", has_text="3").wait_for()
+        tab.noise.clear()  # and that one was 409
+        last = server.objects("1")["objects"][-1]["id"]
+        page.evaluate(f"location.hash = '#image=1&object={last}'")
+        page.locator("#objects .current").wait_for()
+        page.keyboard.press("g")
+        page.locator(".tile img").first.wait_for()
+        assert page.locator(".tile").count() == sum(one["objects"] for one in server.state()["images"])
+
+
+def test_masks_survive_the_way_to_the_page_and_back(browser, tmp_path):
+    """Decoding, painting, trimming and the PNG that goes back, for masks of noise, against NumPy and Pillow."""
+    make_dataset(tmp_path / "dataset")
+    script = """async (mask) => {
+        const { decode, encode, area, outline, stairs } = await import('/js/masks.js');
+        const found = await decode(mask);
+        outline(found); stairs(found);
+        return [area(found), await encode(found)];
+    }"""
+    rng = np.random.default_rng(5)
+    with visited(tmp_path / "dataset", tmp_path / "studio", browser) as (_, tab):
+        tab.go()
+        for width, height in ((1, 1), (7, 3), (64, 65), (72, 80)):
+            mask = np.zeros((72, 80), bool)
+            mask[:height, :width] = (rng.random((height, width)) < 0.5)[:72, :80]
+            mask[0, 0] = True
+            count, back = tab.page.evaluate(script, mask_json(mask))
+            assert count == mask.sum()
+            assert np.array_equal(pixels_of(back, 72, 80), mask)
