@@ -229,7 +229,13 @@ def pose_without_a_third(root):
     yolo(lines=lines)(root)
 
 
+def broken_coco_of_roboflow(root):
+    empty_coco_of_roboflow(root)
+    (root / "train/_annotations.coco.json").write_text('{"images": [{"id": 1, "file_na')
+
+
 NAMED = {
+    "Roboflow's COCO file cut off": (broken_coco_of_roboflow, "_annotations.coco.json, line 1"),
     "run lengths row by row, no boxes": (by_rows_without_boxes, "row by row"),
     "poses of two numbers a point": (pose_without_a_third, "pose"),
     "two channels and a mask": (channels_and_one_mask, "w1_masks.tif.*w1_DAPI.tif"),

@@ -22,6 +22,7 @@ from samtune.data.readers.common import OnIssue, require_source
 from samtune.data.readers.files import content_folder, files_below, visible
 from samtune.data.readers.json_kinds import json_kind
 from samtune.data.readers.mask_pairs import pair_masks
+from samtune.data.readers.stream import load_json
 from samtune.data.readers.text import is_label_line, read_text
 from samtune.data.readers.unread import advice_for
 from samtune.errors import DataError
@@ -122,7 +123,7 @@ def _of_file(file: Path) -> str | None:
 def _coco_and_other_json(root: Path, files: list[Path]) -> Iterator[Evidence]:
     """JSON files by kind; of many in one folder the first few tell."""
     roboflow = [file for file in files if file.name == ROBOFLOW_NAME]
-    if any(_images_in(file, "coco") for file in roboflow):
+    if roboflow and not all(map(_is_empty_coco, roboflow)):
         yield Evidence("coco", math.inf, ROBOFLOW_NAME)
         return
     by_folder: dict[Path, list[Path]] = {}
@@ -145,6 +146,17 @@ def _coco_and_other_json(root: Path, files: list[Path]) -> Iterator[Evidence]:
         shown = ", ".join(file.relative_to(root).as_posix() for file in those[:2])
         more = ", ..." if len(those) > 2 else ""
         yield Evidence(kind, images[kind], f"{shown}{more}")
+
+
+def _is_empty_coco(file: Path) -> bool:
+    """Whether a COCO file is about no object; one that cannot be read is not, for its reader says what is wrong."""
+    if _images_in(file, "coco"):
+        return False
+    try:
+        load_json(file)
+    except DataError:
+        return False
+    return True
 
 
 def _images_in(file: Path, kind: str) -> int:
