@@ -63,7 +63,7 @@ fuzz: $(READY)  ## 10,000 damaged COCO files, 2,000 of YOLO, LabelMe, VIA and ma
 	SAMTUNE_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz_coco.py
 	SAMTUNE_FUZZ_FORMAT_CASES=2000 $(BIN)/python -m pytest tests/test_fuzz_formats.py
 
-studio-screenshots: $(READY)  ## The pictures in docs/studio.md; needs Chromium
+studio-screenshots: $(READY)  ## The screenshots in docs/studio.md; needs Chromium
 	$(BIN)/python benchmarks/studio_screenshots.py docs/images
 
 studio-kill: $(READY)  ## The studio's server killed at 100 random moments: nothing accepted is lost

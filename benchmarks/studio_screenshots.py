@@ -1,4 +1,4 @@
-"""The pictures in docs/studio.md: the real studio with nano on drawn cells, in Chromium. `make studio-screenshots`.
+"""The screenshots in docs/studio.md: the real studio with nano on drawn cells, in Chromium. `make studio-screenshots`.
 
 python benchmarks/studio_screenshots.py docs/images
 """

@@ -149,8 +149,8 @@ def test_mask_files_by_value_and_component(tmp_path):
     labels[17:19, 10:12] = 7
     path = tmp_path / "labels.png"
     Image.fromarray(labels).save(path)
-    assert components_of(path, 3) == 2
-    assert components_of(path, None) == 3
+    assert components_of(MaskFile(path, 3)) == 2
+    assert components_of(MaskFile(path, None)) == 3
     assert np.array_equal(rasterise(MaskFile(path, 7), 20, 30), labels == 7)
     first = rasterise(MaskFile(path, 3, 1), 20, 30)
     assert mask_box(first) == (20, 2, 26, 6)

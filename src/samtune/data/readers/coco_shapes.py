@@ -133,8 +133,11 @@ def run_box(runs: RunLengths, *, rows_first: bool = False) -> Box | None:
 def run_pitch(runs: RunLengths) -> float | None:
     """The usual distance from where a run begins to where the next does; None for fewer than four runs.
 
-    Neighbouring columns begin about one height apart, neighbouring rows about one width.
+    Neighbouring columns begin about one height apart, neighbouring rows about one width. Counts that no image
+    of that size can have tell nothing.
     """
+    if not all(0 <= count <= runs.height * runs.width for count in runs.counts):
+        return None
     starts = np.cumsum(np.asarray(runs.counts, np.int64))[:-1:2]
     return float(np.median(np.diff(starts))) if starts.size >= _FEW_RUNS else None
 
