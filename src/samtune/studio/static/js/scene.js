@@ -109,7 +109,7 @@ function paintMasks(context, pane) {
     else if (app.hover) paintMask(context, app.hover, colorOf(app.category), { fill: 0.22, width: 1.25, dash: [4, 3] });
   });
   const selected = app.objects.find((object) => object.id === app.selected);
-  if (selected && !app.hidden && !app.draft) paintLabel(context, pane, selected);
+  if (selected && !app.hidden && !app.draft && !app.compare) paintLabel(context, pane, selected);
 }
 
 function paintObject(context, object) {
