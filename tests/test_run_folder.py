@@ -64,6 +64,12 @@ def lines(folder):
     return [json.loads(line, parse_constant=refuse) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def test_a_run_on_a_share_of_the_dataset_resumes(dataset, config):
+    config = config.model_copy(update={"train_share": 0.5})
+    assert api.train(dataset, config, listeners=[interrupt], finder=False, quiet=True).signal == signal.SIGTERM
+    assert api.resume(config.out, finder=False, quiet=True).step == 8
+
+
 def test_a_run_resumes_from_another_folder(dataset, config, tmp_path, tiny_folder, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_folder, tmp_path / "model")

@@ -195,7 +195,8 @@ def new(dataset: Path, config: TrainConfig) -> Run:
     run = processes.all_or_none(lambda: _set_up(dataset, config, folder, processes))
 
     with removed_if_not_started(run):
-        processes.on_main(lambda: make_folder(folder, dataset, config, _about(run), fingerprint(run.dataset)))
+        # Of the whole dataset, also where the run uses a share of it: that is what a resumed run is compared with.
+        processes.on_main(lambda: make_folder(folder, dataset, config, _about(run), fingerprint(Dataset.open(dataset))))
     return run
 
 
