@@ -45,6 +45,10 @@ class SamtuneError(Exception):
         parts = (("expected", self.expected), ("found", self.found), ("in", self.where), ("to do", self.do))
         return "\n".join(f"{name:<8} {text}" for name, text in parts if text)
 
+    def parts(self) -> dict[str, str | None]:
+        """The four parts by name, as JSON values."""
+        return {"expected": self.expected, "found": self.found, "where": self.where, "do": self.do}
+
     def replacing(self, old: str, new: str) -> Self:
         """The same error with `old` replaced by `new` in all its parts, such as a temporary folder by its archive."""
         error = copy(self)

@@ -37,6 +37,11 @@ class EvalConfig(Config):
     chunk: int = Field(default=32, ge=1, description="Prompts per decoder call.")
     device: Device = "auto"
 
+    @classmethod
+    def exact_prompts(cls, split: Literal["train", "valid", "test"], max_objects: int = 0) -> EvalConfig:
+        """Exact boxes and single clicks alone, for models that are compared with each other many times."""
+        return cls(split=split, max_objects=max_objects, jitter=(), mask_prompt=False, clicks=0, background_clicks=0)
+
     @field_validator("jitter")
     @classmethod
     def _shares(cls, values: tuple[float, ...]) -> tuple[float, ...]:

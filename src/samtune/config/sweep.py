@@ -9,6 +9,9 @@ from pydantic import Field, field_validator
 
 from samtune.config.base import Config
 
+DIMENSIONS = ("lr", "prompts", "loss", "train", "views")
+"""What a search can vary."""
+
 
 class SweepConfig(Config):
     """How long to search, and among what."""
@@ -16,7 +19,7 @@ class SweepConfig(Config):
     budget: str = Field(default="30m", description="Time for the whole search, such as 30m, 2h or 90s.")
     trials: int = Field(default=0, ge=0, description="Most trials; 0 means as many as the budget allows.")
     search: tuple[str, ...] = Field(
-        default=("lr", "prompts", "loss", "train", "views"),
+        default=DIMENSIONS,
         description="What is searched: lr, prompts, loss, train (what learns), views.",
     )
 
@@ -50,8 +53,6 @@ class SweepConfig(Config):
         return value
 
 
-DIMENSIONS = ("lr", "prompts", "loss", "train", "views")
-"""What a search can vary."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

@@ -45,6 +45,15 @@ class Summary:
     low: float | None
     high: float | None
 
+    @property
+    def interval_text(self) -> str:
+        """`[0.512, 0.634]`; empty where there is no interval."""
+        return "" if self.low is None or self.high is None else f"[{self.low:.3f}, {self.high:.3f}]"
+
+    def __str__(self) -> str:
+        """Mean and interval, where there is one."""
+        return f"{self.mean:.3f} {self.interval_text}".rstrip()
+
 
 def summarize(
     values: ArrayLike,

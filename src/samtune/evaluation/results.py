@@ -269,9 +269,9 @@ class Evaluation(Result):
 
     def _repr_html_(self) -> str:
         figures = [(kind_title(kind), self.summary(kind), self.summary(kind, "dice")) for kind in self.kinds]
-        rows = [(title, f"{iou.mean:.3f}", _interval(iou), f"{dice.mean:.3f}") for title, iou, dice in figures]
+        rows = [(title, f"{iou.mean:.3f}", iou.interval_text, f"{dice.mean:.3f}") for title, iou, dice in figures]
         rows += [
-            (title, f"{trivial.mean:.3f}", _interval(trivial), "")
+            (title, f"{trivial.mean:.3f}", trivial.interval_text, "")
             for title, trivial in (("filled box", self.trivial("filled_box")), ("ellipse", self.trivial("ellipse")))
         ]
         what = f"{self.model} on {self.split}: {len(self.objects)} objects"
@@ -381,10 +381,6 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"the number {name}")
 
 
-def _interval(figure: Summary) -> str:
-    return f"[{figure.low:.3f}, {figure.high:.3f}]" if figure.low is not None and figure.high is not None else ""
-
-
 def kind_title(kind: str) -> str:
     """A kind of prompt for people."""
     if kind.startswith("box_jitter_"):
@@ -397,5 +393,4 @@ def _three_guesses(first: float, best: float) -> str:
 
 
 def _line(name: str, iou: Summary, dice: Summary) -> str:
-    interval = f" {_interval(iou)}".rstrip()
-    return f"{name:<16} IoU {iou.mean:.3f}{interval}, median {iou.median:.3f}, Dice {dice.mean:.3f}"
+    return f"{name:<16} IoU {iou}, median {iou.median:.3f}, Dice {dice.mean:.3f}"

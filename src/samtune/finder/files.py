@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,7 @@ from samtune.inference.tiles import draw_overview
 from samtune.utils.files import new_folder, write_json, write_text
 from samtune.utils.output_folders import check_output
 from samtune.utils.results import Result
-from samtune.utils.text import text_table
+from samtune.utils.text import csv_text, text_table
 
 COUNTS = "counts.csv"
 _PLAINLY = PredictConfig()
@@ -162,8 +160,4 @@ def _found_in(
 
 def _table(names: tuple[str, ...], counts: list[tuple[str, tuple[int, ...]]]) -> str:
     """Counts as CSV."""
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("image", *names))
-    writer.writerows((name, *found) for name, found in counts)
-    return text.getvalue()
+    return csv_text([("image", *names), *((name, *found) for name, found in counts)])

@@ -211,8 +211,7 @@ def _is_cut(region: Region, window: Window, size: tuple[int, int]) -> bool:
 
 def _in_image(one: FoundMask, window: Window, size: tuple[int, int]) -> FoundMask:
     x0, y0 = window[:2]
-    region = replace(one.region, x0=one.region.x0 + x0, y0=one.region.y0 + y0)
-    return replace(one, region=region, size=size, point=(one.point[0] + x0, one.point[1] + y0))
+    return replace(one, region=one.region.moved(x0, y0), size=size, point=(one.point[0] + x0, one.point[1] + y0))
 
 
 def _answers(predictor: Predictor, embedded: EmbeddedImage, points: Tensor) -> DecoderOutput:

@@ -161,11 +161,9 @@ def everything_in_tiles(
 
     def found() -> Iterator[tuple[Tile, list[TileAnswer]]]:
         for done, tile in enumerate(tiles, start=1):
+            x0, y0 = tile.window[:2]
             masks = everything(predictor, image.read(tile.window), config)
-            yield (
-                tile,
-                [TileAnswer(in_image(one.mask, tile.window, 1), one.iou_score, one.object_score) for one in masks],
-            )
+            yield tile, [TileAnswer(one.region.moved(x0, y0), one.iou_score, one.object_score) for one in masks]
             progress(done, len(tiles))
 
     yield from merged(image.grid(), found())
@@ -316,13 +314,13 @@ def in_image(mask: NDArray[np.bool_], window: Window, scale: int) -> Region | No
         return None
     x0, y0, x1, y1 = window
     if scale == 1:
-        return replace(region, x0=region.x0 + x0, y0=region.y0 + y0)
+        return region.moved(x0, y0)
     left, top = x0 + region.x0 * scale, y0 + region.y0 * scale
     height, width = region.mask.shape
     size = (min(width * scale, x1 - left), min(height * scale, y1 - top))
     large = cv2.resize(region.mask.astype(np.float32), (width * scale, height * scale), interpolation=cv2.INTER_LINEAR)
     found = region_of(large[: size[1], : size[0]] >= 0.5)
-    return None if found is None else replace(found, x0=found.x0 + left, y0=found.y0 + top)
+    return None if found is None else found.moved(left, top)
 
 
 def _shared(one: Window, other: Window) -> Window | None:

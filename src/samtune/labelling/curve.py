@@ -8,7 +8,6 @@ OUT/curve.json       the table, the fitted curve and the forecast; curve.csv and
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -37,6 +36,7 @@ from samtune.training.checkpoint import RunFolder, has_checkpoint, remove_folder
 from samtune.training.loop import train
 from samtune.training.run import new, removed_if_not_started, resumed
 from samtune.training.tracking.files import file_listeners
+from samtune.utils.checksums import sha256
 from samtune.utils.files import new_file, storage_errors, write_json
 from samtune.utils.output_folders import check_output
 from samtune.utils.results import Result
@@ -93,7 +93,7 @@ class DataCurve(Result):
     def lines(self) -> list[str]:
         """What to tell the user."""
         rows = [
-            (f"{one.share:.0%}", f"{one.images:.0f}", f"{one.objects:.0f}", *(_text(one.ious[kind]) for kind in KINDS))
+            (f"{one.share:.0%}", f"{one.images:.0f}", f"{one.objects:.0f}", *(str(one.ious[kind]) for kind in KINDS))
             for one in self.points
         ]
         return [
@@ -180,7 +180,7 @@ def _begin(dataset: Path, out: Path, config: CurveConfig, settings: TrainConfig)
     """Make the folder, or check that it is of the same measurement."""
     check_output(out, mark=SETTINGS, earlier="an earlier curve", inputs=[dataset])
     with storage_errors(dataset):
-        table = hashlib.sha256((dataset / TABLE).read_bytes()).hexdigest()
+        table = sha256(dataset / TABLE)
     left_out = {"out", "name", "seed", "train_share"}
     wanted = {
         "format": FORMAT,
@@ -230,9 +230,7 @@ def _point(
     made = model()
     device = choose_device(settings.device)
     configure_process(device)
-    asked = EvalConfig(
-        split=config.split, max_objects=config.max_objects, jitter=(), mask_prompt=False, clicks=0, background_clicks=0
-    )
+    asked = EvalConfig.exact_prompts(config.split, config.max_objects)
     found = evaluate(Predictor(load_model(made, device=device)), data, asked)
     with storage_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -320,11 +318,6 @@ def _write(out: Path, curve: DataCurve) -> None:
     with new_file(out / "curve.png") as temporary:
         data_curve_chart(content).savefig(temporary, format="png", dpi=110)
     write_json(out / DATA_CURVE, content)
-
-
-def _text(found: Summary) -> str:
-    interval = "" if found.low is None or found.high is None else f" [{found.low:.3f}, {found.high:.3f}]"
-    return f"{found.mean:.3f}{interval}"
 
 
 def _forecast_text(found: Forecast) -> str:

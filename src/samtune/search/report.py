@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +26,7 @@ from samtune.training.checkpoint import RUNS
 from samtune.utils.files import new_file, storage_errors, write_json, write_text
 from samtune.utils.output_folders import check_output
 from samtune.utils.results import Result
-from samtune.utils.text import text_table
+from samtune.utils.text import csv_text, text_table
 
 DEFAULT_FOLDER = Path(RUNS) / "sweep"
 ABOUT, TABLE, CHART = "sweep.json", "sweep.csv", "sweep.png"
@@ -108,9 +106,7 @@ def sweep(
         tried = tuple(search.tried())
     best = winner(tried)
     found = SweepReport(folder, tried, search.folder(best.number) if best else None, signal)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(found.rows())
-    write_text(folder / TABLE, text.getvalue())
+    write_text(folder / TABLE, csv_text(found.rows()))
     with new_file(folder / CHART) as temporary:
         sweep_chart(tried).savefig(temporary, format="png", dpi=110)
     if signal is not None or best is None:
@@ -199,7 +195,7 @@ def _on_test(data: Dataset, base: TrainConfig, given: Path, best: Path) -> dict[
     """The winner against the settings as given on the test split, which nothing was chosen by."""
     if not any(image.single_objects for image in data.split("test").images):
         return None
-    asked = EvalConfig(jitter=(), mask_prompt=False, clicks=0, background_clicks=0)
+    asked = EvalConfig.exact_prompts("test")
     models = [Predictor(load_model(run, device=choose_device(base.device))) for run in (given, best)]
     before, after = evaluate_all(models, data, asked, names=("settings as given", "winner"))
     return dict(compare(before, after).kinds)

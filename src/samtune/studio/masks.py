@@ -48,7 +48,7 @@ def unpack_mask(bbox: tuple[int, int, int, int], png: str, height: int, width: i
     tight = region_of(pixels)
     if tight is None:
         raise _refused("a mask without a pixel")
-    return Region(tight.mask, tight.x0 + x, tight.y0 + y)
+    return tight.moved(x, y)
 
 
 def png_bytes(mask: NDArray[np.bool_]) -> bytes:

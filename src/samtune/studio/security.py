@@ -131,8 +131,7 @@ class _CappedBody:
 
 def error_body(error: SamtuneError, **more: Any) -> dict[str, Any]:
     """An error as the page shows it."""
-    parts = {name: getattr(error, name) for name in ("expected", "found", "where", "do")}
-    return {"error": parts, **more}
+    return {"error": error.parts(), **more}
 
 
 async def respond(send: Send, status: int, error: SamtuneError) -> None:

@@ -25,6 +25,7 @@ from samtune.errors import SamtuneError, StorageError, UsageError
 from samtune.studio.exporting import accepted, next_free, write_dataset
 from samtune.studio.splitting import split_images
 from samtune.studio.studio import Studio
+from samtune.training.tracking.chart import read_metrics
 from samtune.types import Split
 from samtune.utils.files import storage_errors, write_json
 
@@ -138,7 +139,7 @@ class Tuning:
             write_json(folder / VERDICT, verdict)
             self._end("done", verdict=verdict, model=self._add_model(folder))
         except SamtuneError as error:
-            self._end("failed", error={name: getattr(error, name) for name in ("expected", "found", "where", "do")})
+            self._end("failed", error=error.parts())
         except Exception as error:
             mistake = f"a mistake in samtune: {type(error).__name__}: {error}"
             parts = {"expected": "a tuned model", "found": mistake, "where": str(folder), "do": "please report it"}
@@ -193,12 +194,7 @@ def _progress(metrics: Path, steps: int, *, is_running: bool) -> dict[str, Any]:
     """Step, time left and curve, from what the run has written so far."""
     curve: dict[int, dict[str, Any]] = {}
     seconds: list[float] = []
-    try:
-        lines = metrics.read_text(encoding="utf-8").split("\n")[:-1]  # the last one may not be whole yet
-    except OSError:
-        lines = []
-    for line in lines:
-        found = json.loads(line)
+    for found in read_metrics(metrics):
         point = curve.setdefault(found["step"], {"step": found["step"], "loss": None, "iou": None})
         if "loss" in found:
             point["loss"] = found["loss"]

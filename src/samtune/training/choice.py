@@ -71,9 +71,7 @@ def compared(dataset: Path, config: TrainConfig, before: Path | str, after: Path
         train: what has learned in it.
     """
     data = Dataset.open(dataset)
-    asked = EvalConfig(
-        split="valid", max_objects=config.eval_objects, jitter=(), mask_prompt=False, clicks=0, background_clicks=0
-    )
+    asked = EvalConfig.exact_prompts("valid", config.eval_objects)
     models = [Predictor(load_model(model, device=config.device)) for model in (before, after)]
     first, second = evaluate_all(models, data, asked, names=("before", "after"))
     old, new = (

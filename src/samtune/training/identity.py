@@ -13,8 +13,10 @@ from samtune.errors import DataError, ModelError
 from samtune.runtime.distributed import Processes
 from samtune.training.checkpoint import RunFolder, read_about
 
-MAY_CHANGE = {"model", "out", "name", "cache_dir", "cache_limit", "workers", "device", "track", "batch"}
-"""Settings that say where a run works, not what it learns. Of `model` the weights must be the same."""
+PLACES = {"out", "name", "cache_dir", "cache_limit", "workers", "track"}
+"""Settings that say where a run is, in which all runs differ."""
+MAY_CHANGE = PLACES | {"model", "device", "batch"}
+"""Settings that say where and how a run works, not what it learns. Of `model` the weights must be the same."""
 
 
 def require_dataset(folder: RunFolder, dataset: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +9,10 @@ from typing import Any
 
 from samtune.errors import DataError, ModelError
 from samtune.training.checkpoint import RUNS, RunFolder, read_about, read_settings
-from samtune.training.identity import flat
+from samtune.training.identity import PLACES, flat
 from samtune.training.tracking.chart import read_metrics
 from samtune.utils.results import Result
-from samtune.utils.text import text_table
-
-_PLACES = {"out", "name", "cache_dir", "cache_limit", "workers", "track"}
-"""Settings that say where a run is, in which all runs differ."""
+from samtune.utils.text import csv_text, text_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +63,7 @@ class RunTable(Result):
         return [
             name
             for name in names
-            if name not in _PLACES and len({repr(run.settings.get(name)) for run in self.runs}) > 1
+            if name not in PLACES and len({repr(run.settings.get(name)) for run in self.runs}) > 1
         ]
 
     def rows(self) -> list[list[str]]:
@@ -94,9 +89,7 @@ class RunTable(Result):
 
     def to_csv(self) -> str:
         """The table as CSV."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(self.rows())
-        return text.getvalue()
+        return csv_text(self.rows())
 
 
 def list_runs(folder: Path = Path(RUNS)) -> RunTable:

@@ -1,9 +1,11 @@
-"""Text for people: aligned tables on a terminal, the same as HTML in a notebook; an exception in one line."""
+"""Text for people: aligned tables on a terminal, as HTML in a notebook, as CSV; an exception in one line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterable, Sequence
 from html import escape
+from io import StringIO
 
 from pydantic import ValidationError
 
@@ -30,6 +32,13 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
     return f"<table><thead><tr>{line(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows, the first one the head, as CSV with line feeds."""
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def html_lines(lines: Sequence[str]) -> str:

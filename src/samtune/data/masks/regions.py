@@ -48,6 +48,10 @@ class Region:
         """Mask pixels."""
         return int(np.count_nonzero(self.mask))
 
+    def moved(self, x: int, y: int) -> Region:
+        """The same pixels so many columns and rows further on."""
+        return Region(self.mask, self.x0 + x, self.y0 + y)
+
     def paste(self, height: int, width: int) -> NDArray[np.bool_]:
         """The whole mask, bool `[H, W]`."""
         whole = np.zeros((height, width), bool)

@@ -65,7 +65,7 @@ class ClipEvaluation(Result):
             f"{objects} objects in {clips} clips of {self.split}, given by their {self.prompt} where they first appear"
         )
         if self.base_scores is None:
-            return [head, *(f"{title:<5} {_interval(self.summary(name))}" for name, title in MEASURES.items())]
+            return [head, *(f"{title:<5} {self.summary(name)}" for name, title in MEASURES.items())]
         rows = [
             (title, f"{found.base:.3f}", f"{found.tuned:.3f}", found.change_text, found.state)
             for title, found in zip(MEASURES.values(), self.differences.values(), strict=True)
@@ -104,8 +104,3 @@ def groups_of(scores: ClipScores) -> list[str]:
 
 def _figures(score: ObjectScore) -> dict[str, float]:
     return {"j": score.j, "f": score.f, "j_and_f": score.jf, "frames": score.frames}
-
-
-def _interval(found: Summary) -> str:
-    interval = "" if found.low is None or found.high is None else f" [{found.low:.3f}, {found.high:.3f}]"
-    return f"{found.mean:.3f}{interval}"

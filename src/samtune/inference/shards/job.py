@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from samtune.errors import ConfigError, DataError
 from samtune.inference.shards.claims import Claims
 from samtune.inference.shards.tables import read_manifest, read_prompts
+from samtune.utils.checksums import sha256
 from samtune.utils.files import new_folder, storage_errors, write_json
 from samtune.utils.output_folders import check_output
 
@@ -190,8 +191,7 @@ def _digest(source: Path) -> str:
         names = sorted(path.name for path in source.iterdir())
         return hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     try:
-        with source.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(source)
     except OSError as error:
         raise DataError.of(
             expected="a file", found=(error.strerror or str(error)).lower(), where=str(source)

@@ -97,8 +97,8 @@ def track_files(
         rows = stack.enter_context(_json_rows(folder / RESULTS))
         followed = track(model, clip, prompts, backwards=config.backwards, scratch=folder, progress=progress)
         for found in followed:
-            name, masks = clip.names[found.number], found.masks()
-            write_label_image((folder / MASKS / name).with_suffix(".png"), found.labels())
+            name, (masks, labels) = clip.names[found.number], found.masks_and_labels()
+            write_label_image((folder / MASKS / name).with_suffix(".png"), labels)
             for object_id in sorted(masks):
                 rows.add(_row(found, object_id, masks[object_id], name))
                 absent += found.scores[object_id] < 0

@@ -48,20 +48,23 @@ class TrackedFrame:
 
     def masks(self) -> dict[int, NDArray[np.bool_]]:
         """By object, its mask bool `[H, W]`; masks may overlap."""
-        return {number: (logits > MASK_THRESHOLD).cpu().numpy() for number, logits in self._full_size()}
+        return self.masks_and_labels()[0]
 
     def labels(self) -> NDArray[np.uint8]:
         """The number of the object that every pixel shows, uint8 `[H, W]`, 0 for none; the highest logit wins."""
-        size = self.image.shape[:2]
-        best, labels = torch.full(size, MASK_THRESHOLD), torch.zeros(size, dtype=torch.uint8)
-        for number, logits in self._full_size():
-            ahead = logits.cpu() > best
-            best[ahead], labels[ahead] = logits.cpu()[ahead], number
-        return labels.numpy()
+        return self.masks_and_labels()[1]
 
-    def _full_size(self) -> Iterator[tuple[int, Tensor]]:
+    def masks_and_labels(self) -> tuple[dict[int, NDArray[np.bool_]], NDArray[np.uint8]]:
+        """Both, from one pass over the logits at the frame's size."""
+        size = (self.image.shape[0], self.image.shape[1])
+        best, labels = torch.full(size, MASK_THRESHOLD), torch.zeros(size, dtype=torch.uint8)
+        masks: dict[int, NDArray[np.bool_]] = {}
         for number, low_res in sorted(self.low_res.items()):
-            yield number, upscale_masks(low_res, (self.image.shape[0], self.image.shape[1]))
+            logits = upscale_masks(low_res, size).cpu()
+            masks[number] = (logits > MASK_THRESHOLD).numpy()
+            ahead = logits > best
+            best[ahead], labels[ahead] = logits[ahead], number
+        return masks, labels.numpy()
 
 
 class Tracker:

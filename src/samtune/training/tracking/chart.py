@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from samtune.drawing import BASE, TRUTH, TUNED, hex_color
 from samtune.training.checkpoint import RunFolder
 from samtune.training.tracking.events import Event, Listener, RunFinished
 from samtune.utils.files import new_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _GRAY = "#888888"
 _SMOOTH = 0.05
@@ -32,6 +33,8 @@ def chart_listener(folder: RunFolder) -> Listener:
 
 def training_chart(lines: Sequence[dict[str, Any]]) -> Figure:
     """Loss of every step with its running mean, and IoU on fixed prompts."""
+    from matplotlib.figure import Figure  # takes a while to load, and runs and the studio only read metrics here
+
     steps = [line for line in lines if line.get("loss") is not None]  # null: it was no finite number
     measured = [line for line in lines if "loss" not in line]
     figure = Figure(figsize=(9.5, 3.0), layout="constrained")

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 from samtune.config.training import Tracker
 from samtune.errors import ConfigError
+from samtune.training.checkpoint import RunFolder
 from samtune.training.tracking.events import Event, Listener, StepDone, Validated
 from samtune.training.tracking.scalars import scalars
 from samtune.utils.files import write_json
@@ -118,12 +119,12 @@ def _identity(name: str, folder: Path) -> str:
 
 
 def _identities(folder: Path) -> dict[str, str]:
-    path = folder / "tracking.json"
+    path = RunFolder(folder).tracking
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _remember(folder: Path, name: str, identity: str) -> None:
-    write_json(folder / "tracking.json", _identities(folder) | {name: identity})
+    write_json(RunFolder(folder).tracking, _identities(folder) | {name: identity})
 
 
 @contextmanager
