@@ -14,6 +14,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 REPO = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """A user's cache folder for these tests alone."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
+
+
 def real_data(name: str) -> Path:
     """Folder of a real development set; skips the test, by name, where it is not at hand."""
     root = Path(os.environ.get("SAMTUNE_REAL_DATA", REPO.parent / "shared" / "data"))

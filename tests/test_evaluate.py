@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import polars as pl
 import pytest
@@ -14,11 +16,11 @@ import torch
 from scipy import ndimage
 from scipy.spatial import Delaunay
 
-from samtune.config import EvalConfig
+from samtune.config import CacheConfig, EvalConfig
 from samtune.data.masks import write_mask_file
 from samtune.errors import DataError
 from samtune.evaluation.boundaries import Boundary
-from samtune.evaluation.fixed_prompts import PromptSet, make_prompts
+from samtune.evaluation.fixed_prompts import ObjectPrompts, PromptSet, Truth, make_prompts, masks_of
 from samtune.evaluation.full_size import full_size_masks, overlap_of
 from samtune.evaluation.metrics import Overlap, box_mask, ellipse_mask
 from samtune.evaluation.protocol import evaluate, evaluate_all, read_truth, spread
@@ -211,6 +213,48 @@ def test_masks_at_full_size_are_those_of_the_logits_upscaled_whole(size):
             pasted = found.paste(*size) if found.mask.size else np.zeros(size, bool)
             assert np.count_nonzero(pasted != expected) <= 1e-4 * expected.size
             assert overlap_of(found, truth) == Overlap.of(pasted, truth.paste(*size))
+
+
+@pytest.mark.parametrize("size", [(72, 80), (333, 517), (20, 31)])
+def test_outlines_are_those_of_the_whole_mask_brought_down(size):
+    rng = np.random.default_rng(size[0])
+    limit = np.array(size[::-1])
+    asked = []
+    for number in range(30):
+        middle, reach = rng.random(2) * limit, rng.random() * max(size) / 2
+        points = (middle + rng.normal(size=(rng.integers(1, 9), 2)) * reach).clip(0, limit - 1).round()
+        hull = cv2.convexHull(points.astype(np.int32)).reshape(-1).tolist()
+        asked.append(ObjectPrompts(str(number), (0, 0, 1, 1), {}, (1, 1), tuple(map(float, hull))))
+    found = masks_of(asked, size, 96).masks
+    assert found is not None
+    for logits, one in zip(found[:, 0], asked, strict=True):
+        whole = np.zeros((384, 384), np.uint8)
+        points = (np.array(one.outline).reshape(-1, 2) + 0.5) * 384 / limit - 0.5
+        cv2.fillPoly(whole, [points.round().astype(np.int32)], 1)
+        assert torch.allclose(logits, mask_prompt(whole.astype(bool), 96), atol=1e-5)
+
+
+def test_masks_read_once_are_kept_as_they_were(dataset):
+    kept = Truth(dataset)
+    for image in dataset.images:
+        for one in image.objects:
+            first, again, alone = kept(one), kept(one), read_truth(dataset, one)
+            assert first.box == again.box == alone.box
+            assert (again.mask == alone.mask).all()
+            assert (first.mask == alone.mask).all()
+
+
+def test_kept_embeddings_change_no_figure_and_spare_reading_the_images(predictor, dataset, found, tmp_path):
+    keep = CacheConfig(cache_dir=tmp_path / "cache", cache_dtype="fp32")
+    assert evaluate(predictor, dataset, CONFIG, name="tiny", keep=keep) == found
+    entries = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.safetensors")}
+    assert len(entries) == len(dataset.split("test").images)
+    assert evaluate(predictor, dataset, CONFIG, name="tiny", keep=keep) == found
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.safetensors")} == entries
+    inside = evaluate(predictor, dataset, CONFIG.model_copy(update={"cache": True}), name="tiny")
+    assert inside.objects == found.objects
+    assert (dataset.root / "embeddings").is_dir()
+    shutil.rmtree(dataset.root / "embeddings")
 
 
 def test_prompts_in_a_file_are_the_same_prompts(predictor, dataset, found, prompts, tmp_path):

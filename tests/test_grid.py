@@ -17,9 +17,10 @@ from samtune.finder.matching import match
 from samtune.finder.measure import compress, mask_iou, read_true
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import Predictor
-from samtune.inference.thresholds import read_thresholds, with_thresholds
+from samtune.inference.thresholds import GridThresholds, read_thresholds, with_thresholds, write_thresholds
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
+from samtune.report.automatic import measure_automatic
 from tests.small import make_dataset
 from tests.tiny import tiny_sam2
 
@@ -96,3 +97,14 @@ def test_what_cannot_be_chosen_on_is_named(run, dataset, tmp_path):
     with pytest.raises(ModelError, match="fit-grid"):
         samtune.predict(dataset.root / "images", run, tmp_path / "out", PredictConfig(everything=True), quiet=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_measures_every_model_with_its_own_thresholds(run, dataset):
+    before = measure_automatic(dataset, "test", [Predictor(load_model(run))])[0]
+    assert (before.min_iou_score, before.min_stability) == (GRID.least_iou_score, GRID.least_stability)
+    for least, finds in ((0.0, True), (1.0, False)):
+        chosen = {"min_iou_score": least, "min_stability": 0.0, "precision": 0.5, "recall": 0.5}
+        write_thresholds(run, GridThresholds(**chosen, chosen_on="valid"))
+        (found,) = measure_automatic(dataset, "test", [Predictor(load_model(run))])
+        assert (found.found > 0) is finds
+        assert (found.min_iou_score, found.min_stability) == (least, 0.0)

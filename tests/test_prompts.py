@@ -17,6 +17,7 @@ from samtune.prompts.simulate import (
     PromptDraws,
     background_prompts,
     correction_clicks,
+    deepest_correction,
     deepest_points,
     deepest_points_by_minima,
     empty_boxes,
@@ -170,6 +171,19 @@ def test_correction_clicks_point_at_an_error_and_say_which(predicted, found, see
     wrong = (predicted ^ found).flatten(1).any(1)
     assert (values(predicted ^ found, points) | ~wrong).all()
     assert torch.equal(labels.bool(), values(found, points))
+
+
+@given(masks(), masks())
+def test_the_deepest_correction_is_the_correction_click_without_chance(predicted, found):
+    count = min(len(predicted), len(found))
+    nothing, everything = torch.zeros(1, SIZE, SIZE).bool(), torch.ones(1, SIZE, SIZE).bool()
+    predicted = torch.cat([predicted[:count], found[:count], everything, nothing])
+    found = torch.cat([found[:count], found[:count], everything, everything])
+    policy = PromptPolicy(point_at="center", correction_from_object=0.0)
+    draws = CorrectionDraws(torch.zeros(len(found)), torch.zeros(len(found)))
+    points, labels = correction_clicks(predicted, found, policy, draws)
+    for one, mask, (x, y), label in zip(predicted, found, points.tolist(), labels.tolist(), strict=True):
+        assert deepest_correction(one.numpy(), mask.numpy()) == (x, y, label)
 
 
 def test_a_perfect_prediction_gets_a_negative_click_on_the_background():

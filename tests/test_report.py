@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -18,8 +20,10 @@ from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
 from samtune.report.build import build_report
 from samtune.report.folder import load_comparisons
+from samtune.report.guard_scenes import guard_scenes
 from samtune.report.render import MOST_BYTES, write_report
 from tests.small import make_dataset
+from tests.test_distributed import environment, free_port
 from tests.tiny import tiny_sam2
 
 FEW = EvalConfig(jitter=(), mask_prompt=False, clicks=0)
@@ -44,7 +48,7 @@ def compared(tmp_path_factory, tiny_folder):
         root / "out",
         EvalConfig(),
         names=("nano", HOSTILE),
-        guard_scenes=2,
+        scenes=2,
         runs=[curve.parent],
     )
     return root / "out", comparison, curve
@@ -144,6 +148,50 @@ def test_several_models_are_ranked_and_guards_are_kept(tiny_folder, tmp_path):
     content = json.loads((tmp_path / "out/comparison.json").read_text())
     assert [one["model"] for one in content["ranking"]] == [one.tuned.model for one in found]
     assert PromptSet.load(tmp_path / "out/prompts.json").split == "test"
+
+
+def test_scenes_are_drawn_once_and_again_where_something_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with guard_scenes(1) as drawn:
+        assert drawn.root.is_relative_to(tmp_path)
+        table = drawn.root / "table.parquet"
+        before = table.stat().st_mtime_ns
+        pixels = drawn.read_image(drawn.images[0])
+    with guard_scenes(1) as again:
+        assert table.stat().st_mtime_ns == before
+        mask = again.root / again.images[0].objects[0].mask_path
+    mask.unlink()
+    with guard_scenes(1) as whole:
+        assert mask.is_file()
+        assert (whole.read_image(whole.images[0]) == pixels).all()
+
+
+def test_scenes_are_drawn_elsewhere_where_nothing_can_be_kept(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with guard_scenes(1) as drawn:
+        assert drawn.read_image(drawn.images[0]).any()
+    assert not drawn.root.exists()
+
+
+def test_two_processes_compare_as_one_does(tiny_folder, tmp_path):
+    dataset = make_dataset(tmp_path / "set", train=1, valid=0, test=3, empty=1)
+    save_model(tiny_sam2(seed=1), tmp_path / "other")
+    command = [sys.executable, "-m", "samtune", "compare", str(dataset.root), "--base", str(tiny_folder)]
+    command += ["--tuned", str(tmp_path / "other"), "--device", "cpu", "--clicks", "1", "--guard-scenes", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    for name, start in (("one", command), ("two", [*torchrun, *command[1:]])):
+        options = ["--quiet", "--automatic", "--out", str(tmp_path / name)]
+        done = subprocess.run(
+            [*start, *options], env=environment(), capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("exact box") == 1
+    for file in ("comparison.json", "prompts.json", "base.json", "tuned.json", "automatic.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    assert {file.name for file in (tmp_path / "one/gallery").iterdir()} == {
+        file.name for file in (tmp_path / "two/gallery").iterdir()
+    }
 
 
 def test_guards_with_one_name_or_without_objects_are_refused(tiny_folder, tmp_path):

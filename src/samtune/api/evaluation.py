@@ -145,6 +145,8 @@ def compare(
 ) -> Comparison:
     """Measure models on the same prompts, say whether to use the tuned one, and write figures and `report.html`.
 
+    Processes that `torchrun` has started share the images; all get the same comparison, and the first one writes.
+
     Args:
         dataset: folder that `prepare` wrote.
         base: the model to compare with: a name, a path, or a loaded model.
@@ -168,6 +170,7 @@ def compare(
     """
     from samtune.data.table import Dataset
     from samtune.report.build import build_report
+    from samtune.runtime.distributed import join_processes
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
@@ -184,9 +187,10 @@ def compare(
             config,
             names=[name_of(model, predictor) for model, predictor in zip(models, loaded, strict=True)],
             guards=others,
-            guard_scenes=guard_scenes,
+            scenes=guard_scenes,
             automatic=automatic,
             runs=[Path(one) if isinstance(one, str | Path) else None for one in candidates],
+            processes=join_processes(),
             progress=advance,
         )[0]
 

@@ -35,6 +35,10 @@ class EvalConfig(Config):
     background_clicks: int = Field(default=3, ge=0, description="Clicks per image where no object is annotated.")
     seed: int = Field(default=0, ge=0, description="Seed of the jittered boxes and the background clicks.")
     chunk: int = Field(default=32, ge=1, description="Prompts per decoder call.")
+    cache: bool = Field(
+        default=False,
+        description="Keep the images' embeddings in the dataset's folder, unrounded, for the next evaluation.",
+    )
     device: Device = "auto"
 
     @classmethod

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -31,6 +32,14 @@ from samtune.utils.text import one_line
 FORMAT = 1
 JITTER = "box_jitter_"
 """Prefix of the kinds of jittered boxes; the share of the side follows."""
+_PER_LOW_RES = 4
+"""Pixels of the model's input for each low-res pixel, a side."""
+_SPREAD = 2
+"""Low-res pixels beside an object that antialiasing reaches, and one more."""
+_OUTSIDE = -10.0
+"""Logit of a mask prompt where nothing is."""
+_MOST_KEPT = 256 << 20
+"""Bytes of masks that are kept between making prompts and measuring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +134,18 @@ _FILE = TypeAdapter(PromptSet)
 
 
 def make_prompts(
-    dataset: Dataset, config: EvalConfig, *, progress: Callable[[int, int], None] = lambda done, total: None
+    dataset: Dataset,
+    config: EvalConfig,
+    *,
+    truth: Truth | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PromptSet:
     """The prompts about a split, the same for the same dataset and settings.
 
     Args:
         dataset: whole; the split is chosen by `config`.
         config: what to ask.
+        truth: keeps the masks that are read for those who need them again.
         progress: called with images done and their total.
 
     Raises:
@@ -143,9 +157,10 @@ def make_prompts(
         raise _no_objects(dataset, config.split, len(images))
     if not config.max_objects:
         chosen += [(image, []) for image in images if not image.single_objects]
+    truth = truth or Truth(dataset, room=0)
     made: list[ImagePrompts] = []
     for done, (image, objects) in enumerate(chosen, start=1):
-        made.append(_image_prompts(dataset, image, objects, config))
+        made.append(_image_prompts(truth, image, objects, config))
         progress(done, len(chosen))
     return PromptSet(dataset.root.resolve().name, config.split, config.seed, tuple(made))
 
@@ -178,6 +193,34 @@ def read_truth(dataset: Dataset, found: ObjectEntry) -> Region:
     return region
 
 
+class Truth:
+    """The masks of a dataset's objects; those read once are kept as bits, first come first kept, while there is room.
+
+    Args:
+        dataset: whose masks.
+        room: most bytes to keep.
+    """
+
+    def __init__(self, dataset: Dataset, room: int = _MOST_KEPT) -> None:
+        self._dataset = dataset
+        self._room = room
+        self._kept: dict[str, tuple[NDArray[np.uint8], Box]] = {}
+
+    def __call__(self, found: ObjectEntry) -> Region:
+        """An object's mask; errors are those of `read_truth`."""
+        if found.mask_path in self._kept:
+            bits, (x0, y0, x1, y1) = self._kept[found.mask_path]
+            shape = int(y1 - y0), int(x1 - x0)
+            mask = np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).view(np.bool_)
+            return Region(mask, int(x0), int(y0))
+        region = read_truth(self._dataset, found)
+        bits = np.packbits(region.mask)
+        if bits.nbytes <= self._room:
+            self._kept[found.mask_path] = bits, region.box
+            self._room -= bits.nbytes
+        return region
+
+
 def boxes_of(objects: Sequence[ObjectPrompts], kind: str) -> PromptBatch:
     """Box prompts of one kind, `box` or a jittered one, in pixels of the image."""
     boxes = [found.box if kind == "box" else found.jittered_boxes[kind] for found in objects]
@@ -197,15 +240,31 @@ def masks_of(objects: Sequence[ObjectPrompts], size: tuple[int, int], mask_size:
         size: (H, W) of the image.
         mask_size: side of the model's low-res masks.
     """
-    side = 4 * mask_size
-    scale = np.array([side / size[1], side / size[0]])
-    filled = np.zeros((len(objects), side, side), np.uint8)
-    for mask, found in zip(filled, objects, strict=True):
-        # A pixel's centre lies half a pixel from its index; OpenCV's points are centres.
-        points = (np.array(found.outline).reshape(-1, 2) + 0.5) * scale - 0.5
-        cv2.fillPoly(mask, [points.round().astype(np.int32)], 1)
-    logits = mask_prompt(torch.from_numpy(filled).bool(), mask_size)[:, None]
+    logits = torch.full((len(objects), 1, mask_size, mask_size), _OUTSIDE)
+    for row, found in zip(logits[:, 0], objects, strict=True):
+        filled, (x, y) = _filled_outline(found.outline, size, _PER_LOW_RES * mask_size)
+        part = mask_prompt(filled, (filled.shape[0] // _PER_LOW_RES, filled.shape[1] // _PER_LOW_RES))
+        row[y : y + part.shape[0], x : x + part.shape[1]] = part
     return clicks_of(objects).with_masks(logits)
+
+
+def _filled_outline(
+    outline: Sequence[float], size: tuple[int, int], side: int
+) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+    """An outline filled on the model's input, `side` pixels wide; only the part that antialiasing spreads it over.
+
+    Returns:
+        The part, whole low-res pixels, bool `[h, w]`, and where it begins, xy in low-res pixels.
+    """
+    scale = np.array([side / size[1], side / size[0]])
+    # A pixel's centre lies half a pixel from its index; OpenCV's points are centres.
+    points = ((np.array(outline).reshape(-1, 2) + 0.5) * scale - 0.5).round().astype(np.int32)
+    first = np.maximum(points.min(0) // _PER_LOW_RES - _SPREAD, 0)
+    last = np.minimum(points.max(0) // _PER_LOW_RES + _SPREAD + 1, side // _PER_LOW_RES)
+    width, height = ((last - first) * _PER_LOW_RES).tolist()
+    filled = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(filled, [points - (first * _PER_LOW_RES).astype(np.int32)], 1)
+    return filled.astype(np.bool_), (int(first[0]), int(first[1]))
 
 
 def deepest_click(region: Region) -> Tensor:
@@ -214,14 +273,12 @@ def deepest_click(region: Region) -> Tensor:
     return inside + torch.tensor([[region.x0, region.y0]], dtype=torch.float32)
 
 
-def _image_prompts(
-    dataset: Dataset, image: ImageEntry, objects: Sequence[ObjectEntry], config: EvalConfig
-) -> ImagePrompts:
+def _image_prompts(truth: Truth, image: ImageEntry, objects: Sequence[ObjectEntry], config: EvalConfig) -> ImagePrompts:
     """Prompts about one image; what is drawn depends on the seed and the image or object alone."""
     occupied = np.zeros((image.height, image.width), bool)
     chosen, prompts = {found.annotation_id for found in objects}, dict[str, ObjectPrompts]()
     for found in image.objects:
-        region = read_truth(dataset, found)
+        region = truth(found)
         x0, y0, x1, y1 = region.box
         occupied[y0:y1, x0:x1] |= region.mask
         if found.annotation_id in chosen:

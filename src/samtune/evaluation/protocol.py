@@ -14,19 +14,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from samtune.config import EvalConfig, PromptPolicy
+from samtune.config import CacheConfig, EvalConfig
 from samtune.data.masks import Region
 from samtune.data.table import Dataset, ImageEntry, ObjectEntry
 from samtune.embeddings.cache import encoder_fingerprint
+from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.errors import DataError
 from samtune.evaluation.fixed_prompts import (
     ImagePrompts,
     ObjectPrompts,
     PromptSet,
+    Truth,
     boxes_of,
     clicks_of,
     deepest_click,
@@ -42,15 +46,10 @@ from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder.reference import ALL_TOKENS, NO_TOKENS, asked_tokens, select_masks
 from samtune.model.preprocess import clamp_low_res
 from samtune.prompts.batch import PromptBatch
-from samtune.prompts.simulate import CorrectionDraws, correction_clicks
+from samtune.prompts.simulate import deepest_correction
 from samtune.runtime.distributed import Processes
 
 __all__ = ["KINDS", "Evaluation", "evaluate", "evaluate_all", "measure", "read_truth", "spread"]
-
-_DEEPEST = PromptPolicy(point_at="center", correction_from_object=0.0)
-"""Clicks at the deepest pixel of the error: nothing about them is random."""
-_NO_DRAWS = CorrectionDraws(torch.zeros(1), torch.zeros(1))
-"""Stands where random numbers are asked for and make no difference."""
 
 
 def evaluate(
@@ -60,6 +59,8 @@ def evaluate(
     *,
     name: str | None = None,
     prompts: PromptSet | None = None,
+    truth: Truth | None = None,
+    keep: CacheConfig | None = None,
     processes: Processes | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
@@ -71,6 +72,8 @@ def evaluate(
         config: what to measure.
         name: what to call the model in the result.
         prompts: what to ask; made from the dataset and `config` if left out.
+        truth: the masks of the dataset, as far as they were read before.
+        keep: where the images' embeddings are kept; if left out, the dataset's folder where `config.cache` says so.
         processes: those that share the images; all must call this, and all get the whole result.
         progress: called with images done and their total.
 
@@ -79,7 +82,15 @@ def evaluate(
     """
     names = [name or predictor.loaded.name]
     return evaluate_all(
-        [predictor], dataset, config, names=names, prompts=prompts, processes=processes, progress=progress
+        [predictor],
+        dataset,
+        config,
+        names=names,
+        prompts=prompts,
+        truth=truth,
+        keep=keep,
+        processes=processes,
+        progress=progress,
     )[0]
 
 
@@ -90,6 +101,8 @@ def evaluate_all(
     *,
     names: Sequence[str],
     prompts: PromptSet | None = None,
+    truth: Truth | None = None,
+    keep: CacheConfig | None = None,
     processes: Processes | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Evaluation]:
@@ -104,7 +117,9 @@ def evaluate_all(
         Subject(name, predictor, predictor.loaded.fingerprint(), encoder_of(predictor))
         for name, predictor in zip(names, predictors, strict=True)
     ]
-    return evaluate_subjects(subjects, dataset, config, prompts=prompts, processes=processes, progress=progress)
+    return evaluate_subjects(
+        subjects, dataset, config, prompts=prompts, truth=truth, keep=keep, processes=processes, progress=progress
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +147,16 @@ def evaluate_subjects(
     config: EvalConfig,
     *,
     prompts: PromptSet | None = None,
+    truth: Truth | None = None,
+    keep: CacheConfig | None = None,
     processes: Processes | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Evaluation]:
     """Measure subjects on the same prompts; the arguments and errors are those of `evaluate_all`."""
     processes = processes or Processes()
-    prompts = prompts or make_prompts(dataset, config)
+    truth = truth or Truth(dataset)
+    prompts = prompts or make_prompts(dataset, config, truth=truth)
+    embed = _Embedder(dataset, keep or (CacheConfig(cache_dtype="fp32") if config.cache else None))
     entries = matching_entries(dataset, prompts, config)
     images = list(zip(prompts.images, entries, strict=True))
     share = images[processes.rank :: processes.count]
@@ -145,7 +164,7 @@ def evaluate_subjects(
     def measure_share() -> list[list[_ImageResults]]:
         found: list[list[_ImageResults]] = []
         for done, (asked, (image, objects)) in enumerate(share, start=1):
-            found.append(_measure_image(subjects, dataset, image, asked, objects, config))
+            found.append(_measure_image(subjects, embed, truth, image, asked, objects, config))
             progress(min(done * processes.count, len(images)), len(images))
         return found
 
@@ -181,25 +200,54 @@ class _ImageResults:
 _SHARE = TypeAdapter(list[list[_ImageResults]])
 
 
+class _Embedder:
+    """The embeddings of images, from the cache where they are kept; each image is read only where it must be.
+
+    Args:
+        dataset: where the images are.
+        keep: where embeddings are kept, exactly as they are; None: nowhere.
+    """
+
+    def __init__(self, dataset: Dataset, keep: CacheConfig | None) -> None:
+        self._dataset = dataset
+        self._keep = keep
+        self._kept: dict[tuple[str, int, str], DatasetEmbeddings] = {}
+        self._last: tuple[ImageEntry, NDArray[np.uint8]] | None = None
+
+    def __call__(self, subject: Subject, image: ImageEntry) -> EmbeddedImage:
+        """By the encoder of a subject that is active."""
+        predictor = subject.predictor
+        if self._keep is None:
+            if self._last is None or self._last[0] is not image:
+                self._last = image, self._dataset.read_image(image)
+            return predictor.embed(self._last[1])
+        if subject.encoder not in self._kept:
+            self._kept[subject.encoder] = DatasetEmbeddings.open(
+                self._dataset, predictor.loaded, self._keep, predictor.device, "no"
+            )
+        with torch.no_grad():
+            return EmbeddedImage(self._kept[subject.encoder]([View(image)]), (image.height, image.width))
+
+
 def _measure_image(
     subjects: Sequence[Subject],
-    dataset: Dataset,
+    embed: _Embedder,
+    truth: Truth,
     image: ImageEntry,
     asked: ImagePrompts,
     objects: Sequence[ObjectEntry],
     config: EvalConfig,
 ) -> list[_ImageResults]:
     """All subjects on one image, which is read once and encoded once for each encoder."""
-    pixels = dataset.read_image(image)
-    truth = [read_truth(dataset, one) for one in objects]
+    regions = [truth(one) for one in objects]
     embedded: dict[tuple[str, int, str], EmbeddedImage] = {}
     found: list[_ImageResults] = []
     for subject in subjects:
         subject.activate()
         if subject.encoder not in embedded:
-            embedded[subject.encoder] = subject.predictor.embed(pixels)
+            embedded[subject.encoder] = embed(subject, image)
         of_image = embedded[subject.encoder]
-        results = tuple(_results(subject.predictor, of_image, image, asked, objects, truth, config))
+        results = tuple(_results(subject.predictor, of_image, image, asked, objects, regions, config))
         found.append(_ImageResults(results, tuple(_background(subject.predictor, of_image, image, asked))))
     return found
 
@@ -414,14 +462,14 @@ def _with_corrections(
 ) -> PromptBatch:
     """The prompts with one more click at the deepest error, seen at full resolution, and the mask they had led to."""
     clicks = [_correction(mask, region, embedded.size) for mask, region in zip(masks, truth, strict=True)]
-    points, labels = (torch.cat(parts) for parts in zip(*clicks, strict=True))
-    more = predictor.to_model_frame(embedded, PromptBatch.from_clicks(points[:, None], labels[:, None]))
+    points, labels = torch.tensor([click[:2] for click in clicks]), torch.tensor([click[2] for click in clicks])
+    more = predictor.to_model_frame(embedded, PromptBatch.from_clicks(points[:, None].float(), labels[:, None]))
     more = more.to(predictor.device)
     return prompts.with_clicks(more.points[:, 0], more.labels[:, 0]).with_masks(clamp_low_res(low_res.float()))
 
 
-def _correction(mask: Region, truth: Region, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """One click at the deepest pixel of the error: point `[1, 2]`, xy, and label `[1]`.
+def _correction(mask: Region, truth: Region, size: tuple[int, int]) -> tuple[int, int, int]:
+    """One click at the deepest pixel of the error: x, y, and label.
 
     Only a frame around both masks is looked at; a mask without any error needs the whole image, where the click goes to
     the background.
@@ -429,9 +477,8 @@ def _correction(mask: Region, truth: Region, size: tuple[int, int]) -> tuple[Ten
     predicted, wanted, (x0, y0) = within_one_frame(mask, truth, size)
     if (predicted == wanted).all():
         predicted, wanted, (x0, y0) = truth.paste(*size), truth.paste(*size), (0, 0)
-    first, second = torch.from_numpy(predicted)[None], torch.from_numpy(wanted)[None]
-    points, labels = correction_clicks(first, second, _DEEPEST, _NO_DRAWS)
-    return points + torch.tensor([[x0, y0]], dtype=torch.float32), labels
+    x, y, label = deepest_correction(predicted, wanted)
+    return x + x0, y + y0, label
 
 
 def _background(

@@ -44,6 +44,23 @@ class Growth:
 
 
 @dataclass(frozen=True, slots=True)
+class _Growths:
+    """R fitted curves; every attribute is that of `Growth`, `[R]`."""
+
+    base: Floats
+    height: Floats
+    bend: Floats
+    steepness: Floats
+
+    def __getitem__(self, row: int) -> Growth:
+        return Growth(*(float(one[row]) for one in (self.base, self.height, self.bend, self.steepness)))
+
+    def at(self, images: float) -> Floats:
+        """IoU of every curve after tuning on so many, `[R]`."""
+        return self.base + self.height * (1 - (1 + images / self.bend) ** -self.steepness)
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """What held-out objects score after tuning on growing parts of the training split.
 
@@ -96,8 +113,7 @@ def forecast(measured: Measured, more: int, seed: int = 0) -> Forecast:
     curve = _fitted(measured.images, means[None], base)[0]
     there = float(measured.images[:, -1].mean())
     resampled = _resampled(measured, np.random.default_rng(seed))
-    gains = np.array([one.at(there + more) - one.at(there) for one in resampled])
-    low, high = _widened(gains, _degrees(measured))
+    low, high = _widened(resampled.at(there + more) - resampled.at(there), _degrees(measured))
     check = None
     if shares > 2:
         check = _fitted(measured.images[:, :-1], means[None, :, :-1], base)[0].at(there)
@@ -108,8 +124,7 @@ def forecast(measured: Measured, more: int, seed: int = 0) -> Forecast:
 def band(measured: Measured, images: Sequence[float], seed: int = 0) -> NDArray[np.float64]:
     """The interval of the fitted curve at some numbers of images: `[2, N]`, low and high."""
     curves = _resampled(measured, np.random.default_rng(seed))
-    values = np.array([[one.at(number) for number in images] for one in curves])
-    return np.array([_widened(column, _degrees(measured)) for column in values.T]).T
+    return np.array([_widened(curves.at(number), _degrees(measured)) for number in images]).T
 
 
 def _degrees(measured: Measured) -> int:
@@ -117,7 +132,7 @@ def _degrees(measured: Measured) -> int:
     return max(1, min(len(set(measured.groups)) - 1, measured.images.size - 3))
 
 
-def _resampled(measured: Measured, rng: np.random.Generator) -> list[Growth]:
+def _resampled(measured: Measured, rng: np.random.Generator) -> _Growths:
     """Curves through resampled groups of held-out images and resampled runs.
 
     What a run deviates by from the mean of its share is drawn anew from all deviations there are, each somewhat larger
@@ -140,7 +155,7 @@ def _resampled(measured: Measured, rng: np.random.Generator) -> list[Growth]:
     return _fitted(measured.images, ious, base)
 
 
-def _fitted(images: Floats, ious: Floats, base: Floats) -> list[Growth]:
+def _fitted(images: Floats, ious: Floats, base: Floats) -> _Growths:
     """Least squares for R sets of points at once.
 
     Args:
@@ -154,10 +169,7 @@ def _fitted(images: Floats, ious: Floats, base: Floats) -> list[Growth]:
     heights = np.clip(product / square, -base[:, None], 1 - base[:, None])
     errors = heights**2 * square - 2 * heights * product
     best = errors.argmin(1)
-    return [
-        Growth(float(one), float(heights[row, place]), float(_SHAPES[place, 0]), float(_SHAPES[place, 1]))
-        for row, (one, place) in enumerate(zip(base, best, strict=True))
-    ]
+    return _Growths(base, heights[np.arange(len(base)), best], *_SHAPES[best].T)
 
 
 def _widened(values: Floats, degrees: int) -> tuple[float, float]:

@@ -109,7 +109,7 @@ def upscale_masks(low_res: Tensor, original_size: tuple[int, int]) -> Tensor:
     return masks.reshape(*low_res.shape[:-2], *original_size)
 
 
-def mask_prompt(mask: NDArray[np.bool_] | Tensor, mask_size: int) -> Tensor:
+def mask_prompt(mask: NDArray[np.bool_] | Tensor, mask_size: int | tuple[int, int]) -> Tensor:
     """A full-size mask as the low-res logits a mask prompt is made of.
 
     The official code turns a given mask into logits of -10 and 10 and brings it down bilinearly with antialiasing
@@ -117,17 +117,18 @@ def mask_prompt(mask: NDArray[np.bool_] | Tensor, mask_size: int) -> Tensor:
 
     Args:
         mask: bool `[..., H, W]` at the original image's size.
-        mask_size: side of the model's low-res masks, a quarter of its input.
+        mask_size: side of the model's low-res masks, a quarter of its input; or (h, w), for a part of a mask.
 
     Returns:
-        float32 logits `[..., mask_size, mask_size]`, -10 to 10.
+        float32 logits `[..., h, w]`, -10 to 10.
     """
+    size = (mask_size, mask_size) if isinstance(mask_size, int) else mask_size
     logits = torch.as_tensor(mask).to(torch.float32) * 20.0 - 10.0
     flat = logits.reshape(-1, 1, *logits.shape[-2:])
     if flat.shape[0] == 0:
-        return flat.new_zeros(*logits.shape[:-2], mask_size, mask_size)
-    small = functional.interpolate(flat, (mask_size, mask_size), mode="bilinear", align_corners=False, antialias=True)
-    return small.reshape(*logits.shape[:-2], mask_size, mask_size)
+        return flat.new_zeros(*logits.shape[:-2], *size)
+    small = functional.interpolate(flat, size, mode="bilinear", align_corners=False, antialias=True)
+    return small.reshape(*logits.shape[:-2], *size)
 
 
 def clamp_low_res(low_res: Tensor) -> Tensor:

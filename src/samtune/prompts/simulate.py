@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -251,6 +252,22 @@ def correction_clicks(
     return points, masks[torch.arange(len(masks), device=masks.device), row, column].long()
 
 
+def deepest_correction(predicted: NDArray[np.bool_], mask: NDArray[np.bool_]) -> tuple[int, int, int]:
+    """The click of `correction_clicks` at the deepest pixel of the error, for one object and without any chance.
+
+    Args:
+        predicted, mask: bool `[H, W]`.
+
+    Returns:
+        Its x and y in pixels of `mask`, and its label.
+    """
+    region = predicted ^ mask
+    if not region.any():
+        region = mask if mask.all() else ~mask
+    row, column = _deepest(region)
+    return column, row, int(mask[row, column])
+
+
 def _boxes(boxes: Tensor, size: torch.Size, policy: PromptPolicy, draws: PromptDraws) -> Tensor:
     """Boxes with noise; a share of them is exact."""
     moved = jitter_boxes(boxes, size, policy, draws.edges)
@@ -372,9 +389,13 @@ def deepest_points_by_minima(regions: Tensor) -> Tensor:
 
 
 def _deepest_on_cpu(regions: Tensor) -> Tensor:
-    points = []
-    for region in regions.numpy().astype(np.uint8):
-        depth = cv2.distanceTransform(np.pad(region, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
-        row, column = np.unravel_index(int(depth.argmax()), depth.shape)
-        points.append((float(column), float(row)))
-    return torch.tensor(points).reshape(-1, 2)
+    return torch.tensor([_deepest(region)[::-1] for region in regions.numpy()], dtype=torch.float32).reshape(-1, 2)
+
+
+def _deepest(region: NDArray[np.bool_]) -> tuple[int, int]:
+    """Row and column of the pixel farthest from the edge of a region bool `[H, W]`."""
+    padded = np.zeros((region.shape[0] + 2, region.shape[1] + 2), np.uint8)
+    padded[1:-1, 1:-1] = region
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
+    row, column = divmod(int(depth.argmax()), depth.shape[1])
+    return row, column

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from samtune.config import EvalConfig
@@ -12,7 +12,7 @@ from samtune.evaluation.blend import BlendPoint, sweep
 from samtune.model.io.loaded import LoadedModel
 from samtune.report.build import ON_GUARDS, SCENES, guards_by_name
 from samtune.report.gallery import Advance
-from samtune.synthetic.guard_scenes import write_guard_scenes
+from samtune.report.guard_scenes import guard_scenes
 
 
 def measure_blends(
@@ -42,7 +42,7 @@ def measure_blends(
     """
     sets = guards_by_name([Dataset.open(guard) for guard in guards])
     settings = config.model_copy(update=ON_GUARDS | {"background_clicks": config.background_clicks})
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as drawn:
         if scenes:
-            sets[SCENES] = write_guard_scenes(Path(folder) / "scenes", scenes)
+            sets[SCENES] = drawn.enter_context(guard_scenes(scenes))
         return sweep(base, tuned, Dataset.open(dataset), settings, guards=sets, progress=progress)

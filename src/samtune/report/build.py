@@ -9,19 +9,21 @@ OUT/report.html                 all of it in one file
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from samtune.config import EvalConfig
+from pydantic import TypeAdapter
+
+from samtune.config import CacheConfig, EvalConfig
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError
-from samtune.evaluation.automatic import AutomaticComparison
+from samtune.evaluation.automatic import AutomaticComparison, AutomaticFigures
 from samtune.evaluation.blend import BLEND
 from samtune.evaluation.clips.guard import clip_guard, follow_drawn_clips
 from samtune.evaluation.comparison import Comparison, compare, ranked
-from samtune.evaluation.fixed_prompts import make_prompts
+from samtune.evaluation.fixed_prompts import Truth, make_prompts
 from samtune.evaluation.paired import Guard
 from samtune.evaluation.protocol import evaluate_all
 from samtune.evaluation.results import Evaluation
@@ -29,9 +31,10 @@ from samtune.inference.predictor import Predictor
 from samtune.report.automatic import measure_automatic
 from samtune.report.folder import COMPARISON, DATA_CURVE, save_comparisons
 from samtune.report.gallery import GALLERY, Advance, draw_gallery
+from samtune.report.guard_scenes import SCENE_EMBEDDINGS, guard_scenes
 from samtune.report.health import dataset_health
 from samtune.report.render import write_report
-from samtune.synthetic.guard_scenes import write_guard_scenes
+from samtune.runtime.distributed import Processes
 from samtune.utils.files import new_folder
 from samtune.utils.output_folders import check_output
 
@@ -39,6 +42,9 @@ SCENES = "procedural scenes"
 """Name of the guard that every comparison has unless it is turned off."""
 ON_GUARDS = {"jitter": (), "mask_prompt": False, "clicks": 0, "boundaries": False, "background_clicks": 0}
 """Settings of an evaluation on a guard's images: exact boxes and single clicks only."""
+Found = TypeVar("Found")
+_CLIPS = TypeAdapter(list[tuple[Guard, ...]])
+_AUTOMATIC = TypeAdapter(list[AutomaticFigures])
 
 
 def build_report(
@@ -50,9 +56,10 @@ def build_report(
     *,
     names: Sequence[str],
     guards: Sequence[Dataset] = (),
-    guard_scenes: int = 0,
+    scenes: int = 0,
     runs: Sequence[Path | None] = (),
     automatic: bool = False,
+    processes: Processes | None = None,
     progress: Advance = lambda what, done, total: None,
 ) -> list[Comparison]:
     """Evaluate all models on the same prompts, compare them, draw the gallery, write the report.
@@ -65,11 +72,12 @@ def build_report(
         config: what to measure.
         names: what to call the models, the base first.
         guards: datasets of images of another kind; their test split is used, or the one that has objects.
-        guard_scenes: procedural scenes as one more guard, and drawn clips where all models have video weights; 0
+        scenes: procedural scenes as one more guard, and drawn clips where all models have video weights; 0
             leaves them out.
         runs: folder of each tuned model that has one, for its training curve (`metrics.jsonl`), its curve of blends
             (`blend.json`) or its data curve (`curve.json`).
         automatic: also measure the masks that a grid of clicks finds.
+        processes: those that share the images; all must call this, the main one writes, and all get the comparisons.
         progress: called with what is being done, images done and their total.
 
     Returns:
@@ -80,28 +88,54 @@ def build_report(
         DataError: the split or a guard has no objects, or an image cannot be read.
         StorageError: the disk refused.
     """
-    check_output(out, mark=COMPARISON, earlier="an earlier comparison", inputs=[dataset.root])
-    sets = guards_by_name(guards)
+    processes = processes or Processes()
+    processes.all_or_none(
+        lambda: check_output(out, mark=COMPARISON, earlier="an earlier comparison", inputs=[dataset.root])
+    )
+    sets = processes.all_or_none(lambda: guards_by_name(guards))
     models = (base, *tuned)
-    prompts = make_prompts(dataset, config, progress=_named(progress, "making prompts"))
-    with new_folder(out) as folder:
-        prompts.save(folder / "prompts.json")
-        measuring = _named(progress, "measuring")
-        found = evaluate_all(models, dataset, config, names=names, prompts=prompts, progress=measuring)
-        on_guards = _on_guards(models, sets, guard_scenes, config, names, _named(progress, "measuring other images"))
-        clips = _on_clips(models, guard_scenes, _named(progress, "following objects through clips"))
-        compared = _compared(found, on_guards, clips)
-        if automatic:
-            compared = _with_automatic(compared, models, dataset, _named(progress, "finding without prompts"))
-        comparisons = ranked(compared)
-        best = next(number for number, one in enumerate(compared) if one is comparisons[0])
-        gallery = draw_gallery(dataset, (base, tuned[best]), comparisons[0], folder / GALLERY, progress)
-        save_comparisons(folder, comparisons, gallery, dataset_health(dataset))
-        run = runs[best] if runs else None
-        if run is None:
-            write_report(folder)
-        else:
-            write_report(folder, curve=run / "metrics.jsonl", blend=run / BLEND, data_curve=run / DATA_CURVE)
+    truth = Truth(dataset)
+    prompts = processes.all_or_none(
+        lambda: make_prompts(dataset, config, truth=truth, progress=_named(progress, "making prompts"))
+    )
+
+    def evaluated(data: Dataset, settings: EvalConfig, what: str, **more: Any) -> list[Evaluation]:
+        shared = more | {"names": names, "processes": processes, "progress": _named(progress, what)}
+        return evaluate_all(models, data, settings, **shared)
+
+    found = evaluated(dataset, config, "measuring", prompts=prompts, truth=truth)
+    on_guards = _on_guards(sets, scenes, config, evaluated)
+    clips = _from_main(
+        processes, _CLIPS, lambda: _on_clips(models, scenes, _named(progress, "following objects through clips"))
+    )
+    compared = _compared(found, on_guards, clips)
+    if automatic:
+        masks = _from_main(
+            processes,
+            _AUTOMATIC,
+            lambda: measure_automatic(
+                dataset, config.split, models, progress=_named(progress, "finding without prompts")
+            ),
+        )
+        compared = [
+            replace(one, automatic=AutomaticComparison(masks[0], these))
+            for one, these in zip(compared, masks[1:], strict=True)
+        ]
+    comparisons = ranked(compared)
+    best = next(number for number, one in enumerate(compared) if one is comparisons[0])
+
+    def write() -> None:
+        with new_folder(out) as folder:
+            prompts.save(folder / "prompts.json")
+            gallery = draw_gallery(dataset, (base, tuned[best]), comparisons[0], folder / GALLERY, progress)
+            save_comparisons(folder, comparisons, gallery, dataset_health(dataset))
+            run = runs[best] if runs else None
+            if run is None:
+                write_report(folder)
+            else:
+                write_report(folder, curve=run / "metrics.jsonl", blend=run / BLEND, data_curve=run / DATA_CURVE)
+
+    processes.on_main(write)
     return comparisons
 
 
@@ -119,26 +153,28 @@ def guards_by_name(guards: Sequence[Dataset]) -> dict[str, Dataset]:
 
 
 def _on_guards(
-    models: Sequence[Predictor],
-    sets: Mapping[str, Dataset],
-    scenes: int,
-    config: EvalConfig,
-    names: Sequence[str],
-    progress: Callable[[int, int], None],
+    sets: Mapping[str, Dataset], scenes: int, config: EvalConfig, evaluated: Callable[..., list[Evaluation]]
 ) -> dict[str, list[Evaluation]]:
     """All models on the images of every guard, on its test split or the first that has objects."""
 
-    def measured(guard: Dataset) -> list[Evaluation]:
+    def measured(guard: Dataset, keep: CacheConfig | None = None) -> list[Evaluation]:
         splits = {str(image.split) for image in guard.images if image.single_objects}
         split = next((name for name in ("test", "valid", "train") if name in splits), "test")
         settings = config.model_copy(update=ON_GUARDS | {"split": split})
-        return evaluate_all(models, guard, settings, names=names, progress=progress)
+        return evaluated(guard, settings, "measuring other images", keep=keep)
 
     found = {name: measured(guard) for name, guard in sets.items()}
     if scenes:
-        with tempfile.TemporaryDirectory() as folder:
-            found[SCENES] = measured(write_guard_scenes(Path(folder) / "scenes", scenes))
+        with guard_scenes(scenes) as drawn:
+            found[SCENES] = measured(drawn, SCENE_EMBEDDINGS)
     return found
+
+
+def _from_main(processes: Processes, kind: TypeAdapter[Found], work: Callable[[], Found]) -> Found:
+    """What the main process finds, for all of them."""
+    if processes.is_alone:
+        return work()
+    return kind.validate_json(processes.on_main(lambda: kind.dump_json(work()).decode()))
 
 
 def _on_clips(
@@ -164,16 +200,6 @@ def _compared(
             models=len(found) - 1,
         )
         for number in range(1, len(found))
-    ]
-
-
-def _with_automatic(
-    compared: Sequence[Comparison], models: Sequence[Predictor], dataset: Dataset, progress: Callable[[int, int], None]
-) -> list[Comparison]:
-    """The comparisons with the masks that the base model, which comes first, and the tuned ones find by themselves."""
-    before, *after = measure_automatic(dataset, compared[0].base.split, models, progress=progress)
-    return [
-        replace(one, automatic=AutomaticComparison(before, these)) for one, these in zip(compared, after, strict=True)
     ]
 
 
