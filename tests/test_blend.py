@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ import torch
 from samtune import api
 from samtune.config import EvalConfig
 from samtune.errors import ConfigError, ModelError
-from samtune.evaluation.blend import Blender, BlendPoint, best_of, sweep
+from samtune.evaluation.blend import CAUTION, Blender, BlendPoint, best_of, beyond, point_of, sweep
+from samtune.evaluation.comparison import compare
 from samtune.evaluation.protocol import evaluate
 from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
@@ -57,6 +59,33 @@ def test_the_sweep_measures_what_evaluate_measures(tiny_folder, tuned_folder, tm
     assert set(points[0].guards) >= {"other/box", "other/point", "background_refused"}
 
 
+def moved(tiny_folder, dataset, by):
+    """Two evaluations whose predicted IoU of every other object is off by so much more."""
+    before = evaluate(Predictor(load_model(tiny_folder)), dataset, FEW)
+    right = [
+        replace(one, answers={kind: replace(a, predicted_iou=a.iou) for kind, a in one.answers.items()})
+        for one in before.objects
+    ]
+    wrong = [
+        replace(one, answers={kind: replace(a, predicted_iou=a.iou + by(row)) for kind, a in one.answers.items()})
+        for row, one in enumerate(right)
+    ]
+    return replace(before, objects=tuple(right)), replace(before, objects=tuple(wrong), weights="other")
+
+
+@pytest.mark.parametrize(
+    ("images", "by", "is_damaged"),
+    [(8, lambda row: 0.02, True), (8, lambda row: 0.3 if row == 0 else 0.0, False), (2, lambda row: 0.02, True)],
+    ids=["sure", "one object", "too few groups to be sure"],
+)
+def test_a_guard_is_damaged_where_the_interval_says_so(tiny_folder, tmp_path, images, by, is_damaged):
+    dataset = make_dataset(tmp_path / "set", train=0, valid=images, test=0, empty=0)
+    base, tuned = moved(tiny_folder, dataset, by)
+    found = point_of(0.5, compare(base, tuned, guard_confidence=CAUTION))
+    assert found.guards["predicted_iou_box"] < -0.005
+    assert ("predicted_iou_box" in found.damaged) is is_damaged
+
+
 def point(alpha, gain, *damaged):
     return BlendPoint(alpha, {"box": gain, "point": 0.0}, {}, damaged)
 
@@ -64,6 +93,8 @@ def point(alpha, gain, *damaged):
 def test_the_blend_taken_gains_most_among_those_that_damage_nothing():
     points = [point(0.0, 0.0), point(0.3, 0.02), point(0.5, 0.015), point(0.8, 0.04, "click")]
     assert best_of(points).alpha == 0.3
+    assert beyond(points) == 0.4
+    assert beyond(points[:2]) is None
     assert best_of([point(0.0, 0.0), point(0.5, -0.01), point(1.0, 0.1, "click")]).alpha == 0.0
 
 
@@ -72,9 +103,11 @@ def test_a_blend_is_a_model_like_any_other(tiny_folder, tuned_folder, tmp_path):
     found = api.blend(
         tiny_folder, tuned_folder, tmp_path / "blend", dataset=dataset.root, config=FEW, guard_scenes=0, quiet=True
     )
-    assert [one.alpha for one in found.points] == [number / 10 for number in range(11)]
+    alphas = [one.alpha for one in found.points]
+    assert alphas == sorted(alphas)
+    assert set(alphas) >= {number / 10 for number in range(11)}
     again = json.loads((tmp_path / "blend/blend.json").read_text())
-    assert (again["alpha"], len(again["points"])) == (found.alpha, 11)
+    assert (again["alpha"], len(again["points"])) == (found.alpha, len(found.points))
     api.blend(tiny_folder, tuned_folder, tmp_path / "blend", 0.25, quiet=True)
     blended, base, tuned = (
         load_model(one).model.state_dict() for one in (tmp_path / "blend", tiny_folder, tuned_folder)

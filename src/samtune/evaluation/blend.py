@@ -20,7 +20,9 @@ from samtune.config import EvalConfig
 from samtune.data.table import Dataset
 from samtune.errors import ModelError
 from samtune.evaluation.comparison import GAINS, Comparison, compare
+from samtune.evaluation.paired import Guard
 from samtune.evaluation.protocol import Subject, encoder_of, evaluate_subjects
+from samtune.evaluation.verdict import FEWEST_GROUPS
 from samtune.inference.predictor import Predictor
 from samtune.model.io.loaded import LoadedModel
 from samtune.model.io.save import write_model
@@ -28,7 +30,10 @@ from samtune.utils.files import new_folder, write_json
 
 BLEND = "blend.json"
 ALPHAS = tuple(number / 10 for number in range(11))
-"""The blends that `auto` tries, base and tuned model included."""
+"""The blends that `auto` tries, base and tuned model included; then the one half a step beyond the best of them."""
+CAUTION = 0.8
+"""Confidence of the intervals that say whether a blend damages a guard: below the verdict's 0.95, because the blend is
+chosen at the edge of damage, and other images will be judged (docs/decisions/0221)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,8 @@ class BlendPoint:
         alpha: 0 is the base model, 1 the tuned one.
         gains: mean difference to the base by prompt kind, IoU of boxes and of single clicks.
         guards: mean difference to the base by guard, above 0 where the blend is better.
-        damaged: guards whose mean is worse than the base's by their tolerance or more.
+        damaged: guards that are worse than the base's by their tolerance or more, with an interval (`CAUTION`) that
+            excludes 0; with fewer than five groups of images, where intervals say nothing, the mean decides.
     """
 
     alpha: float
@@ -127,9 +133,14 @@ def sweep(
     finally:
         blender.set(1.0)
     return [
-        _point(
+        point_of(
             alpha,
-            compare(found[0], found[number], sets={name: (first[0], first[number]) for name, first in others.items()}),
+            compare(
+                found[0],
+                found[number],
+                sets={name: (first[0], first[number]) for name, first in others.items()},
+                guard_confidence=CAUTION,
+            ),
         )
         for number, alpha in enumerate(alphas)
     ]
@@ -164,6 +175,13 @@ def best_of(points: Sequence[BlendPoint]) -> BlendPoint:
     return max((point for point in points if not point.damaged), key=lambda point: (point.gain, -point.alpha))
 
 
+def beyond(points: Sequence[BlendPoint]) -> float | None:
+    """The blend half a step further towards the tuned model than the best one; None where that is the tuned model."""
+    alphas = sorted(point.alpha for point in points)
+    place = alphas.index(best_of(points).alpha)
+    return None if place == len(alphas) - 1 else (alphas[place] + alphas[place + 1]) / 2
+
+
 def _subject(blender: Blender, predictor: Predictor, alpha: float) -> Subject:
     blender.set(alpha)
     activate = partial(blender.set, alpha)
@@ -176,17 +194,22 @@ def _subject(blender: Blender, predictor: Predictor, alpha: float) -> Subject:
     )
 
 
-def _point(alpha: float, comparison: Comparison) -> BlendPoint:
+def point_of(alpha: float, comparison: Comparison) -> BlendPoint:
+    """What a comparison of a blend with its base says about it, its guards with intervals of `CAUTION`."""
     guards = {
         guard.name: -guard.change.mean if guard.lower_is_better else guard.change.mean for guard in comparison.guards
     }
-    tolerances = {guard.name: guard.tolerance for guard in comparison.guards}
     return BlendPoint(
         alpha=alpha,
         gains={kind: comparison.kinds[kind].change.mean for kind in GAINS},
         guards=guards,
-        damaged=tuple(name for name, change in guards.items() if change <= -tolerances[name]),
+        damaged=tuple(guard.name for guard in comparison.guards if _is_damaged(guard, guards[guard.name])),
     )
+
+
+def _is_damaged(guard: Guard, change: float) -> bool:
+    """Whether a blend damages a guard; `change` is above 0 where it is better."""
+    return guard.is_damaged if guard.change.groups >= FEWEST_GROUPS else change <= -guard.tolerance
 
 
 def _blended(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:

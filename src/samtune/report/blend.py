@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from samtune.config import EvalConfig
 from samtune.data.table import Dataset
-from samtune.evaluation.blend import BlendPoint, sweep
+from samtune.evaluation.blend import BlendPoint, beyond, sweep
 from samtune.model.io.loaded import LoadedModel
 from samtune.report.build import ON_GUARDS, SCENES, guards_by_name
 from samtune.report.gallery import Advance
@@ -25,7 +26,7 @@ def measure_blends(
     *,
     progress: Advance,
 ) -> list[BlendPoint]:
-    """Measure eleven blends with boxes and clicks.
+    """Measure twelve blends with boxes and clicks: eleven a tenth apart, and one beyond the best of these.
 
     Args:
         base, tuned: models of one architecture.
@@ -45,4 +46,9 @@ def measure_blends(
     with ExitStack() as drawn:
         if scenes:
             sets[SCENES] = drawn.enter_context(guard_scenes(scenes))
-        return sweep(base, tuned, Dataset.open(dataset), settings, guards=sets, progress=progress)
+        measured = partial(sweep, base, tuned, Dataset.open(dataset), settings, guards=sets, progress=progress)
+        points = measured()
+        further = beyond(points)
+        if further is not None:
+            points += measured(alphas=(0.0, further))[1:]
+        return sorted(points, key=lambda point: point.alpha)
