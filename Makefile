@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: studio-screenshots shards-fire ablation resume-fire studio-kill onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets verdict-proofs finder-sets lock clean
+.PHONY: studio-screenshots shards-fire ablation resume-fire studio-kill onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets verdict-proofs data-curves evaluation-cost finder-sets lock clean
 
 demo: $(READY)  ## Draw a dataset, tune the built-in model on it, compare both, write a report
 	$(BIN)/samtune demo --out demo
@@ -88,6 +88,14 @@ real-sets: $(READY)  ## The main job on the real sets under SAMTUNE_REAL_DATA; a
 verdict-proofs: $(READY)  ## What the verdict says of ruined labels, boxes only and a blend, on two real sets; half an hour
 	$(BIN)/python benchmarks/verdict_proofs.py $(REAL)/lens_coco $(REAL)/nanoshapes_coco:0.5,0.25,0.25 \
 	  --out build/verdict-proofs
+
+data-curves: $(READY)  ## Held-out IoU against training images on five real sets; hours on two cores; goes on where it was
+	$(BIN)/python benchmarks/data_curves.py $(addprefix $(REAL)/,lens_coco plants_coco:0.6,0.1,0.3 \
+	  nanoshapes_coco:0.5,0.25,0.25 nuts_coco:0.6,0.1,0.3 kudzu_via:0.6,0.1,0.3) \
+	  --out build/data-curves --picture docs/images/data-curves.png $(CURVE_OPTIONS)
+
+evaluation-cost: $(READY)  ## What evaluating 10,000 objects costs beside the decoder; ten minutes on a quiet core
+	$(BIN)/python benchmarks/evaluation_cost.py $(REAL)/nanoshapes_coco --out build/evaluation-cost
 
 finder-sets: $(READY)  ## The finder on the real sets under SAMTUNE_REAL_DATA, three seeds; hours on two cores
 	$(BIN)/python benchmarks/finder_sets.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco nuts_coco kudzu_via) \

@@ -2,7 +2,7 @@
 
 `base + alpha (tuned - base)` for every weight (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"). With
 `alpha` between 0 and 1 much of what tuning gained often stays, while what it damaged comes back. Where the encoder was
-not tuned, all blends share the image embeddings, so that trying eleven of them takes the decoder's time.
+not tuned, all blends share the image embeddings, so that trying a dozen of them takes the decoder's time.
 """
 
 from __future__ import annotations

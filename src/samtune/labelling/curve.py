@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from samtune.config import CurveConfig, EvalConfig, TrainConfig
+from samtune.config import CacheConfig, CurveConfig, EvalConfig, TrainConfig
 from samtune.data.prepare.spool import TABLE
 from samtune.data.table import Dataset
 from samtune.data.training_share import with_training_share
@@ -231,7 +231,9 @@ def _point(
     device = choose_device(settings.device)
     configure_process(device)
     asked = EvalConfig.exact_prompts(config.split, config.max_objects)
-    found = evaluate(Predictor(load_model(made, device=device)), data, asked)
+    keep = CacheConfig(cache_dir=settings.cache_dir, cache_limit=settings.cache_limit, cache_dtype="fp32")
+    predictor = Predictor(load_model(made, device=device))
+    found = evaluate(predictor, data, asked, keep=keep if settings.cache else None)
     with storage_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     found.save(file)
