@@ -182,6 +182,21 @@ def test_without_script_everything_can_be_read(opened):
 
 
 @pytest.mark.parametrize("name", ["report", "doctor"])
+def test_nothing_is_cut_on_paper_and_the_ground_is_white(opened, name):
+    page = opened(name, 680, "dark")  # A4 between its margins
+    page.emulate_media(media="print", color_scheme="dark")
+    wider = "[...document.querySelectorAll('body *')].filter(one => one.getBoundingClientRect().right > innerWidth + 1)"
+    assert page.evaluate(f"{wider}.filter(one => one.checkVisibility()).map(one => one.outerHTML.slice(0, 80))") == []
+    scrolls = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth + 1)"
+    assert page.evaluate(f"{scrolls}.length") == 0
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") in (
+        "rgb(255, 255, 255)",
+        "rgba(0, 0, 0, 0)",
+    )
+    assert not any(one.is_visible() for one in page.locator(".slider, .filter").all())
+
+
+@pytest.mark.parametrize("name", ["report", "doctor"])
 def test_it_prints_as_a_pdf(pages, chromium, tmp_path, name):
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     command += [f"--print-to-pdf={tmp_path / 'page.pdf'}", "--no-pdf-header-footer", pages[name].as_uri()]

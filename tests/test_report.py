@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from samtune import api
 from samtune.config import EvalConfig
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError, DataError
@@ -177,21 +178,19 @@ def test_scenes_are_drawn_elsewhere_where_nothing_can_be_kept(tmp_path, monkeypa
 def test_two_processes_compare_as_one_does(tiny_folder, tmp_path):
     dataset = make_dataset(tmp_path / "set", train=1, valid=0, test=3, empty=1)
     save_model(tiny_sam2(seed=1), tmp_path / "other")
-    command = [sys.executable, "-m", "samtune", "compare", str(dataset.root), "--base", str(tiny_folder)]
-    command += ["--tuned", str(tmp_path / "other"), "--device", "cpu", "--clicks", "1", "--guard-scenes", "2"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
-    for name, start in (("one", command), ("two", [*torchrun, *command[1:]])):
-        options = ["--quiet", "--automatic", "--out", str(tmp_path / name)]
-        done = subprocess.run(
-            [*start, *options], env=environment(), capture_output=True, text=True, timeout=600, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("exact box") == 1
+    models, config = (str(tiny_folder), str(tmp_path / "other")), EvalConfig(device="cpu", clicks=1)
+    api.compare(dataset.root, *models, tmp_path / "one", config, guard_scenes=2, automatic=True, quiet=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    command += ["-m", "samtune", "compare", str(dataset.root), "--base", models[0], "--tuned", models[1]]
+    command += ["--device", "cpu", "--clicks", "1", "--guard-scenes", "2", "--automatic", "--quiet"]
+    command += ["--out", str(tmp_path / "two")]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("exact box") == 1
+    written = [{file.relative_to(tmp_path / name) for file in (tmp_path / name).rglob("*")} for name in ("one", "two")]
+    assert written[0] == written[1]
     for file in ("comparison.json", "prompts.json", "base.json", "tuned.json", "automatic.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-    assert {file.name for file in (tmp_path / "one/gallery").iterdir()} == {
-        file.name for file in (tmp_path / "two/gallery").iterdir()
-    }
 
 
 def test_guards_with_one_name_or_without_objects_are_refused(tiny_folder, tmp_path):
