@@ -61,7 +61,9 @@ def predict_on_ray(
     try:
         ray.get([worker.remote(arguments) for _ in range(workers)])
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, SamtuneError) else error
+        if isinstance(error.cause, SamtuneError):
+            raise error.cause from error
+        raise
     return report_of(Path(out))
 
 
