@@ -144,7 +144,8 @@ def report_of(out: Path) -> ManyReport:
         mark = json.loads((out / DONE / f"{shard:05}.json").read_text(encoding="utf-8"))
         for name in totals:
             totals[name] += mark[name]
-    return ManyReport(out, **totals, own_images=0, images_per_second=None, model_share=None)
+    images, objects, damaged = totals.values()
+    return ManyReport(out, images, objects, damaged, own_images=0, images_per_second=None, model_share=None)
 
 
 def _method(predictor: Predictor, config: PredictConfig) -> Method:
