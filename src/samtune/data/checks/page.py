@@ -17,6 +17,7 @@ JSON, format 1:
 from __future__ import annotations
 
 import base64
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -98,12 +99,14 @@ def render_html(audit: Audit, out: Path) -> None:
         {"severity": severity.value, "code": code, "count": len(issues), "first": issues[0], "examples": by_code[code]}
         for (severity, code), issues in _grouped(audit.issues)
     ]
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["quoted"] = shlex.quote
+    page = environment.from_string(_PAGE)
     write_text(
         out,
         page.render(
             audit=audit, groups=groups, verdict=_verdict(audit.issues), sizes=audit.summary.sizes,
-            per_image=_per_image(audit.summary),
+            per_image=_per_image(audit.summary), source=shlex.quote(str(audit.source)),
         ),
     )  # fmt: skip
 
@@ -246,7 +249,9 @@ img { display: inline-block; max-width: 100%; border-radius: 4px; vertical-align
 <div class="examples">{% for example in group.examples if example.images %}
 <figure>{% for uri in example.images %}<img src="{{ uri }}" alt="">
 {% endfor %}<figcaption>{{ example.issue.image or "" }}
-{{- " annotation " ~ example.issue.annotation if example.issue.annotation }}: {{ example.issue.message }}</figcaption>
+{{- " annotation " ~ example.issue.annotation if example.issue.annotation }}: {{ example.issue.message }}
+{% if example.issue.image %}<br><code>samtune studio {{ source }} --image {{ example.issue.image | quoted }}</code>
+{% endif %}</figcaption>
 </figure>
 {% endfor %}</div>
 {% endfor %}
