@@ -15,7 +15,7 @@ from samtune.cli import main
 
 
 def _end_at_end_of_input() -> None:
-    while sys.stdin.buffer.read1(4096):
+    while os.read(sys.stdin.fileno(), 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 

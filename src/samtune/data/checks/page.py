@@ -99,14 +99,12 @@ def render_html(audit: Audit, out: Path) -> None:
         {"severity": severity.value, "code": code, "count": len(issues), "first": issues[0], "examples": by_code[code]}
         for (severity, code), issues in _grouped(audit.issues)
     ]
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["quoted"] = shlex.quote
-    page = environment.from_string(_PAGE)
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
     write_text(
         out,
         page.render(
             audit=audit, groups=groups, verdict=_verdict(audit.issues), sizes=audit.summary.sizes,
-            per_image=_per_image(audit.summary), source=shlex.quote(str(audit.source)),
+            per_image=_per_image(audit.summary), quoted=shlex.quote,
         ),
     )  # fmt: skip
 
@@ -250,7 +248,7 @@ img { display: inline-block; max-width: 100%; border-radius: 4px; vertical-align
 <figure>{% for uri in example.images %}<img src="{{ uri }}" alt="">
 {% endfor %}<figcaption>{{ example.issue.image or "" }}
 {{- " annotation " ~ example.issue.annotation if example.issue.annotation }}: {{ example.issue.message }}
-{% if example.issue.image %}<br><code>samtune studio {{ source }} --image {{ example.issue.image | quoted }}</code>
+{% if example.issue.image %}<br><code>samtune studio {{ quoted(audit.source | string) }} --image {{ quoted(example.issue.image) }}</code>
 {% endif %}</figcaption>
 </figure>
 {% endfor %}</div>
