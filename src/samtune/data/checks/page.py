@@ -248,7 +248,8 @@ img { display: inline-block; max-width: 100%; border-radius: 4px; vertical-align
 <figure>{% for uri in example.images %}<img src="{{ uri }}" alt="">
 {% endfor %}<figcaption>{{ example.issue.image or "" }}
 {{- " annotation " ~ example.issue.annotation if example.issue.annotation }}: {{ example.issue.message }}
-{% if example.issue.image %}<br><code>samtune studio {{ quoted(audit.source | string) }} --image {{ quoted(example.issue.image) }}</code>
+{% if example.issue.image %}<br>
+<code>samtune studio {{ quoted(audit.source | string) }} --image {{ quoted(example.issue.image) }}</code>
 {% endif %}</figcaption>
 </figure>
 {% endfor %}</div>
