@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,13 +74,22 @@ def draw_gallery(
             ious = before.answers["box"].iou, after.answers["box"].iou
             name = Path(image.image_path).name
             caption = f"{found.category}: base {ious[0]:.3f}, tuned {ious[1]:.3f} ({name})"
-            files.append({"views": views, "caption": caption, "category": found.category, "size": after.size})
+            files.append(
+                {"views": views, "caption": caption, "category": found.category, "size": after.size}
+                | {"studio": _studio_command(dataset, image, found)}
+            )
             done += 1
             progress("drawing", done, total)
         gallery.append({"title": choice.title, "kind": "objects", "images": files})
     gallery.append(_unannotated(split, models[1], folder))
     progress("drawing", total, total)
     return gallery
+
+
+def _studio_command(dataset: Dataset, image: ImageEntry, found: ObjectEntry) -> str:
+    """The command that opens the studio at an object."""
+    box = ",".join(f"{value:g}" for value in found.box)
+    return shlex.join(["samtune", "studio", str(dataset.root), "--image", image.image_path, "--box", box])
 
 
 def _choose(comparison: Comparison) -> list[_Choice]:
