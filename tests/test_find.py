@@ -247,7 +247,7 @@ def test_a_damaged_finder_stops_a_comparison_before_anything_is_written(run, dat
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("layout", [None, "rectlabel"])
+@pytest.mark.parametrize("layout", [None, pytest.param("rectlabel", marks=pytest.mark.slow)])
 def test_an_exported_finder_in_onnx_answers_as_torch_does(run, dataset, tmp_path, layout):
     """On the features of an image of the dataset, in an ONNX export as the encoder's graph gives them."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from samtune.finder.matching import match
 from samtune.finder.measure import compress, mask_iou, read_true
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import Predictor
-from samtune.inference.thresholds import read_thresholds, with_thresholds, write_thresholds
+from samtune.inference.thresholds import GridThresholds, read_thresholds, with_thresholds, write_thresholds
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
 from tests.small import make_dataset
@@ -87,18 +86,20 @@ def test_what_was_chosen_is_kept_in_the_run_and_counts_where_nothing_is_given(ru
     assert counts[0] == counts[1]
 
 
-def test_a_grid_keeps_what_its_users_get_and_ranks_more(run, dataset):
-    write_thresholds(run, fit_grid(dataset, "valid", Predictor(load_model(run)), GRID, 32).thresholds)
-    fitted, default = Predictor(load_model(run)), Predictor(load_model(run / "checkpoints" / "best"))
-    default.loaded = replace(default.loaded, source="hub:none")
-    for predictor in (fitted, default):
-        embedded = predictor.embed(dataset.read_image(dataset.split("test").images[0]))
-        known = automatic_masks(predictor, embedded, with_thresholds(AutomaticConfig(), predictor.loaded))
-        found = find_by_grid(predictor, embedded)
-        assert found.kept.masks == [compress(one.mask) for one in known]
-        assert len(found.ranked.masks) >= len(found.kept.masks)
-        assert (np.diff(found.ranked.scores) <= 0).all()
-    assert read_thresholds(fitted.loaded) is not None and len(found.ranked.masks) > len(known)
+@pytest.mark.parametrize("is_fitted", [True, False])
+def test_a_grid_keeps_what_its_users_get_and_ranks_more(run, dataset, is_fitted):
+    predictor = Predictor(load_model(run))
+    embedded = predictor.embed(dataset.read_image(dataset.split("test").images[0]))
+    every = automatic_masks(predictor, embedded, AutomaticConfig(min_iou_score=0.0, min_stability=0.0))
+    if is_fitted:
+        least = float(np.median([one.iou_score for one in every]))
+        figures = {"min_stability": 0.0, "precision": 0.5, "recall": 0.5, "chosen_on": "nothing"}
+        write_thresholds(run, GridThresholds(min_iou_score=least, **figures))
+    known = automatic_masks(predictor, embedded, with_thresholds(AutomaticConfig(), predictor.loaded))
+    found = find_by_grid(predictor, embedded)
+    assert found.kept.masks == [compress(one.mask) for one in known]
+    assert found.kept.masks == found.ranked.masks[: len(known)] and (np.diff(found.ranked.scores) <= 0).all()
+    assert (0 < len(known) < len(every)) == is_fitted
 
 
 def test_what_cannot_be_chosen_on_is_named(run, dataset, tmp_path):

@@ -17,7 +17,7 @@ from samtune.utils.output_folders import check_output
 from samtune.utils.progress import progress, stderr_console
 from samtune.utils.results import Result
 
-STEPS = 250
+STEPS = 200
 FINDER_STEPS, FINDER_WIDTH = 120, 32
 """Steps of the finder's network, or as many as the run has, and its channels."""
 GUARD_SCENES = 8
@@ -76,7 +76,7 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
         seed=seed,
         eval_every=max(1, steps // 2),
         eval_objects=60,
-        optimizer=OptimizerConfig(lr=3e-4),
+        optimizer=OptimizerConfig(lr=4e-4),
     )
     interrupted = api.train(paths["dataset"], settings, finder=False, quiet=quiet).signal
     if interrupted:
