@@ -12,12 +12,12 @@ import yaml
 import samtune
 from samtune.config import AutomaticConfig, PredictConfig
 from samtune.errors import DataError, ModelError
-from samtune.finder.grid import fit_grid
+from samtune.finder.grid import find_by_grid, fit_grid
 from samtune.finder.matching import match
 from samtune.finder.measure import compress, mask_iou, read_true
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import Predictor
-from samtune.inference.thresholds import read_thresholds, with_thresholds
+from samtune.inference.thresholds import GridThresholds, read_thresholds, with_thresholds, write_thresholds
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
 from tests.small import make_dataset
@@ -84,6 +84,22 @@ def test_what_was_chosen_is_kept_in_the_run_and_counts_where_nothing_is_given(ru
         for number, config in enumerate((asked, named))
     ]
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("is_fitted", [True, False])
+def test_a_grid_keeps_what_its_users_get_and_ranks_more(run, dataset, is_fitted):
+    predictor = Predictor(load_model(run))
+    embedded = predictor.embed(dataset.read_image(dataset.split("test").images[0]))
+    every = automatic_masks(predictor, embedded, AutomaticConfig(min_iou_score=0.0, min_stability=0.0))
+    if is_fitted:
+        least = float(np.median([one.iou_score for one in every]))
+        figures = {"min_stability": 0.0, "precision": 0.5, "recall": 0.5, "chosen_on": "nothing"}
+        write_thresholds(run, GridThresholds(min_iou_score=least, **figures))
+    known = automatic_masks(predictor, embedded, with_thresholds(AutomaticConfig(), predictor.loaded))
+    found = find_by_grid(predictor, embedded)
+    assert found.kept.masks == [compress(one.mask) for one in known]
+    assert found.kept.masks == found.ranked.masks[: len(known)] and (np.diff(found.ranked.scores) <= 0).all()
+    assert (0 < len(known) < len(every)) == is_fitted
 
 
 def test_what_cannot_be_chosen_on_is_named(run, dataset, tmp_path):

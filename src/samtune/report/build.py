@@ -3,7 +3,7 @@
 OUT/prompts.json                the prompts that all models were asked with
 OUT/base.json, OUT/tuned.json   every object's figures; `report/folder.py` has the whole list
 OUT/comparison.json             the paired differences and the verdict
-OUT/gallery/                    panels of the best, worst and most changed objects; masks found without a prompt
+OUT/gallery/                    panels of the best, worst and most changed objects; what was found without a prompt
 OUT/report.html                 all of it in one file
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from samtune.config import EvalConfig
+from samtune.config import EvalConfig, FindEvalConfig
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError
 from samtune.evaluation.automatic import AutomaticComparison
@@ -25,8 +25,12 @@ from samtune.evaluation.fixed_prompts import make_prompts
 from samtune.evaluation.paired import Guard
 from samtune.evaluation.protocol import evaluate_all
 from samtune.evaluation.results import Evaluation
+from samtune.finder.evaluation import BASE_GRID, TUNED_GRID, evaluate_finder, knows_classes
+from samtune.finder.results import Finder
+from samtune.finder.storage import finder_of
 from samtune.inference.predictor import Predictor
-from samtune.report.automatic import measure_automatic
+from samtune.report.automatic import find_by_grids
+from samtune.report.compared import Compared
 from samtune.report.folder import COMPARISON, DATA_CURVE, save_comparisons
 from samtune.report.gallery import GALLERY, Advance, draw_gallery
 from samtune.report.health import dataset_health
@@ -53,8 +57,9 @@ def build_report(
     guard_scenes: int = 0,
     runs: Sequence[Path | None] = (),
     automatic: bool = False,
+    find: bool = True,
     progress: Advance = lambda what, done, total: None,
-) -> list[Comparison]:
+) -> list[Compared]:
     """Evaluate all models on the same prompts, compare them, draw the gallery, write the report.
 
     Args:
@@ -67,9 +72,10 @@ def build_report(
         guards: datasets of images of another kind; their test split is used, or the one that has objects.
         guard_scenes: procedural scenes as one more guard, and drawn clips where all models have video weights; 0
             leaves them out.
-        runs: folder of each tuned model that has one, for its training curve (`metrics.jsonl`), its curve of blends
-            (`blend.json`) or its data curve (`curve.json`).
+        runs: folder of each tuned model that has one, for its finder, its training curve (`metrics.jsonl`), its curve
+            of blends (`blend.json`) or its data curve (`curve.json`).
         automatic: also measure the masks that a grid of clicks finds.
+        find: also measure what the finder of the best tuned model finds without prompts, where it has one.
         progress: called with what is being done, images done and their total.
 
     Returns:
@@ -83,6 +89,7 @@ def build_report(
     check_output(out, mark=COMPARISON, earlier="an earlier comparison", inputs=[dataset.root])
     sets = guards_by_name(guards)
     models = (base, *tuned)
+    finders = [_finder_for(dataset, config, *one) for one in zip(tuned, runs, strict=True)] if find and runs else []
     prompts = make_prompts(dataset, config, progress=_named(progress, "making prompts"))
     with new_folder(out) as folder:
         prompts.save(folder / "prompts.json")
@@ -91,18 +98,41 @@ def build_report(
         on_guards = _on_guards(models, sets, guard_scenes, config, names, _named(progress, "measuring other images"))
         clips = _on_clips(models, guard_scenes, _named(progress, "following objects through clips"))
         compared = _compared(found, on_guards, clips)
-        if automatic:
-            compared = _with_automatic(compared, models, dataset, _named(progress, "finding without prompts"))
-        comparisons = ranked(compared)
-        best = next(number for number, one in enumerate(compared) if one is comparisons[0])
-        gallery = draw_gallery(dataset, (base, tuned[best]), comparisons[0], folder / GALLERY, progress)
+        clicked = _named(progress, "clicking a grid")
+        grids = find_by_grids(dataset, config.split, models, progress=clicked) if automatic else None
+        if grids is not None:
+            before, *after = grids.figures()
+            pairs = zip(compared, after, strict=True)
+            compared = [replace(one, automatic=AutomaticComparison(before, these)) for one, these in pairs]
+        order = ranked(compared)
+        best = next(number for number, one in enumerate(compared) if one is order[0])
+        finds = None
+        if finders and (finder := finders[best]) is not None:
+            by_grid = {} if grids is None else {BASE_GRID: grids.found[0], TUNED_GRID: grids.found[1 + best]}
+            wish, finding = FindEvalConfig(split=config.split, chunk=config.chunk), _named(progress, "finding")
+            finds = evaluate_finder(dataset, tuned[best], base, finder, wish, grids=by_grid, progress=finding)
+        comparisons = [Compared.of(one, finds if one is order[0] else None) for one in order]
+        gallery = draw_gallery(dataset, (base, tuned[best]), comparisons[0], folder / GALLERY, progress, finds)
         save_comparisons(folder, comparisons, gallery, dataset_health(dataset))
-        run = runs[best] if runs else None
-        if run is None:
-            write_report(folder)
-        else:
-            write_report(folder, curve=run / "metrics.jsonl", blend=run / BLEND, data_curve=run / DATA_CURVE)
+        _write_report(folder, runs[best] if runs else None)
     return comparisons
+
+
+def _finder_for(dataset: Dataset, config: EvalConfig, tuned: Predictor, run: Path | None) -> Finder | None:
+    """The finder that stands in a run; None where none was made for these weights, or none for classes like these."""
+    finder = None if run is None else finder_of(run, tuned.loaded)
+    if finder is None or not knows_classes(finder, dataset.split(config.split).images):
+        return None
+    finder.head.to(tuned.device)
+    return finder
+
+
+def _write_report(folder: Path, run: Path | None) -> None:
+    """The report, with what the best model's run has to show."""
+    if run is None:
+        write_report(folder)
+    else:
+        write_report(folder, curve=run / "metrics.jsonl", blend=run / BLEND, data_curve=run / DATA_CURVE)
 
 
 def guards_by_name(guards: Sequence[Dataset]) -> dict[str, Dataset]:
@@ -164,16 +194,6 @@ def _compared(
             models=len(found) - 1,
         )
         for number in range(1, len(found))
-    ]
-
-
-def _with_automatic(
-    compared: Sequence[Comparison], models: Sequence[Predictor], dataset: Dataset, progress: Callable[[int, int], None]
-) -> list[Comparison]:
-    """The comparisons with the masks that the base model, which comes first, and the tuned ones find by themselves."""
-    before, *after = measure_automatic(dataset, compared[0].base.split, models, progress=progress)
-    return [
-        replace(one, automatic=AutomaticComparison(before, these)) for one, these in zip(compared, after, strict=True)
     ]
 
 
