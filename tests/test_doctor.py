@@ -272,6 +272,7 @@ def test_an_archive_is_named_and_shown_after_its_folder_is_gone(tmp_path):
     render_html(found, tmp_path / "p.html")
     page = (tmp_path / "p.html").read_text()
     assert page.count("<img src=") == sum(issue.image is not None for issue in found.issues) >= 1
+    assert f"samtune studio {tmp_path / 'a.zip'} --image {found.examples[0].issue.image}" in page
     report = prepare(tmp_path / "a.zip", tmp_path / "d", PrepareConfig(split="1,0,0"))
     for issues in (found.issues, report.issues):
         assert all(issue.file.startswith(str(tmp_path / "a.zip")) for issue in issues)

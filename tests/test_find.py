@@ -18,6 +18,7 @@ from samtune.cli.app import main
 from samtune.config import (
     CacheConfig,
     EmbedConfig,
+    EvalConfig,
     FindConfig,
     FinderConfig,
     FindEvalConfig,
@@ -32,6 +33,7 @@ from samtune.errors import ConfigError, DataError, ModelError
 from samtune.finder.finding import find
 from samtune.finder.fitting import choose_lessons
 from samtune.finder.matching import OperatingPoint
+from samtune.finder.proposals import propose
 from samtune.finder.results import Finder, Quality
 from samtune.finder.run import expected_seconds
 from samtune.finder.storage import load_finder, save_finder
@@ -202,6 +204,76 @@ def test_evaluation_writes_what_pycocotools_reads(run, dataset, tmp_path, tiny_f
     figures = json.loads((tmp_path / "out" / "find.json").read_text())
     assert set(figures["rows"]) == set(names) and sum(map(sum, figures["confusion"])) >= found.objects
     assert any("true boxes" in line for line in found.lines())
+
+
+def test_a_comparison_measures_the_finder_of_the_run(run, dataset, tmp_path, tiny_folder):
+    few = EvalConfig(jitter=(), mask_prompt=False, clicks=0, background_clicks=0)
+    out = tmp_path / "out"
+    found = api.compare(dataset.root, str(tiny_folder), run, out, few, guard_scenes=0, automatic=True, quiet=True)
+    assert found.finds is not None
+    assert any(found.finds.in_short() in line for line in found.lines())
+    config = FindEvalConfig()
+    alone = api.evaluate_finder(dataset.root, run, config, base=str(tiny_folder), quiet=True)
+    assert alone.to_json() == found.finds.to_json()
+    grid = alone.to_json()["rows"]["base, grid of clicks"]
+    assert found.automatic is not None and found.automatic.base.ap == grid["one_class"]["ap"]
+    assert found.automatic.base.found == grid["kept"]["finds"]
+    content = json.loads((out / "comparison.json").read_text())
+    assert content["finds"] == alone.to_json() == json.loads((out / "report.json").read_text())["finds"]
+    assert [row["kind"] for row in content["gallery"]][-1] == "finds"
+    page = (out / "report.html").read_text()
+    right, objects = content["finds"]["right"], content["finds"]["objects"]
+    assert f"found {right} of {objects} objects</b> without any prompt" in page
+    assert "true boxes + tuned" in page and "nothing there" in page
+    without = api.compare(
+        dataset.root, str(tiny_folder), run, tmp_path / "two", few, guard_scenes=0, find=False, quiet=True
+    )
+    assert without.finds is None and "found as" not in (tmp_path / "two" / "report.html").read_text()
+
+
+def test_a_comparison_on_classes_that_the_finder_does_not_know_leaves_it_out(run, tmp_path, tiny_folder):
+    other = make_dataset(tmp_path / "other", train=0, valid=0, test=2)
+    write_table(other.root, other.table.with_columns(category=other.table["category"] + " thing"))
+    few = EvalConfig(jitter=(), mask_prompt=False, clicks=0, background_clicks=0)
+    found = api.compare(other.root, str(tiny_folder), run, tmp_path / "out", few, guard_scenes=0, quiet=True)
+    assert found.finds is None
+
+
+def test_a_damaged_finder_stops_a_comparison_before_anything_is_written(run, dataset, tmp_path, tiny_folder):
+    broken = shutil.copytree(run, tmp_path / "run")
+    (broken / "finder" / "finder.safetensors").write_bytes(b"no finder")
+    with pytest.raises(ModelError, match="train it again"):
+        api.compare(dataset.root, str(tiny_folder), broken, tmp_path / "out", guard_scenes=0, quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("layout", [None, pytest.param("rectlabel", marks=pytest.mark.slow)])
+def test_an_exported_finder_in_onnx_answers_as_torch_does(run, dataset, tmp_path, layout):
+    """On the features of an image of the dataset, in an ONNX export as the encoder's graph gives them."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    out = tmp_path / "out"
+    report = api.export(run, out, "onnx" if layout else "hf", layout=layout)
+    assert any("finder.onnx" in line for line in report.lines()) and "finder.onnx" in (out / "README.md").read_text()
+    session = onnxruntime.InferenceSession(str(out / "finder.onnx"), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+    finder, predictor = load_finder(run), Predictor(load_model(run))
+    embedded = predictor.embed(dataset.read_image(dataset.split("test").images[0]))
+    if layout:
+        encoder = onnxruntime.InferenceSession(str(next(out.glob("*_preprocess.onnx"))))
+        assert {one.name for one in encoder.get_outputs()} == set(names)
+    given = dict(zip(names, (tensor.contiguous().numpy() for tensor in embedded.embeddings.tensors), strict=True))
+    peaks, boxes, classes = session.run(["peaks", "boxes", "classes"], given)
+    output = finder.head(embedded.embeddings)
+    proposed = propose(output, 0, finder.most)
+    assert len(proposed) and classes.shape[1] == len(CLASSES)
+    assert np.allclose(classes, output.classes.numpy(), rtol=1e-3, atol=1e-3)
+    about = json.loads(session.get_modelmeta().custom_metadata_map["samtune.finder"])
+    assert about["classes"] == list(CLASSES) and about["threshold"] == finder.threshold
+    rows, columns = np.nonzero(peaks[0] >= about["least_objectness"])
+    order = np.argsort(-peaks[0, rows, columns], kind="stable")[: about["most_peaks"]]
+    found = {tuple(box) for box in boxes[0, rows[order], columns[order]].round(1).tolist()}
+    kept = {tuple(box) for box in (proposed.boxes * 4).numpy().round(1).tolist()}
+    assert len(kept - found) <= 0.05 * len(kept)  # a rounding may fall on either side
 
 
 def test_an_export_brings_its_finder_along(run, dataset, tmp_path):

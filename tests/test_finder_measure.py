@@ -19,6 +19,8 @@ from samtune.finder.measure import (
     coco_results,
     coco_truth,
     compress,
+    decompress,
+    judged,
     matched,
     right_finds,
 )
@@ -117,3 +119,16 @@ def test_counts_confusion_and_crowds():
     assert figures.counts.tolist() == [[1, 3], [2, 1]]
     assert figures.count_error.mean == pytest.approx((0 + 1) / 2)
     assert figures.count_error.groups == 2 and figures.relative_count_error.mean == pytest.approx((0 + 1) / 2)
+
+
+def test_the_finds_of_an_image_are_judged_one_by_one():
+    one, two, far = disc(40, 40, 12), disc(100, 40, 12), disc(40, 120, 12)
+    truth = true_image(0, [(one, 0), (two, 1), (far, 1)], [disc(120, 120, 30)])
+    found = found_image([(one, 1, 0.9), (two, 1, 0.8), (disc(115, 118, 8), 1, 0.7), (disc(80, 90, 9), 0, 0.6)])
+    verdict = judged(truth, found)
+    assert verdict.owner.tolist() == [0, 1, -1, -1] and verdict.missed.tolist() == [2]
+    assert verdict.misnamed.tolist() == [True, False, False, False]
+    assert verdict.false.tolist() == [False, False, False, True]
+    assert (decompress(truth.masks[2]) == far).all()
+    point = matched([truth.unnamed()], [found_image([(one, 0, 0.9), (two, 0, 0.8)])], 1, 0.0).point
+    assert (point.precision, point.recall) == (1.0, 2 / 3)

@@ -12,7 +12,7 @@ import yaml
 import samtune
 from samtune.config import AutomaticConfig, PredictConfig
 from samtune.errors import DataError, ModelError
-from samtune.finder.grid import fit_grid
+from samtune.finder.grid import find_by_grid, fit_grid
 from samtune.finder.matching import match
 from samtune.finder.measure import compress, mask_iou, read_true
 from samtune.inference.automatic import automatic_masks
@@ -20,7 +20,6 @@ from samtune.inference.predictor import Predictor
 from samtune.inference.thresholds import GridThresholds, read_thresholds, with_thresholds, write_thresholds
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
-from samtune.report.automatic import measure_automatic
 from tests.small import make_dataset
 from tests.tiny import tiny_sam2
 
@@ -87,6 +86,22 @@ def test_what_was_chosen_is_kept_in_the_run_and_counts_where_nothing_is_given(ru
     assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize("is_fitted", [True, False])
+def test_a_grid_keeps_what_its_users_get_and_ranks_more(run, dataset, is_fitted):
+    predictor = Predictor(load_model(run))
+    embedded = predictor.embed(dataset.read_image(dataset.split("test").images[0]))
+    every = automatic_masks(predictor, embedded, AutomaticConfig(min_iou_score=0.0, min_stability=0.0))
+    if is_fitted:
+        least = float(np.median([one.iou_score for one in every]))
+        figures = {"min_stability": 0.0, "precision": 0.5, "recall": 0.5, "chosen_on": "nothing"}
+        write_thresholds(run, GridThresholds(min_iou_score=least, **figures))
+    known = automatic_masks(predictor, embedded, with_thresholds(AutomaticConfig(), predictor.loaded))
+    found = find_by_grid(predictor, embedded)
+    assert found.kept.masks == [compress(one.mask) for one in known]
+    assert found.kept.masks == found.ranked.masks[: len(known)] and (np.diff(found.ranked.scores) <= 0).all()
+    assert (0 < len(known) < len(every)) == is_fitted
+
+
 def test_what_cannot_be_chosen_on_is_named(run, dataset, tmp_path):
     with pytest.raises(ModelError, match="folder of a run"):
         samtune.fit_grid(tmp_path / "none")
@@ -97,14 +112,3 @@ def test_what_cannot_be_chosen_on_is_named(run, dataset, tmp_path):
     with pytest.raises(ModelError, match="fit-grid"):
         samtune.predict(dataset.root / "images", run, tmp_path / "out", PredictConfig(everything=True), quiet=True)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_comparison_measures_every_model_with_its_own_thresholds(run, dataset):
-    before = measure_automatic(dataset, "test", [Predictor(load_model(run))])[0]
-    assert (before.min_iou_score, before.min_stability) == (GRID.least_iou_score, GRID.least_stability)
-    for least, finds in ((0.0, True), (1.0, False)):
-        chosen = {"min_iou_score": least, "min_stability": 0.0, "precision": 0.5, "recall": 0.5}
-        write_thresholds(run, GridThresholds(**chosen, chosen_on="valid"))
-        (found,) = measure_automatic(dataset, "test", [Predictor(load_model(run))])
-        assert (found.found > 0) is finds
-        assert (found.min_iou_score, found.min_stability) == (least, 0.0)

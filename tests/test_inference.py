@@ -19,6 +19,7 @@ from samtune.errors import ConfigError, DataError
 from samtune.inference.automatic import automatic_masks, crops, everything
 from samtune.inference.files import predict_files
 from samtune.inference.predictor import Predictor
+from samtune.inference.remembering import EmbeddingMemory, RememberingPredictor
 from samtune.model.io.load import load_model
 from samtune.model.preprocess import to_model_input
 from samtune.types import Prompt
@@ -257,3 +258,17 @@ def test_overlays_change_the_masked_pixels(image):
     drawn = draw_overlay(image, [mask])
     assert np.array_equal(drawn[30:], image[30:])
     assert not np.array_equal(drawn[12:18, 12:28], image[12:18, 12:28])
+
+
+def test_an_image_seen_lately_is_not_embedded_again(predictor):
+    images = [np.full((40, 30, 3), value, np.uint8) for value in (10, 200)]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in predictor.embed(images[0]).embeddings.tensors)
+    memory = EmbeddingMemory(most_bytes=size)
+    first, second = (RememberingPredictor(predictor, "encoder", memory) for _ in range(2))
+    found = first.embed(images[0])
+    assert second.embed(images[0].copy()) is found and first.embed(images[0][:, ::-1]) is found
+    assert RememberingPredictor(predictor, "another", EmbeddingMemory()).embed(images[0]) is not found
+    assert first.embed(images[1]) is first.embed(images[1]) and first.embed(images[0]) is not found  # one fits
+    assert torch.equal(found.embeddings.image_embeddings, predictor.embed(images[0]).embeddings.image_embeddings)
+    nothing = RememberingPredictor(predictor, "encoder", EmbeddingMemory(most_bytes=size - 1))
+    assert nothing.embed(images[0]) is not nothing.embed(images[0])

@@ -24,6 +24,7 @@ from samtune.data.masks import (
     rasterise,
     rasterise_region,
     read_mask_file,
+    region_of,
     write_mask_file,
 )
 from samtune.errors import DataError
@@ -198,3 +199,12 @@ def test_a_ring_crosses_itself_or_not_as_an_exact_search_says(points, around, cl
         points = sorted(points, key=lambda point: math.atan2(point[1] - middle[1], point[0] - middle[0]))
     ring = [value for point in points + points[:1] * closed for value in point]
     assert crosses_itself(ring) == crosses_exactly(ring)
+
+
+def test_a_region_does_not_keep_the_mask_it_was_cut_from():
+    """Thousands of small regions of large masks are held at once when a sheet is predicted in tiles."""
+    mask = np.zeros((500, 400), bool)
+    mask[10:20, 30:35] = True
+    region = region_of(mask)
+    assert region is not None and (region.x0, region.y0, region.mask.shape) == (30, 10, (10, 5))
+    assert region.mask.base is None and region.mask.all()

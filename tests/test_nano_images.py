@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from samtune import api
-from samtune.config import PrepareConfig, PretrainConfig, PretrainStage
+from samtune.config import LossConfig, PrepareConfig, PretrainConfig, PretrainStage
 from samtune.data.masks import Region
 from samtune.errors import ConfigError, DataError, StorageError
 from samtune.nano import augment
@@ -66,7 +67,8 @@ def corpus(tmp_path) -> Path:
 
 def tiny(corpus: Path, out: Path, **changes) -> PretrainConfig:
     """Four steps on real images and scenes, small ones among them."""
-    stage = PretrainStage(size=128, small_share=0.5, steps=4, images=1, objects=3, paste=0.5, degrade=True)
+    sharp = LossConfig(focal=20.0, area_bce=0.3, scale=2)
+    stage = PretrainStage(size=128, small_share=0.5, steps=4, images=1, objects=3, paste=0.5, degrade=True, loss=sharp)
     given = {
         "out": out,
         "images": (corpus,),
@@ -202,6 +204,18 @@ def test_background_is_asked_only_where_everything_is_labelled(corpus, tmp_path)
         empty = batch.targets.flatten(1).amax(1) == 0
         assert [int(empty[batch.image_index == image].sum()) for image in range(6)] == [expected] * 6
         assert batch.pixels.shape == (6, 3, 128, 128) and batch.targets.shape[1:] == (32, 32)
+
+
+def test_a_finer_loss_sees_the_same_targets_in_more_pixels(corpus, tmp_path):
+    config = tiny(corpus, tmp_path / "run", real_share=1.0)
+    plain = config.stages[0].model_copy(update={"images": 3})
+    finer = plain.model_copy(update={"loss": plain.loss.model_copy(update={"scale": 2})})
+    one, two = (
+        make_batch(SceneBank(tmp_path, 0), open_images(config), stage, step_generator(0, 0)) for stage in (plain, finer)
+    )
+    assert torch.equal(one.fine, one.targets) and torch.equal(one.targets, two.targets)
+    assert two.fine.shape == (len(one.targets), 64, 64)
+    assert torch.equal(F.avg_pool2d(two.fine, 2), two.targets)
 
 
 def test_batches_made_ahead_come_in_order_and_bring_errors_to_their_item():

@@ -14,7 +14,7 @@ from samtune.data.table import Dataset
 from samtune.errors import ConfigError, DataError
 from samtune.studio.exporting import accepted
 from samtune.studio.journal import Journal
-from samtune.studio.serve import opened
+from samtune.studio.serve import link_to, opened
 from samtune.studio.splitting import split_images
 from samtune.types import Split
 from tests.small import make_dataset, write_export
@@ -256,3 +256,18 @@ def test_what_a_source_holds_out_stays_held_out(tmp_path):
             own = studio.entry(studio.store.image(number)).split
             assert own != "test" or split == "test"
         assert set(found.values()) == set(Split)
+
+
+def test_a_link_names_one_image(tmp_path):
+    for folder in ("a", "b"):
+        write_images(tmp_path / "images" / folder, count=2)
+    write_images(tmp_path / "images" / "c", count=3)
+    with opened(tmp_path / "images", tmp_path / "studio", no_model, quiet=True) as studio:
+        keys = {number: image.key for number, image in studio.store.state.images.items()}
+        (number,) = (number for number, key in keys.items() if key.startswith("b/image-1.png"))
+        assert link_to(studio, "b/image-1.png", "") == f"#image={number}"
+        (number,) = (number for number, key in keys.items() if key.startswith("c/image-2.png"))
+        assert link_to(studio, "image-2.png", "1,2,3,4") == f"#image={number}&box=1%2C2%2C3%2C4"
+        for name, found in (("image-1.png", "3 images have"), ("d.png", "none has")):
+            with pytest.raises(DataError, match=found):
+                link_to(studio, name, "")

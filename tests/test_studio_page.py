@@ -140,10 +140,10 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def visited(source: Path, out: Path, browser: Any) -> Iterator[tuple[Page, Tab]]:
-    """A studio with nano, and a tab that must stay quiet: no error in the console, no request to elsewhere."""
+def visited(source: Path, out: Path, browser: Any, model: str = "nano") -> Iterator[tuple[Page, Tab]]:
+    """A studio, and a tab that must stay quiet: no error in the console, no request to elsewhere."""
     with (
-        opened(source, out, lambda: Models("nano", device="cpu"), quiet=True) as studio,
+        opened(source, out, lambda: Models(model, device="cpu"), quiet=True) as studio,
         served(studio) as server,
         browser.new_context(viewport={"width": 1280, "height": 800}) as context,
     ):
@@ -175,7 +175,27 @@ def test_the_next_model_tuned_judged_and_taken_in_the_page(cells, browser, tmp_p
     """30 steps of nano take minutes with the verdict; `test_studio_models.py` runs the loop with a tiny model."""
     with visited(cells.folder, tmp_path / "studio", browser) as (server, tab):
         tab.go()
-        _tune(tab, server, cells.truth == _largest(cells.truth)[0])
+        _tune(tab, server, 30, _box(cells.truth == _largest(cells.truth)[0]))
+
+
+def test_links_lead_to_an_object_and_a_tiny_model_is_tuned_in_the_page(browser, tmp_path, tiny_folder):
+    """A link by a box, as reports print it; a tuning that is cancelled, and one that comes to its end."""
+    dataset = make_dataset(tmp_path / "data", train=4, valid=2, test=3)
+    with visited(dataset.root, tmp_path / "studio", browser, str(tiny_folder)) as (server, tab):
+        page = tab.page
+        one = server.objects("2")["objects"][1]
+        x, y, w, h = one["mask"]["bbox"]
+        tab.go(f"#image=2&box={x - 1},{y},{x + w},{y + h + 1}")
+        page.locator("#objects .current").wait_for()
+        assert page.evaluate("async () => (await import('/js/store.js')).app.selected") == one["id"]
+        page.evaluate("location.hash = '#image=1&box=0,0,2,2'")
+        page.locator(".toast", has_text="No object is annotated at this place").wait_for()
+        page.click("#tab-model")
+        page.fill("[aria-label=Steps]", "100000")
+        page.click("#start-tune")
+        page.click("#tune [data-key=cancel-tune]")
+        page.locator("#tune", has_text="The last run was cancelled").wait_for()
+        _tune(tab, server, 2, (10, 10, 40, 40))
 
 
 def _largest(labels: np.ndarray) -> list[int]:
@@ -304,11 +324,11 @@ def _export(tab: Tab, server: Page) -> None:
             assert {Dataset.open(path).read_mask(one).tobytes() for one in entry.objects} == expected
 
 
-def _tune(tab: Tab, server: Page, truth: np.ndarray) -> None:
-    """30 steps, a verdict, the switch, and base beside tuned."""
+def _tune(tab: Tab, server: Page, steps: int, box: tuple[int, int, int, int]) -> None:
+    """Some steps, a verdict, the switch, and base beside tuned."""
     page = tab.page
     page.click("#tab-model")
-    page.fill("[aria-label=Steps]", "30")
+    page.fill("[aria-label=Steps]", str(steps))
     page.click("#start-tune")
     page.locator("#tune .meter").wait_for()
     page.locator("#verdict h3").wait_for(timeout=15 * PATIENCE)
@@ -317,10 +337,10 @@ def _tune(tab: Tab, server: Page, truth: np.ndarray) -> None:
     assert f"{verdict['tuned']:.3f}" in page.locator("#verdict .numbers").inner_text()
     assert page.locator("#tune .chart path.a").count() == 1
     page.click("#use-tuned")
-    page.locator("#models [aria-checked=true]", has_text="tuned 1").wait_for()
-    assert server.state()["active"] == "tune-1"
+    page.locator("#models [aria-checked=true]", has_text="tuned").wait_for()
+    assert server.state()["active"] == server.get("/api/tune").json()["model"]
     page.keyboard.press("Escape")
-    tab.drag(_box(truth))
+    tab.drag(box)
     tab.answered()
     page.keyboard.press("x")
     page.locator("#compare-bar .iou").wait_for()

@@ -23,6 +23,7 @@ Color = tuple[int, int, int]
 
 # Okabe and Ito's palette, which colour-blind readers tell apart.
 TRUTH, BASE, TUNED, PROMPT = (0, 158, 115), (86, 180, 233), (230, 159, 0), (240, 228, 66)
+MISSED, FALSE = (213, 94, 0), (204, 121, 167)
 VIEW = 240
 """Side of one view of an object in pixels."""
 _MARGIN = 0.35
@@ -76,6 +77,16 @@ def draw_unannotated(image: Pixels, annotated: Mask, found: Sequence[FoundObject
         outline_mask(drawn, _resized(one.mask, size), TUNED, fill=0.25)
         center = (round(one.point[0] * scale), round(one.point[1] * scale))
         cv2.circle(drawn, center, 3, PROMPT, -1, cv2.LINE_AA)
+    return drawn
+
+
+def draw_finds(image: Pixels, right: Sequence[Mask], missed: Sequence[Mask], false: Sequence[Mask]) -> Pixels:
+    """The image with right finds outlined thinly, missed objects and wrong finds filled."""
+    drawn, _ = scaled_to(image, 2 * VIEW)
+    size = (drawn.shape[1], drawn.shape[0])
+    for masks, color, fill in ((right, TRUTH, 0.0), (missed, MISSED, 0.4), (false, FALSE, 0.4)):
+        for mask in masks:
+            outline_mask(drawn, _resized(mask, size), color, fill=fill, thickness=2 if fill else 1)
     return drawn
 
 

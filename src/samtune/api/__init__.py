@@ -12,6 +12,7 @@ from samtune.api.finding import evaluate_finder, find, fit_grid, train_finder
 from samtune.api.inference import export, merge, predict, predict_many, track
 from samtune.api.labelling import curve, rank_images
 from samtune.api.loading import ModelTable, load_model, models
+from samtune.api.ray import predict_on_ray
 from samtune.api.tools import bench
 from samtune.api.training import (
     FINDER_SHARE,
@@ -52,6 +53,7 @@ __all__ = [
     "models",
     "predict",
     "predict_many",
+    "predict_on_ray",
     "prepare",
     "pretrain",
     "rank_images",

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from samtune.api.loading import Model
     from samtune.evaluation.blend import BlendPoint
     from samtune.evaluation.clips.results import ClipEvaluation
-    from samtune.evaluation.comparison import Comparison
     from samtune.evaluation.fixed_prompts import PromptSet
     from samtune.evaluation.results import Evaluation
     from samtune.inference.predictor import Predictor
+    from samtune.report.compared import Compared
 
 
 GUARD_SCENES = 16
@@ -141,8 +141,9 @@ def compare(
     guards: Sequence[Path | str] = (),
     guard_scenes: int = GUARD_SCENES,
     automatic: bool = False,
+    find: bool = True,
     quiet: bool = False,
-) -> Comparison:
+) -> Compared:
     """Measure models on the same prompts, say whether to use the tuned one, and write figures and `report.html`.
 
     Processes that `torchrun` has started share the images; all get the same comparison, and the first one writes.
@@ -157,6 +158,7 @@ def compare(
         guards: further datasets, of images unlike these, on which the tuned model should be as good as the base.
         guard_scenes: procedural scenes that are one more such guard; 0 leaves them out.
         automatic: also measure the masks that a grid of clicks finds, AP, AR and counts; takes seconds an image.
+        find: also measure what the tuned run's finder finds without prompts, where it has one.
         quiet: show no progress.
 
     Returns:
@@ -169,6 +171,8 @@ def compare(
         StorageError: the disk refused.
     """
     from samtune.data.table import Dataset
+    from samtune.evaluation.protocol import encoder_of
+    from samtune.inference.remembering import EmbeddingMemory, RememberingPredictor
     from samtune.report.build import build_report
     from samtune.runtime.distributed import join_processes
 
@@ -177,7 +181,9 @@ def compare(
     others = [Dataset.open(Path(guard)) for guard in guards]
     candidates = list(tuned) if isinstance(tuned, Sequence) and not isinstance(tuned, str) else [tuned]
     models = [base, *candidates]
+    memory = EmbeddingMemory()
     loaded = [predictor_of(model, config.device) for model in models]
+    loaded = [RememberingPredictor(one, encoder_of(one), memory) for one in loaded]
     with stages(quiet=quiet) as advance:
         return build_report(
             data,
@@ -189,6 +195,7 @@ def compare(
             guards=others,
             scenes=guard_scenes,
             automatic=automatic,
+            find=find,
             runs=[Path(one) if isinstance(one, str | Path) else None for one in candidates],
             processes=join_processes(),
             progress=advance,

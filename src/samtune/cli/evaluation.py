@@ -67,6 +67,7 @@ def compare(
     guard: Annotated[list[Path], Parameter(negative="", consume_multiple=True)] = [],  # noqa: B006
     guard_scenes: int = api.GUARD_SCENES,
     automatic: Annotated[bool, Parameter(negative="")] = False,
+    find: bool = True,
     require: Literal["ship", "some", "nothing"] = "nothing",
     config: Annotated[EvalConfig, Flat] = EvalConfig(),
     quiet: Quiet = False,
@@ -82,10 +83,20 @@ def compare(
         guard: Further datasets, of images unlike these, on which the tuned model should be as good as the base.
         guard_scenes: Procedural scenes that are one more such guard; 0 leaves them out.
         automatic: Also measure the masks that a grid of clicks finds: AP, AR and counts; takes seconds an image.
+        find: Also measure what the tuned run's finder finds without prompts, where it has one.
         require: ship accepts only that verdict; some also accepts ship for these prompts only.
     """
     found = api.compare(
-        dataset, base, tuned, out, config, guards=guard, guard_scenes=guard_scenes, automatic=automatic, quiet=quiet
+        dataset,
+        base,
+        tuned,
+        out,
+        config,
+        guards=guard,
+        guard_scenes=guard_scenes,
+        automatic=automatic,
+        find=find,
+        quiet=quiet,
     )
     show(found)
     say(f"{'report':<14} {Path(out) / 'report.html'}")

@@ -80,7 +80,7 @@ class FixedPromptsConfig(ReadingConfig):
     @property
     def fixed_boxes(self) -> list[Box]:
         """`box` as numbers, xyxy in pixels."""
-        return [_box(text) for text in self.box]
+        return [parse_box(text) for text in self.box]
 
     @property
     def fixed_points(self) -> list[tuple[float, float]]:
@@ -91,7 +91,7 @@ class FixedPromptsConfig(ReadingConfig):
     @classmethod
     def _boxes_are_numbers(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         for text in texts:
-            _box(text)
+            parse_box(text)
         return texts
 
     @field_validator("point")
@@ -169,7 +169,8 @@ class TrackConfig(FixedPromptsConfig, ClipConfig):
             )
 
 
-def _box(text: str) -> Box:
+def parse_box(text: str) -> Box:
+    """A box xyxy from x0,y0,x1,y1; ValueError for anything else."""
     numbers = _numbers(text)
     if len(numbers) != 4 or numbers[2] <= numbers[0] or numbers[3] <= numbers[1]:
         raise ValueError("a box is x0,y0,x1,y1 with x1 above x0 and y1 above y0")

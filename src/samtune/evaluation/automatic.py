@@ -16,7 +16,6 @@ class AutomaticFigures:
         ar: average recall over the same IoUs, 0 to 1.
         found, annotated: masks and objects on all images.
         count_error: |found - annotated| of each image, with an interval over groups.
-        min_iou_score, min_stability: of the masks that count: those that `samtune fit-grid` chose, or the usual ones.
     """
 
     ap: float
@@ -26,8 +25,6 @@ class AutomaticFigures:
     found: int
     annotated: int
     count_error: Summary
-    min_iou_score: float | None = None
-    min_stability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,13 +112,14 @@ def export(
             return _adapter(loaded, facts, run, out)
         case "onnx":
             assert layout is not None
-            return _onnx(loaded, facts, out, layout, precision, opset)
+            return _onnx(loaded, facts, finder, out, layout, precision, opset)
 
 
 def _official(loaded: LoadedModel, facts: RunFacts | None, finder: Finder | None, out: Path) -> ExportReport:
     config = official_config(loaded)
     name = out.name if out.suffix == ".pt" else _OFFICIAL_FILE
     yaml = Path(name).with_suffix(".yaml").name
+    about_finder: list[str] = []
     with _new_files(out) if out.suffix == ".pt" else new_folder(out) as folder:
         write_official(loaded, folder / name)
         found = difference(answers(load_model(folder / name).model), answers(loaded.model))
@@ -126,29 +127,45 @@ def _official(loaded: LoadedModel, facts: RunFacts | None, finder: Finder | None
         if out.suffix != ".pt":
             kind = "official" if config else "official-yaml"
             names = {"config": config or yaml, "file": name, "size": str(loaded.image_size)}
+            about_finder = _write_finder(finder, loaded, folder)
             (folder / _CARD).write_text(model_card(loaded, facts, kind, finder=finder, **names), encoding="utf-8")
-            if finder is not None:
-                write_finder(finder, folder / FILE)
     path = out if out.suffix == ".pt" else out / name
     notes = [f"load with  build_sam2({config or yaml!r}, {path.name!r})"]
     if config is None:
         notes.append(
             f"           after hydra.initialize_config_dir({str(path.parent.resolve())!r}), where {yaml} stands"
         )
-    return ExportReport("official", path, found, tuple(notes))
+    return ExportReport("official", path, found, (*notes, *about_finder))
 
 
 def _huggingface(loaded: LoadedModel, facts: RunFacts | None, finder: Finder | None, out: Path) -> ExportReport:
     with new_folder(out) as folder:
         write_model(loaded, folder)
+        about_finder = _write_finder(finder, loaded, folder)
         (folder / _CARD).write_text(model_card(loaded, facts, "hf", finder=finder), encoding="utf-8")
-        if finder is not None:
-            write_finder(finder, folder / FILE)
         with _quiet():
             again = Sam2Model.from_pretrained(folder).eval()
         found = difference(answers(again), answers(loaded.model))
         check(found, str(out))
-    return ExportReport("hf", out, found, (f"load with  Sam2Model.from_pretrained({str(out)!r})",))
+    return ExportReport("hf", out, found, (f"load with  Sam2Model.from_pretrained({str(out)!r})", *about_finder))
+
+
+def _write_finder(
+    finder: Finder | None, loaded: LoadedModel, folder: Path, opset: int = 18, layout: Layout | None = None
+) -> list[str]:
+    """A model's finder beside it, in ONNX too where the packages for that are there; what to say about it."""
+    if finder is None:
+        return []
+    write_finder(finder, folder / FILE)
+    if _missing_for_onnx():
+        return [f"finder     {FILE}; finder.onnx needs: pip install 'samtune[onnx]'"]
+    from samtune.exports.onnx.finder import FINDER_ONNX, write_finder_onnx
+    from samtune.exports.onnx.graphs import FEATURES
+    from samtune.exports.onnx.layouts import NAMES
+
+    features = NAMES[layout].features if layout else FEATURES
+    found = write_finder_onnx(finder, loaded, folder / FINDER_ONNX, opset=opset, features=features)
+    return [f"finder     {FILE}, {FINDER_ONNX}; {found}"]
 
 
 def _adapter(loaded: LoadedModel, facts: RunFacts | None, run: Path, out: Path) -> ExportReport:
@@ -185,7 +202,7 @@ def _check_onnx(layout: Layout | None, opset: int) -> None:
             found="no layout",
             where="--format onnx",
         )
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    missing = _missing_for_onnx()
     if missing:
         raise ConfigError.of(
             expected="the packages that write and check ONNX files",
@@ -201,8 +218,19 @@ def _check_onnx(layout: Layout | None, opset: int) -> None:
     check_opset(opset)
 
 
+def _missing_for_onnx() -> list[str]:
+    """Packages that an ONNX export needs and that are not there."""
+    return [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+
+
 def _onnx(
-    loaded: LoadedModel, facts: RunFacts | None, out: Path, layout: Layout, precision: Precision, opset: int
+    loaded: LoadedModel,
+    facts: RunFacts | None,
+    finder: Finder | None,
+    out: Path,
+    layout: Layout,
+    precision: Precision,
+    opset: int,
 ) -> ExportReport:
     from samtune.exports.onnx.write import PROMPTS_OF_EACH_KIND, write_onnx
 
@@ -213,13 +241,15 @@ def _onnx(
         )
         encoder, decoder = (str(path.relative_to(folder)) for path in (files.encoder, files.decoder))
         names = {"encoder": encoder, "decoder": decoder, "yaml": f"{files.stem}.yaml", "opset": str(opset)}
-        (folder / _CARD).write_text(model_card(loaded, facts, f"onnx-{layout}", finder=None, **names), encoding="utf-8")
+        about_finder = _write_finder(finder, loaded, folder, opset, layout)
+        card = model_card(loaded, facts, f"onnx-{layout}", finder=finder, **names)
+        (folder / _CARD).write_text(card, encoding="utf-8")
     notes = [f"files      {encoder}, {decoder} (opset {opset}, {precision})"]
     if layout == "anylabeling":
         notes.append(f"load with  X-AnyLabeling: Load Custom Model, {out / names['yaml']}")
     if layout == "rectlabel" and loaded.image_size != 1024:
         notes.append(f"note       RectLabel's own models take 1024 px; this one takes {loaded.image_size} px")
-    return ExportReport("onnx", out, files.difference, tuple(notes))
+    return ExportReport("onnx", out, files.difference, (*notes, *about_finder))
 
 
 @contextmanager

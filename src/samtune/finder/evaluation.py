@@ -1,14 +1,15 @@
 """A finder beside what it is to be compared with: the grid of clicks, the base model's decoder, the true boxes.
 
-Five rows on the same held-out images. The grid ranks its masks by predicted IoU, without the thresholds it has for
-users: AP is about the order, and thresholds made for one model find nothing with another. The last row asks the decoder
-with the true boxes; nothing that finds boxes can be better than it, so it says what the decoder costs.
+Five rows on the same held-out images. AP and AR are about the order of all finds, for the grid by predicted IoU;
+precision, recall and counts are about what a user gets, with the threshold of the finder and those of the grid. The
+last row asks the decoder with the true boxes; nothing that finds boxes can be better than it, so it says what the
+decoder costs.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from samtune.config import AutomaticConfig, FindEvalConfig
+from samtune.config import FindEvalConfig
 from samtune.data.table import Dataset, ImageEntry
 from samtune.embeddings.cache import encoder_fingerprint
 from samtune.errors import DataError
 from samtune.finder.calibration import EVIDENCE, calibration_error
 from samtune.finder.finding import answer_boxes, check_fits, find, name_masks
+from samtune.finder.grid import GridFinds, find_by_grid
 from samtune.finder.head import STRIDE
 from samtune.finder.measure import (
     FoundImage,
@@ -31,13 +33,12 @@ from samtune.finder.measure import (
     coco_precision,
     coco_results,
     coco_truth,
-    compress,
     matched,
     read_true,
     right_finds,
 )
 from samtune.finder.results import Finder, Finds
-from samtune.inference.automatic import automatic_masks
+from samtune.finder.verdict import Usefulness, judge
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.preprocess import scale_boxes
 from samtune.utils.files import new_folder, write_json
@@ -45,8 +46,8 @@ from samtune.utils.results import Result
 from samtune.utils.text import text_table
 
 FIGURES, TRUTH = "find.json", "truth.json"
-_EVERYTHING = AutomaticConfig(min_iou_score=0.1, min_stability=0.5)
-"""Of the grid's masks these are kept; AP is about their order."""
+OURS, BOUND = "finder + tuned", "true boxes + tuned"
+BASE_GRID, TUNED_GRID = "base, grid of clicks", "tuned, grid of clicks"
 
 
 @dataclass(frozen=True)
@@ -57,24 +58,29 @@ class MethodResult:
         name: which.
         one_class: AP and AR as if there were one class.
         named: AP and AR with the right class; None where there are no classes, or the way has no names.
-        images: what was found.
+        matched: what its threshold keeps; with the right class where it has names.
+        images: what was found, in the order of the scores.
     """
 
     name: str
     one_class: Precision
     named: Precision | None
+    matched: Matched
     images: tuple[FoundImage, ...]
 
-    def cells(self, count: int) -> tuple[str, ...]:
-        """Its line of a table with `count` figures, in %."""
-        one = self.one_class
-        figures = [one.ap, one.ap50, one.ap75, one.ar, *((self.named.ap, self.named.ap50) if self.named else ())]
-        cells = [f"{100 * value:.1f}" for value in figures]
-        return (self.name, *cells, *["-"] * (count - len(cells)))
+    def cells(self, *, with_names: bool) -> tuple[str, ...]:
+        """Its line of the table."""
+        one, kept = self.one_class, self.matched
+        shares = [f"{100 * value:.1f}" for value in (one.ap, one.ap50, one.ap75, one.ar)]
+        if with_names:
+            shares += [f"{100 * value:.1f}" for value in (self.named.ap, self.named.ap50)] if self.named else ["-"] * 2
+        figures = (kept.point.precision, kept.point.recall, kept.point.f1, kept.count_error.mean)
+        return (self.name, *shares, *(f"{value:.2f}" for value in figures))
 
     def to_json(self) -> dict[str, Any]:
         """The figures."""
-        return {"one_class": asdict(self.one_class), "named": None if self.named is None else asdict(self.named)}
+        named = None if self.named is None else asdict(self.named)
+        return {"one_class": asdict(self.one_class), "named": named, "kept": self.matched.to_json()}
 
 
 @dataclass(frozen=True)
@@ -85,17 +91,29 @@ class FindEvaluation(Result):
         split: its name.
         classes: names in the order of their numbers.
         rows: the ways, the finder with the tuned decoder among them.
-        matched: the finder with the tuned decoder, at its threshold.
         calibration_error: of its scores on this split, which had no part in fitting them unless it is valid.
+        chosen_on: which images the finder's threshold comes from, in words.
+        usefulness: what was said of the finder when it was made.
         truth: the annotated objects.
     """
 
     split: str
     classes: tuple[str, ...]
     rows: tuple[MethodResult, ...]
-    matched: Matched
     calibration_error: float
+    chosen_on: str
+    usefulness: Usefulness
     truth: tuple[TrueImage, ...]
+
+    @property
+    def ours(self) -> MethodResult:
+        """The finder with the tuned decoder."""
+        return next(row for row in self.rows if row.name == OURS)
+
+    @property
+    def matched(self) -> Matched:
+        """The finder with the tuned decoder, at its threshold."""
+        return self.ours.matched
 
     @property
     def objects(self) -> int:
@@ -105,13 +123,14 @@ class FindEvaluation(Result):
     def in_short(self) -> str:
         """One sentence: what was found at the threshold."""
         right, wrong = self.matched.right, self.matched.finds - self.matched.right
-        return f"found {right} of {self.objects} objects without any prompt, and {wrong} finds that are none"
+        return f"found {right} of {self.objects} objects without any prompt, with {wrong} wrong finds"
 
     def lines(self) -> list[str]:
         """What to tell the user."""
         lines = [f"{self.objects} objects in {len(self.truth)} images of {self.split}; masks, in %"]
-        head = ("", "AP", "AP50", "AP75", "AR", *(("named AP", "named AP50") if len(self.classes) > 1 else ()))
-        lines += text_table(head, [row.cells(len(head) - 1) for row in self.rows])
+        named = ("named AP", "named AP50") if len(self.classes) > 1 else ()
+        head = ("", "AP", "AP50", "AP75", "AR", *named, "precision", "recall", "F1", "count off")
+        lines += text_table(head, [row.cells(with_names=bool(named)) for row in self.rows])
         point, counts = self.matched.point, self.matched.count_error
         interval = (
             f" [{counts.low:.2f}, {counts.high:.2f}]" if counts.low is not None and counts.high is not None else ""
@@ -134,25 +153,17 @@ class FindEvaluation(Result):
             "images": len(self.truth),
             "objects": self.objects,
             "classes": list(self.classes),
-            "rows": {
-                row.name: {
-                    "one_class": asdict(row.one_class),
-                    "named": None if row.named is None else asdict(row.named),
-                }
-                for row in self.rows
-            },
-            "threshold": found.point.threshold,
-            "precision": found.point.precision,
-            "recall": found.point.recall,
-            "f1": found.point.f1,
+            "rows": {row.name: row.to_json() for row in self.rows},
+            **found.to_json(),
             "confusion": found.confusion.tolist(),
-            "count_error": asdict(found.count_error),
-            "relative_count_error": asdict(found.relative_count_error),
             "counts": {
                 name: dict(zip(("annotated", "found"), pair, strict=True))
                 for name, pair in zip(self.classes, found.counts.tolist(), strict=True)
             },
             "calibration_error": self.calibration_error,
+            "chosen_on": self.chosen_on,
+            "is_usable": self.usefulness.is_usable,
+            "reasons": list(self.usefulness.reasons),
         }
 
     def save(self, out: Path) -> None:
@@ -182,6 +193,7 @@ def evaluate_finder(
     finder: Finder,
     config: FindEvalConfig,
     *,
+    grids: Mapping[str, Sequence[GridFinds]] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FindEvaluation:
     """Measure a finder on a split.
@@ -192,6 +204,7 @@ def evaluate_finder(
         base: the model before tuning, for the rows about it; None leaves them out.
         finder: the finder.
         config: split, rows and threshold.
+        grids: what grids of clicks find in the same images, by the name of the row, where that is known already.
         progress: told of images done and their total.
 
     Raises:
@@ -204,51 +217,63 @@ def evaluate_finder(
     images = dataset.split(config.split).images
     _check_classes(dataset, images, finder, config.split)
     share = base is not None and encoder_fingerprint(base.loaded.model) == finder.encoder
-    rows: dict[str, list[FoundImage]] = {}
+    by_grid = {name: list(found) for name, found in (grids or {}).items()}
+    by_finder: dict[str, list[FoundImage]] = {}
     truth: list[TrueImage] = []
     for done, image in enumerate(images, start=1):
         pixels = dataset.read_image(image)
         embedded = tuned.embed(pixels)
-        of_base = embedded if share or base is None else base.embed(pixels)
         truth.append(read_true(dataset, image, finder.classes))
-        found: dict[str, FoundImage] = {}
-        if config.grid and base is not None:
-            found["base, grid of clicks"] = _grid(base, of_base)
-        if config.grid:
-            found["tuned, grid of clicks"] = _grid(tuned, embedded)
-        if base is not None and share:
-            found["finder + base"] = FoundImage.of(find(base, embedded, finder, chunk=config.chunk))
-        found["finder + tuned"] = FoundImage.of(find(tuned, embedded, finder, chunk=config.chunk))
-        found["true boxes + tuned"] = _true_boxes(tuned, embedded, image, finder, config.chunk)
-        for name, one in found.items():
-            rows.setdefault(name, []).append(one)
+        if config.grid and grids is None:
+            if base is not None:
+                by_grid.setdefault(BASE_GRID, []).append(find_by_grid(base, embedded if share else base.embed(pixels)))
+            by_grid.setdefault(TUNED_GRID, []).append(find_by_grid(tuned, embedded))
+        for name, found in _by_finder(base if share else None, tuned, embedded, image, finder, config.chunk).items():
+            by_finder.setdefault(name, []).append(found)
         progress(done, len(images))
-    ours = rows["finder + tuned"]
+    rows = [_grid_row(name, truth, found) for name, found in by_grid.items()]
+    rows += [_row(name, truth, found, finder, threshold) for name, found in by_finder.items()]
     return FindEvaluation(
         split=config.split,
         classes=finder.names,
-        rows=tuple(_row(name, truth, found, finder) for name, found in rows.items()),
-        matched=matched(truth, ours, len(finder.names), threshold),
-        calibration_error=_calibration_error(truth, ours),
+        rows=tuple(rows),
+        calibration_error=_calibration_error(truth, by_finder[OURS]),
+        chosen_on=finder.chosen_on,
+        usefulness=judge(finder),
         truth=tuple(truth),
     )
 
 
-def _row(name: str, truth: Sequence[TrueImage], found: Sequence[FoundImage], finder: Finder) -> MethodResult:
-    has_names = finder.head.classes > 0 and "grid" not in name
+def _by_finder(
+    base: Predictor | None, tuned: Predictor, embedded: EmbeddedImage, image: ImageEntry, finder: Finder, chunk: int
+) -> dict[str, FoundImage]:
+    """What the finder finds in an image, by the names of the rows; without a base of its encoder one less."""
+    found: dict[str, FoundImage] = {}
+    if base is not None:
+        found["finder + base"] = FoundImage.of(find(base, embedded, finder, chunk=chunk))
+    found[OURS] = FoundImage.of(find(tuned, embedded, finder, chunk=chunk))
+    found[BOUND] = _true_boxes(tuned, embedded, image, finder, chunk)
+    return found
+
+
+def _row(
+    name: str, truth: Sequence[TrueImage], found: Sequence[FoundImage], finder: Finder, threshold: float
+) -> MethodResult:
+    """A way that has the finder's names; of the answers to true boxes all are kept."""
     return MethodResult(
         name=name,
         one_class=coco_precision(truth, found, named=False),
-        named=coco_precision(truth, found, named=True) if has_names else None,
+        named=coco_precision(truth, found, named=True) if finder.head.classes > 0 else None,
+        matched=matched(truth, found, len(finder.names), 0.0 if name == BOUND else threshold),
         images=tuple(found),
     )
 
 
-def _grid(predictor: Predictor, embedded: EmbeddedImage) -> FoundImage:
-    """What a grid of clicks finds, ranked by predicted IoU."""
-    masks = automatic_masks(predictor, embedded, _EVERYTHING)
-    scores = np.array([one.iou_score for one in masks], np.float64)
-    return FoundImage([compress(one.mask) for one in masks], np.zeros(len(masks), np.int64), scores)
+def _grid_row(name: str, truth: Sequence[TrueImage], found: Sequence[GridFinds]) -> MethodResult:
+    """A grid of clicks: it has no names, and is not asked for them."""
+    ranked, unnamed = [one.ranked for one in found], [one.unnamed() for one in truth]
+    kept = matched(unnamed, [one.kept for one in found], 1, 0.0)
+    return MethodResult(name, coco_precision(truth, ranked, named=False), None, kept, tuple(ranked))
 
 
 @torch.no_grad()
@@ -279,6 +304,12 @@ def _calibration_error(truth: Sequence[TrueImage], found: Sequence[FoundImage]) 
     return calibration_error(np.concatenate([one.scores for one in found])[counted], right[counted])
 
 
+def knows_classes(finder: Finder, images: Sequence[ImageEntry]) -> bool:
+    """Whether some object of the images has a class that the finder can find."""
+    present = {one.category for image in images for one in image.single_objects}
+    return bool(present & set(finder.classes) if finder.head.classes else present)
+
+
 def _check_classes(dataset: Dataset, images: Sequence[ImageEntry], finder: Finder, split: str) -> None:
     """A dataset whose classes the finder does not know would only be found wrong."""
     present = {one.category for image in images for one in image.single_objects}
@@ -286,7 +317,7 @@ def _check_classes(dataset: Dataset, images: Sequence[ImageEntry], finder: Finde
         raise DataError.of(
             expected=f"objects in the {split} split", found=f"{len(images)} images without any", where=str(dataset.root)
         )
-    if finder.head.classes and not present & set(finder.classes):
+    if not knows_classes(finder, images):
         raise DataError.of(
             expected=f"objects of the finder's classes: {', '.join(finder.classes)}",
             found=f"only others: {', '.join(sorted(present))}",

@@ -1,7 +1,7 @@
-"""Thresholds of the grid of clicks, chosen on annotated images: constants made for one model find nothing with another.
+"""The grid of clicks: what it finds, and its thresholds, chosen on annotated images.
 
-Of the thresholds of predicted IoU and stability those of the best F1 are taken; a mask is right at an IoU of 0.5 with
-an object, which can be found once.
+Constants made for one model find nothing with another. Of the thresholds of predicted IoU and stability those of the
+best F1 are taken; a mask is right at an IoU of 0.5 with an object, which can be found once.
 """
 
 from __future__ import annotations
@@ -18,14 +18,29 @@ from samtune.config.inference import LEAST_IOU_SCORE, LEAST_STABILITY
 from samtune.data.table import Dataset
 from samtune.errors import DataError
 from samtune.finder.matching import OperatingPoint, best_f1, operating_points
-from samtune.finder.measure import FoundImage, TrueImage, compress, read_true, right_finds
-from samtune.inference.automatic import full_size, grid_candidates
-from samtune.inference.predictor import Predictor
-from samtune.inference.thresholds import GridThresholds
+from samtune.finder.measure import MOST, FoundImage, TrueImage, compress, read_true, right_finds
+from samtune.inference.automatic import FoundMask, full_size, grid_candidates
+from samtune.inference.predictor import EmbeddedImage, Predictor
+from samtune.inference.thresholds import GridThresholds, with_thresholds
 from samtune.utils.results import Result
 
 STABILITIES = (0.0, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Thresholds of stability that are tried; of predicted IoU every value that occurs is."""
+_RANKED_FROM = 0.1, 0.5
+"""Predicted IoU and stability of masks that are ranked, where the thresholds are higher: AP is about the order."""
+
+
+@dataclass(frozen=True)
+class GridFinds:
+    """What a grid of clicks finds in one image, ranked by predicted IoU.
+
+    Attributes:
+        ranked: all but the worst, for AP.
+        kept: what the thresholds keep, those fitted for the model's run or the defaults: what a user gets.
+    """
+
+    ranked: FoundImage
+    kept: FoundImage
 
 
 @dataclass(frozen=True)
@@ -118,6 +133,29 @@ def fit_grid(
         chosen_on=f"the {split} split of {dataset.root.name}",
     )
     return GridFit(chosen, len(images), objects, (point.f1, usual.f1))
+
+
+def find_by_grid(predictor: Predictor, embedded: EmbeddedImage) -> GridFinds:
+    """Find everything in an image by a grid of clicks as a user has it, and what stands below the thresholds.
+
+    The thresholds are those that `samtune fit-grid` chose for the model's run, else the defaults.
+    """
+    config = with_thresholds(AutomaticConfig(), predictor.loaded)
+    least = config.least_iou_score, config.least_stability
+    lowest = min(least[0], _RANKED_FROM[0]), min(least[1], _RANKED_FROM[1])
+    candidates = grid_candidates(predictor, embedded, config.points_per_side, config.chunk, lowest)
+    ranked, kept = (candidates.chosen(*some, config.duplicate_iou)[:MOST] for some in (lowest, least))
+    rows = np.unique(np.concatenate([ranked, kept]))
+    found = dict(full_size(predictor, embedded, candidates, rows, config.chunk))
+    found = {row: one for row, one in found.items() if one.region.area >= config.min_area}
+    masks = {row: compress(one.mask) for row, one in found.items()}
+    return GridFinds(_as_finds(ranked, found, masks), _as_finds(kept, found, masks))
+
+
+def _as_finds(numbers: NDArray[Any], found: dict[int, FoundMask], masks: dict[int, dict[str, Any]]) -> FoundImage:
+    rows = [row for row in numbers.tolist() if row in masks]
+    scores = np.array([found[row].iou_score for row in rows], np.float64)
+    return FoundImage([masks[row] for row in rows], np.zeros(len(rows), np.int64), scores)
 
 
 def _at_defaults(scores: NDArray[Any], right: NDArray[Any], objects: int) -> OperatingPoint:

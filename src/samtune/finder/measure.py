@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,27 @@ class TrueImage:
     masks: list[dict[str, Any]]
     classes: NDArray[np.int64]
     crowd: list[dict[str, Any]]
+
+    def unnamed(self) -> TrueImage:
+        """The same with all objects of one class."""
+        return replace(self, classes=np.zeros_like(self.classes))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The finds of one image matched to its objects, whatever their names: masks of an IoU of 0.5, one to one.
+
+    Attributes:
+        owner: int64 `[P]`, the object that each find is matched to, -1 for none.
+        false: bool `[P]`, finds where no object is; those in crowd regions count neither way and are not among them.
+        missed: numbers of the objects that no find is matched to.
+        misnamed: bool `[P]`, finds of an object that has another name.
+    """
+
+    owner: NDArray[np.int64]
+    false: NDArray[np.bool_]
+    missed: NDArray[np.int64]
+    misnamed: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -102,7 +123,7 @@ class Matched:
     """Finds kept by a threshold, matched to objects at a mask IoU of 0.5.
 
     Attributes:
-        finds, right: how many were kept, and how many of them are right, with the right name.
+        finds, right: how many were kept, and how many of them are right, with the right name where there are names.
         point: precision and recall that come of it.
         confusion: `[K + 1, K + 1]`, objects of class (row) found as class (column); the last row counts finds where no
             object is, the last column objects that were not found. Names play no part in the matching here.
@@ -118,6 +139,19 @@ class Matched:
     count_error: Summary
     relative_count_error: Summary
     counts: NDArray[np.int64]
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures but for those of single classes."""
+        return {
+            "threshold": self.point.threshold,
+            "precision": self.point.precision,
+            "recall": self.point.recall,
+            "f1": self.point.f1,
+            "finds": self.finds,
+            "right": self.right,
+            "count_error": asdict(self.count_error),
+            "relative_count_error": asdict(self.relative_count_error),
+        }
 
 
 def read_true(dataset: Dataset, image: ImageEntry, classes: Sequence[str]) -> TrueImage:
@@ -210,6 +244,16 @@ def right_finds(
     return right, right | ~_in_crowd(truth, found)
 
 
+def judged(truth: TrueImage, found: FoundImage) -> Judged:
+    """Match the finds of an image to its objects."""
+    owner = match(mask_iou(found.masks, truth.masks).astype(np.float32), found.scores.astype(np.float32), RIGHT)
+    has_owner = owner >= 0
+    misnamed = np.zeros(len(owner), bool)
+    misnamed[has_owner] = truth.classes[owner[has_owner]] != found.classes[has_owner]
+    missed = np.setdiff1d(np.arange(len(truth.masks)), owner)
+    return Judged(owner, ~has_owner & ~_in_crowd(truth, found), missed, misnamed)
+
+
 def matched(truth: Sequence[TrueImage], found: Sequence[FoundImage], classes: int, threshold: float) -> Matched:
     """Figures of the finds that a threshold keeps.
 
@@ -227,11 +271,11 @@ def matched(truth: Sequence[TrueImage], found: Sequence[FoundImage], classes: in
     for one, these in zip(truth, kept, strict=True):
         right, counted = right_finds(one, these)
         hits, finds = hits + int(right.sum()), finds + int(counted.sum())
-        owner = match(mask_iou(these.masks, one.masks).astype(np.float32), these.scores.astype(np.float32), RIGHT)
-        np.add.at(confusion, (one.classes[owner[owner >= 0]], these.classes[owner >= 0]), 1)
-        confusion[classes] += np.bincount(these.classes[(owner < 0) & counted], minlength=classes + 1)
-        missed = np.setdiff1d(np.arange(len(one.masks)), owner)
-        confusion[:, classes] += np.bincount(one.classes[missed], minlength=classes + 1)
+        whose = judged(one, these)
+        is_found = whose.owner >= 0
+        np.add.at(confusion, (one.classes[whose.owner[is_found]], these.classes[is_found]), 1)
+        confusion[classes] += np.bincount(these.classes[whose.false], minlength=classes + 1)
+        confusion[:, classes] += np.bincount(one.classes[whose.missed], minlength=classes + 1)
         counts[:, 0] += np.bincount(one.classes, minlength=classes)[:classes]
         counts[:, 1] += np.bincount(these.classes[counted], minlength=classes)
         errors.append(abs(int(counted.sum()) - len(one.masks)))
@@ -262,6 +306,11 @@ def _in_crowd(truth: TrueImage, found: FoundImage) -> NDArray[np.bool_]:
 def compress(mask: NDArray[np.bool_]) -> dict[str, Any]:
     """COCO's compressed run lengths of a mask bool `[H, W]`."""
     return _as_coco(encode_rle(mask))
+
+
+def decompress(mask: dict[str, Any]) -> NDArray[np.bool_]:
+    """The mask of compressed run lengths, bool `[H, W]`."""
+    return np.asarray(native.decode(mask), bool)
 
 
 def _as_coco(runs: RunLengths) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from samtune.data.masks import Region, region_of
 
-SMALLEST = 40
-"""Smallest target, in visible input pixels: 2.5 low-res pixels. Half of what people label is under 20 x 20."""
+SMALLEST = 16
+"""Smallest target, in visible input pixels: one low-res pixel. Half of what people label is under 20 x 20."""
 _LARGEST = 0.97
 """Largest target, as a share of the view."""
 _LEAST_VISIBLE = 0.3
@@ -56,7 +56,7 @@ def choose_window(
 ) -> Window:
     """Which part of an image to show: all of it, or a part in which one object has a size drawn by chance.
 
-    The long side of the object's box becomes 10 pixels to 0.8 of the input, all magnitudes alike; the image is enlarged
+    The long side of the object's box becomes 6 pixels to 0.8 of the input, all magnitudes alike; the image is enlarged
     at most four times. A fifth of the whole images stand small, in a frame around them.
 
     Args:
@@ -70,7 +70,7 @@ def choose_window(
         left, top = (int(margin * side * rng.random()) for side in (width, height))
         return Window(-left, -top, width + int(margin * width) - left, height + int(margin * height) - top)
     long_side = max(box[2] - box[0], box[3] - box[1])
-    wanted = np.exp(rng.uniform(np.log(10.0), np.log(0.8 * size)))
+    wanted = np.exp(rng.uniform(np.log(6.0), np.log(0.8 * size)))
     side = max(long_side * size / wanted, 1.15 * long_side, size / _MOST_MAGNIFIED)
     stretch = np.exp(rng.uniform(-0.2, 0.2))
     x0, x1 = _place(rng, side * stretch, width, box[0], box[2])
@@ -170,7 +170,7 @@ def paste(rng: np.random.Generator, view: TrainingView, image: NDArray[np.uint8]
     size = view.image.shape[0]
     x0, y0, x1, y1 = region.box
     long_side = max(x1 - x0, y1 - y0)
-    wanted = np.exp(rng.uniform(np.log(8.0), np.log(0.4 * size)))
+    wanted = np.exp(rng.uniform(np.log(6.0), np.log(0.4 * size)))
     scale = min(wanted / long_side, _MOST_MAGNIFIED)
     width, height = (max(2, round(side * scale)) for side in (x1 - x0, y1 - y0))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR

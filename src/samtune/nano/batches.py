@@ -49,17 +49,25 @@ class PretrainingBatch:
         prompts: N prompts in input pixels.
         image_index: int64 `[N]`.
         targets: float32 `[N, S/4, S/4]`, the share of each low-res pixel the object covers; all zero for "no object".
+        fine: float32 `[N, s S/4, s S/4]`, the same at the loss's scale s; `targets` themselves where s is 1.
     """
 
     pixels: Tensor
     prompts: PromptBatch
     image_index: Tensor
     targets: Tensor
+    fine: Tensor
 
     def to(self, device: torch.device) -> PretrainingBatch:
         """The same work on `device`."""
-        pixels, image_index, targets = (tensor.to(device) for tensor in (self.pixels, self.image_index, self.targets))
-        return PretrainingBatch(pixels, self.prompts.to(device), image_index, targets)
+        pixels, index, targets, fine = (
+            tensor.to(device) for tensor in (self.pixels, self.image_index, self.targets, self.fine)
+        )
+        return PretrainingBatch(pixels, self.prompts.to(device), index, targets, fine)
+
+    def about(self, rows: Tensor, prompts: PromptBatch) -> PretrainingBatch:
+        """Other prompts about the targets of some rows, int64 `[n]`."""
+        return PretrainingBatch(self.pixels, prompts, self.image_index[rows], self.targets[rows], self.fine[rows])
 
 
 def make_batch(bank: SceneBank, real: RealImages, stage: PretrainStage, generator: torch.Generator) -> PretrainingBatch:
@@ -76,15 +84,15 @@ def make_batch(bank: SceneBank, real: RealImages, stage: PretrainStage, generato
         centered.append(source is not None and rng.random() < _CENTER_SHARE)
         views.append(turned(rng, view))
     pixels = [normalised(recoloured(rng, degraded(rng, view.image) if stage.degrade else view.image)) for view in views]
-    return _with_prompts(views, pixels, centered, generator)
+    return _with_prompts(views, pixels, centered, stage.loss.scale, generator)
 
 
 def _with_prompts(
-    views: list[TrainingView], pixels: list[Tensor], centered: list[bool], generator: torch.Generator
+    views: list[TrainingView], pixels: list[Tensor], centered: list[bool], scale: int, generator: torch.Generator
 ) -> PretrainingBatch:
     """First prompts for the objects of each view, and clicks where there is none."""
     prompts: list[PromptBatch] = []
-    targets: list[Tensor] = []
+    fine: list[Tensor] = []
     index: list[Tensor] = []
     for number, (view, at_center) in enumerate(zip(views, centered, strict=True)):
         policy = LOOSE if torch.rand(1, generator=generator) < _LOOSE_SHARE else TIGHT
@@ -94,12 +102,14 @@ def _with_prompts(
         if view.occupied is not None:
             beside = background_prompts(torch.from_numpy(view.occupied), BACKGROUND_CLICKS, generator)
             found += [beside] if beside is not None else []
-        low_res = functional.avg_pool2d(masks.float(), LOW_RES_STRIDE)
+        covered = functional.avg_pool2d(masks.float(), LOW_RES_STRIDE // scale)
         count = sum(len(part) for part in found)
         prompts += found
-        targets.append(functional.pad(low_res, (0, 0, 0, 0, 0, count - len(low_res))))
+        fine.append(functional.pad(covered, (0, 0, 0, 0, 0, count - len(covered))))
         index.append(torch.full((count,), number))
-    return PretrainingBatch(torch.stack(pixels), PromptBatch.cat(prompts), torch.cat(index), torch.cat(targets))
+    targets = torch.cat(fine)
+    low_res = functional.avg_pool2d(targets, scale) if scale > 1 else targets
+    return PretrainingBatch(torch.stack(pixels), PromptBatch.cat(prompts), torch.cat(index), low_res, targets)
 
 
 def normalised(pixels: NDArray[np.floating]) -> Tensor:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,16 +200,23 @@ def image_step(
     """Prompts on views of images; in a share of the steps with one to three rounds of corrections."""
     embeddings = encode(model, batch.pixels)
     output = decode(model, embeddings, batch.prompts, batch.image_index)
-    loss, measured = tuning_loss(output, batch.targets, stage.loss), _ious(output, batch.targets, batch.prompts)
+    loss, measured = _image_loss(output, batch, stage), _ious(output, batch.targets, batch.prompts)
     rounds = 0
     while rounds < _MOST_CORRECTIONS and torch.rand(1, generator=generator) < stage.corrections:
         rounds += 1
         batch = _corrected(batch, output, generator)
         output = decode(model, embeddings, batch.prompts, batch.image_index)
-        loss = Loss(loss.total + tuning_loss(output, batch.targets, stage.loss).total, loss.parts)
+        loss = Loss(loss.total + _image_loss(output, batch, stage).total, loss.parts)
         reached = hard_iou(output.masks[:, :1] > 0, binary(batch.targets)[:, None])
         measured[f"corrected_{rounds}"] = float(reached.mean())
     return loss, measured
+
+
+def _image_loss(output: DecoderOutput, batch: PretrainingBatch, stage: PretrainStage) -> Loss:
+    """The loss at the stage's scale, at which the masks are brought up as those a user gets."""
+    if stage.loss.scale > 1:
+        output = replace(output, masks=upscale_masks(output.masks, (batch.fine.shape[-2], batch.fine.shape[-1])))
+    return tuning_loss(output, batch.fine, stage.loss)
 
 
 def _corrected(batch: PretrainingBatch, output: DecoderOutput, generator: torch.Generator) -> PretrainingBatch:
@@ -222,9 +229,7 @@ def _corrected(batch: PretrainingBatch, output: DecoderOutput, generator: torch.
     points, labels = correction_clicks((masks > 0).cpu(), binary(targets).cpu(), LOOSE, draws)
     points = low_res_to_input(points).to(masks.device)
     prompts = batch.prompts.select(rows).with_clicks(points, labels.to(masks.device))
-    return PretrainingBatch(
-        batch.pixels, prompts.with_masks(masks[:, None].clamp(-32, 32)), batch.image_index[rows], targets
-    )
+    return batch.about(rows, prompts.with_masks(masks[:, None].clamp(-32, 32)))
 
 
 def _ious(output: DecoderOutput, targets: Tensor, prompts: PromptBatch) -> dict[str, float]:

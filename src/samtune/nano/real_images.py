@@ -145,7 +145,7 @@ class RealImages:
             if view is not None:
                 return self.with_pasted(rng, view, paste_share)
         raise DataError.of(
-            expected="objects of at least 7 x 7 pixels of the input",
+            expected="objects of at least 4 x 4 pixels of the input",
             found=f"none in {_TRIES} views",
             where=", ".join(chosen.name for chosen in sets),
             do="leave these sets out",

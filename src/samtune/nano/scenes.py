@@ -18,7 +18,7 @@ from samtune.utils.files import new_file
 from samtune.utils.workers import cpu_count
 
 _HELD_OUT_SEED = 1_000_003
-_SMALLEST = 100
+_SMALLEST = 25
 """Smallest target, in visible input pixels."""
 
 

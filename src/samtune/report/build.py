@@ -3,7 +3,7 @@
 OUT/prompts.json                the prompts that all models were asked with
 OUT/base.json, OUT/tuned.json   every object's figures; `report/folder.py` has the whole list
 OUT/comparison.json             the paired differences and the verdict
-OUT/gallery/                    panels of the best, worst and most changed objects; masks found without a prompt
+OUT/gallery/                    panels of the best, worst and most changed objects; what was found without a prompt
 OUT/report.html                 all of it in one file
 """
 
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from samtune.config import CacheConfig, EvalConfig
+from samtune.config import CacheConfig, EvalConfig, FindEvalConfig
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError
 from samtune.evaluation.automatic import AutomaticComparison, AutomaticFigures
@@ -27,8 +27,12 @@ from samtune.evaluation.fixed_prompts import Truth, make_prompts
 from samtune.evaluation.paired import Guard
 from samtune.evaluation.protocol import evaluate_all
 from samtune.evaluation.results import Evaluation
+from samtune.finder.evaluation import BASE_GRID, TUNED_GRID, evaluate_finder, knows_classes
+from samtune.finder.results import Finder
+from samtune.finder.storage import finder_of
 from samtune.inference.predictor import Predictor
-from samtune.report.automatic import measure_automatic
+from samtune.report.automatic import GridsOfClicks, find_by_grids
+from samtune.report.compared import Compared
 from samtune.report.folder import COMPARISON, DATA_CURVE, save_comparisons
 from samtune.report.gallery import GALLERY, Advance, draw_gallery
 from samtune.report.guard_scenes import SCENE_EMBEDDINGS, guard_scenes
@@ -59,9 +63,10 @@ def build_report(
     scenes: int = 0,
     runs: Sequence[Path | None] = (),
     automatic: bool = False,
+    find: bool = True,
     processes: Processes | None = None,
     progress: Advance = lambda what, done, total: None,
-) -> list[Comparison]:
+) -> list[Compared]:
     """Evaluate all models on the same prompts, compare them, draw the gallery, write the report.
 
     Args:
@@ -74,10 +79,12 @@ def build_report(
         guards: datasets of images of another kind; their test split is used, or the one that has objects.
         scenes: procedural scenes as one more guard, and drawn clips where all models have video weights; 0
             leaves them out.
-        runs: folder of each tuned model that has one, for its training curve (`metrics.jsonl`), its curve of blends
-            (`blend.json`) or its data curve (`curve.json`).
+        runs: folder of each tuned model that has one, for its finder, its training curve (`metrics.jsonl`), its curve
+            of blends (`blend.json`) or its data curve (`curve.json`).
         automatic: also measure the masks that a grid of clicks finds.
-        processes: those that share the images; all must call this, the main one writes, and all get the comparisons.
+        find: also measure what the finder of the best tuned model finds without prompts, where it has one.
+        processes: those that share the images; all must call this. The main one measures what needs no prompts, and
+            writes; all get the comparisons.
         progress: called with what is being done, images done and their total.
 
     Returns:
@@ -94,6 +101,9 @@ def build_report(
     )
     sets = processes.all_or_none(lambda: guards_by_name(guards))
     models = (base, *tuned)
+    finders = processes.all_or_none(
+        lambda: [_finder_for(dataset, config, *one) for one in zip(tuned, runs, strict=True)] if find and runs else []
+    )
     truth = Truth(dataset)
     prompts = processes.all_or_none(
         lambda: make_prompts(dataset, config, truth=truth, progress=_named(progress, "making prompts"))
@@ -105,38 +115,55 @@ def build_report(
 
     found = evaluated(dataset, config, "measuring", prompts=prompts, truth=truth)
     on_guards = _on_guards(sets, scenes, config, evaluated)
-    clips = _from_main(
-        processes, _CLIPS, lambda: _on_clips(models, scenes, _named(progress, "following objects through clips"))
-    )
+    following = _named(progress, "following objects through clips")
+    clips = _from_main(processes, _CLIPS, lambda: _on_clips(models, scenes, following))
     compared = _compared(found, on_guards, clips)
+    grids: list[GridsOfClicks] = []
+
+    def clicked() -> list[AutomaticFigures]:
+        grids.append(find_by_grids(dataset, config.split, models, progress=_named(progress, "clicking a grid")))
+        return grids[0].figures()
+
     if automatic:
-        masks = _from_main(
-            processes,
-            _AUTOMATIC,
-            lambda: measure_automatic(
-                dataset, config.split, models, progress=_named(progress, "finding without prompts")
-            ),
-        )
-        compared = [
-            replace(one, automatic=AutomaticComparison(masks[0], these))
-            for one, these in zip(compared, masks[1:], strict=True)
-        ]
-    comparisons = ranked(compared)
-    best = next(number for number, one in enumerate(compared) if one is comparisons[0])
+        before, *after = _from_main(processes, _AUTOMATIC, clicked)
+        pairs = zip(compared, after, strict=True)
+        compared = [replace(one, automatic=AutomaticComparison(before, these)) for one, these in pairs]
+    order = ranked(compared)
+    best = next(number for number, one in enumerate(compared) if one is order[0])
+    comparisons = [Compared.of(one, None) for one in order]
 
     def write() -> None:
+        finds = None
+        if finders and (finder := finders[best]) is not None:
+            by_grid = {BASE_GRID: grids[0].found[0], TUNED_GRID: grids[0].found[1 + best]} if grids else {}
+            wish, finding = FindEvalConfig(split=config.split, chunk=config.chunk), _named(progress, "finding")
+            finds = evaluate_finder(dataset, tuned[best], base, finder, wish, grids=by_grid, progress=finding)
+        comparisons[0] = Compared.of(order[0], finds)
         with new_folder(out) as folder:
             prompts.save(folder / "prompts.json")
-            gallery = draw_gallery(dataset, (base, tuned[best]), comparisons[0], folder / GALLERY, progress)
+            gallery = draw_gallery(dataset, (base, tuned[best]), comparisons[0], folder / GALLERY, progress, finds)
             save_comparisons(folder, comparisons, gallery, dataset_health(dataset))
-            run = runs[best] if runs else None
-            if run is None:
-                write_report(folder)
-            else:
-                write_report(folder, curve=run / "metrics.jsonl", blend=run / BLEND, data_curve=run / DATA_CURVE)
+            _write_report(folder, runs[best] if runs else None)
 
     processes.on_main(write)
     return comparisons
+
+
+def _finder_for(dataset: Dataset, config: EvalConfig, tuned: Predictor, run: Path | None) -> Finder | None:
+    """The finder that stands in a run; None where none was made for these weights, or none for classes like these."""
+    finder = None if run is None else finder_of(run, tuned.loaded)
+    if finder is None or not knows_classes(finder, dataset.split(config.split).images):
+        return None
+    finder.head.to(tuned.device)
+    return finder
+
+
+def _write_report(folder: Path, run: Path | None) -> None:
+    """The report, with what the best model's run has to show."""
+    if run is None:
+        write_report(folder)
+    else:
+        write_report(folder, curve=run / "metrics.jsonl", blend=run / BLEND, data_curve=run / DATA_CURVE)
 
 
 def guards_by_name(guards: Sequence[Dataset]) -> dict[str, Dataset]:

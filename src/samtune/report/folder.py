@@ -22,6 +22,7 @@ from samtune.evaluation.automatic import AutomaticComparison
 from samtune.evaluation.comparison import Comparison, compare
 from samtune.evaluation.results import Evaluation
 from samtune.utils.files import write_json
+from samtune.utils.text import one_line
 
 COMPARISON = "comparison.json"
 DATA_CURVE = "curve.json"
@@ -100,6 +101,24 @@ def load_comparisons(folder: Path) -> tuple[list[Comparison], list[dict[str, Any
     ]
     with_automatic = [replace(one, automatic=these) for one, these in zip(comparisons, found, strict=False)]
     return [*with_automatic, *comparisons[len(found) :]], gallery, health
+
+
+def load_finds(folder: Path) -> dict[str, Any] | None:
+    """What the tuned model's finder found, as `comparison.json` has it; None where it has none.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        found = json.loads((folder / COMPARISON).read_text(encoding="utf-8")).get("finds")
+        return None if found is None else {**found, "rows": dict(found["rows"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError.of(
+            expected="figures of a finder that samtune compare wrote",
+            found=one_line(error),
+            where=str(folder / COMPARISON),
+            do="compare again",
+        ) from error
 
 
 def _text(path: Path) -> str:

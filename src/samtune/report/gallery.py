@@ -1,7 +1,12 @@
-"""The report's gallery: which objects are shown, drawn by both models, and masks found where nobody annotated."""
+"""The report's gallery: which objects are shown, drawn by both models, and what was found without prompts.
+
+That is what a finder missed and its wrong finds, or, without a finder, what a grid of clicks finds where
+nobody annotated.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +17,10 @@ from numpy.typing import NDArray
 
 from samtune.config import AutomaticConfig
 from samtune.data.table import Dataset, ImageEntry, ObjectEntry
-from samtune.drawing import FoundObject, Panel, draw_unannotated, draw_views, to_jpeg
+from samtune.drawing import FoundObject, Panel, draw_finds, draw_unannotated, draw_views, to_jpeg
 from samtune.evaluation.comparison import Comparison
+from samtune.finder.evaluation import FindEvaluation
+from samtune.finder.measure import Judged, TrueImage, decompress, judged
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import Predictor
 from samtune.inference.thresholds import with_thresholds
@@ -24,6 +31,7 @@ GALLERY = "gallery"
 SHOWN = 6
 """Objects per row of the report."""
 UNANNOTATED_IMAGES = 4
+FINDER_IMAGES = 6
 _COVERED = 0.5
 """A mask is of an annotated object when this share of it lies on annotations."""
 
@@ -40,9 +48,14 @@ class _Choice:
 
 
 def draw_gallery(
-    dataset: Dataset, models: tuple[Predictor, Predictor], comparison: Comparison, folder: Path, progress: Advance
+    dataset: Dataset,
+    models: tuple[Predictor, Predictor],
+    comparison: Comparison,
+    folder: Path,
+    progress: Advance,
+    finds: FindEvaluation | None = None,
 ) -> list[dict[str, Any]]:
-    """Draw the chosen objects and the masks found without a prompt.
+    """Draw the chosen objects and what was found without a prompt.
 
     Args:
         dataset: whole.
@@ -50,6 +63,7 @@ def draw_gallery(
         comparison: of the two.
         folder: to make and write into.
         progress: called with what is being done, images done and their total.
+        finds: what the tuned model's finder found, where it has one.
 
     Returns:
         The rows of the gallery for `comparison.json`.
@@ -73,13 +87,23 @@ def draw_gallery(
             ious = before.answers["box"].iou, after.answers["box"].iou
             name = Path(image.image_path).name
             caption = f"{found.category}: base {ious[0]:.3f}, tuned {ious[1]:.3f} ({name})"
-            files.append({"views": views, "caption": caption, "category": found.category, "size": after.size})
+            files.append(
+                {"views": views, "caption": caption, "category": found.category, "size": after.size}
+                | {"studio": _studio_command(dataset, image, found)}
+            )
             done += 1
             progress("drawing", done, total)
         gallery.append({"title": choice.title, "kind": "objects", "images": files})
-    gallery.append(_unannotated(split, models[1], folder))
+    without_prompts = _unannotated(split, models[1], folder) if finds is None else _finds(dataset, finds, folder)
+    gallery.append(without_prompts)
     progress("drawing", total, total)
     return gallery
+
+
+def _studio_command(dataset: Dataset, image: ImageEntry, found: ObjectEntry) -> str:
+    """The command that opens the studio at an object."""
+    box = ",".join(f"{value:g}" for value in found.box)
+    return shlex.join(["samtune", "studio", str(dataset.root), "--image", image.image_path, "--box", box])
 
 
 def _choose(comparison: Comparison) -> list[_Choice]:
@@ -143,6 +167,35 @@ def _unannotated(split: Dataset, tuned: Predictor, folder: Path) -> dict[str, An
         files.append({"file": f"{GALLERY}/{file}", "caption": f"{len(found)} masks on {_plural(image.objects)}"})
     title = "Found by the tuned model where nobody annotated"
     return {"title": title, "kind": "images", "images": files}
+
+
+def _finds(dataset: Dataset, finds: FindEvaluation, folder: Path) -> dict[str, Any]:
+    """The images in which the finder missed most and had most wrong finds."""
+    images = [one.above(finds.matched.point.threshold) for one in finds.ours.images]
+    verdicts = [judged(one, found) for one, found in zip(finds.truth, images, strict=True)]
+    worst = sorted(range(len(verdicts)), key=lambda row: -int(len(verdicts[row].missed) + verdicts[row].false.sum()))
+    files: list[dict[str, str]] = []
+    for row in worst[:FINDER_IMAGES]:
+        truth, verdict, masks = finds.truth[row], verdicts[row], images[row].masks
+        groups = (np.flatnonzero(verdict.owner >= 0), np.flatnonzero(verdict.false))
+        right, false = ([decompress(masks[number]) for number in numbers] for numbers in groups)
+        missed = [decompress(truth.masks[number]) for number in verdict.missed]
+        file = f"finds-{len(files)}.jpg"
+        drawn = draw_finds(dataset.read_image(truth.image), right, missed, false)
+        (folder / file).write_bytes(to_jpeg(drawn))
+        files.append({"file": f"{GALLERY}/{file}", "caption": _caption(truth, verdict)})
+    return {"title": "What the finder missed, and its wrong finds", "kind": "finds", "images": files}
+
+
+def _caption(truth: TrueImage, verdict: Judged) -> str:
+    figures = {
+        "found": int((verdict.owner >= 0).sum()),
+        "missed": len(verdict.missed),
+        "wrong": int(verdict.false.sum()),
+        "with another name": int(verdict.misnamed.sum()),
+    }
+    words = ", ".join(f"{count} {what}" for what, count in figures.items() if count or what in ("found", "missed"))
+    return f"{words} ({Path(truth.image.image_path).name})"
 
 
 def _plural(objects: Sequence[ObjectEntry]) -> str:

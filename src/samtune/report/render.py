@@ -18,7 +18,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from samtune import __version__
-from samtune.drawing import BASE, TRUTH, TUNED, hex_color
+from samtune.drawing import BASE, FALSE, MISSED, TRUTH, TUNED, hex_color
 from samtune.errors import DataError
 from samtune.evaluation.comparison import Comparison
 from samtune.evaluation.results import TARGETS, ClicksNeeded, kind_title
@@ -32,7 +32,7 @@ from samtune.report.charts import (
     shares_chart,
     to_svg,
 )
-from samtune.report.folder import load_comparisons
+from samtune.report.folder import load_comparisons, load_finds
 from samtune.training.tracking.chart import read_metrics, training_chart
 from samtune.utils.files import write_json, write_text
 from samtune.utils.text import one_line
@@ -41,6 +41,7 @@ REPORT = "report.html"
 FIGURES = "report.json"
 MOST_BYTES = 10_000_000
 """Size that a report stays below."""
+_COLORS = {"truth": TRUTH, "base": BASE, "tuned": TUNED, "missed": MISSED, "false": FALSE}
 
 
 def write_report(
@@ -62,7 +63,7 @@ def write_report(
         StorageError: the disk refused.
     """
     comparisons, gallery, health = load_comparisons(folder)
-    comparison = comparisons[0]
+    comparison, finds = comparisons[0], load_finds(folder)
     loader = PackageLoader("samtune.report")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -83,13 +84,14 @@ def write_report(
         filters=_filters(gallery),
         settings=_settings(comparison),
         reach=_reach(comparison),
-        colors={name: hex_color(color) for name, color in (("truth", TRUTH), ("base", BASE), ("tuned", TUNED))},
+        finds=finds,
+        colors={name: hex_color(color) for name, color in _COLORS.items()},
         style=Markup(style),  # noqa: S704  (a file of this package)
         script=Markup(script),  # noqa: S704  (a file of this package)
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     )
     write_text(folder / REPORT, page)
-    write_json(folder / FIGURES, _figures(comparison))
+    write_json(folder / FIGURES, {**_figures(comparison), "finds": finds})
     return folder / REPORT
 
 

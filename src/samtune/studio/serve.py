@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from samtune.config import StudioConfig
 from samtune.errors import ConfigError, DataError, UsageError
@@ -124,18 +125,23 @@ def serve(studio: Studio, config: StudioConfig, say: Callable[[str], None]) -> N
 
     Args:
         studio: what to serve.
-        config: port, browser.
+        config: port, browser, what to open first.
         say: takes lines for the person: the address comes first.
+
+    Raises:
+        DataError: the image to open is not in the source.
+        UsageError: the port is taken.
     """
     import uvicorn
 
     from samtune.studio.app import guarded_app
     from samtune.studio.tuning import Tuning
 
+    link = link_to(studio, config.image, config.box) if config.image else ""
     _ = studio.engine  # one for all threads that will ask
     listener = listening_socket(config.port)
     port, token = int(listener.getsockname()[1]), secrets.token_urlsafe(24)
-    address = f"http://{LOOPBACK}:{port}/?token={token}"
+    address = f"http://{LOOPBACK}:{port}/?token={token}{link}"
     settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
     settings |= {"lifespan": "off", "timeout_graceful_shutdown": 5}
     say(f"studio     {address}")
@@ -152,6 +158,29 @@ def serve(studio: Studio, config: StudioConfig, say: Callable[[str], None]) -> N
                 server.run(sockets=[listener])
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def link_to(studio: Studio, name: str, box: str) -> str:
+    """The end of the page's address that opens an image, and selects the object whose box agrees most with `box`.
+
+    Args:
+        name: the image's path in the source, or a file name that no other image has.
+        box: x0,y0,x1,y1 in pixels; empty selects nothing.
+
+    Raises:
+        DataError: there is no such image, or several.
+    """
+    paths = {number: image.key.partition("#")[0] for number, image in studio.store.state.images.items()}
+    found = [number for number, path in paths.items() if path == name]
+    found = found or [number for number, path in paths.items() if Path(path).name == name]
+    if not found or len({paths[number] for number in found}) > 1:
+        raise DataError.of(
+            expected="the name of one image of the source",
+            found=f"{name!r}, which " + (f"{len(found)} images have" if found else "none has"),
+            where="--image",
+            do="give its path in the source, such as " + next(iter(paths.values()), "images/1.jpg"),
+        )
+    return "#" + urlencode({"image": found[0]} | ({"box": box} if box else {}))
 
 
 def _open_browser(address: str, say: Callable[[str], None]) -> None:

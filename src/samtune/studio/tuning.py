@@ -37,6 +37,8 @@ PROMPTS = ("--prompts.box", "1.0", "--prompts.point", "0.5", "--prompts.correcti
 """What a person does here: boxes, clicks, and corrections of both."""
 NICENESS = 10
 """Priority of the processes that tune: a click goes before them."""
+_COMMAND_LINE = "samtune.cli.watched"
+"""The command line that ends when this server does, killed or not: nobody would be told how the tuning went."""
 EVAL_OBJECTS = 60
 MOST_POINTS = 400
 """Points of a curve that are sent."""
@@ -157,12 +159,13 @@ class Tuning:
                 if self._is_cancelled:
                     return
                 self._process = subprocess.Popen(  # noqa: S603 - our own command line
-                    [sys.executable, "-m", "samtune", *command], stdout=output, stderr=output, stdin=subprocess.DEVNULL
+                    [sys.executable, "-m", _COMMAND_LINE, *command], stdout=output, stderr=output, stdin=subprocess.PIPE
                 )
             if hasattr(os, "setpriority"):
                 with suppress(OSError):
                     os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
-            code = self._process.wait()
+            with self._process as process:  # its input stays open as long as it runs
+                code = process.wait()
         with self._lock:
             self._process = None
         if code and not self._is_cancelled:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from samtune.model.decoder.fast import decode_grid
 from samtune.model.decoder.reference import DecoderOutput, select_masks
 from samtune.model.encoder.embeddings import ImageEmbeddings
+from samtune.model.preprocess import upscale_masks
 from samtune.prompts.batch import PromptBatch, low_res_to_input
 from samtune.prompts.simulate import CorrectionDraws, PromptDraws, correction_clicks
 from samtune.training.batches import TrainingBatch
@@ -117,8 +118,8 @@ def _loss(run: Run, output: DecoderOutput, part: TrainingBatch, counts: Counts) 
     ignored = part.ignored if part.ignored.numel() else None
     if not part.fine.numel():
         return tuning_loss(output, part.targets, run.config.loss, counts, part.counted, ignored)
-    size = part.fine.shape[-2:]
-    finer = F.interpolate(output.masks.float(), size, mode="bilinear", align_corners=False)
+    size = (part.fine.shape[-2], part.fine.shape[-1])
+    finer = upscale_masks(output.masks, size)
     if ignored is not None:
         ignored = F.interpolate(ignored[:, None].float(), size)[:, 0] > 0
     return tuning_loss(replace(output, masks=finer), part.fine_targets, run.config.loss, counts, part.counted, ignored)

@@ -17,6 +17,7 @@ JSON, format 1:
 from __future__ import annotations
 
 import base64
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -103,7 +104,7 @@ def render_html(audit: Audit, out: Path) -> None:
         out,
         page.render(
             audit=audit, groups=groups, verdict=_verdict(audit.issues), sizes=audit.summary.sizes,
-            per_image=_per_image(audit.summary),
+            per_image=_per_image(audit.summary), quoted=shlex.quote,
         ),
     )  # fmt: skip
 
@@ -246,7 +247,10 @@ img { display: inline-block; max-width: 100%; border-radius: 4px; vertical-align
 <div class="examples">{% for example in group.examples if example.images %}
 <figure>{% for uri in example.images %}<img src="{{ uri }}" alt="">
 {% endfor %}<figcaption>{{ example.issue.image or "" }}
-{{- " annotation " ~ example.issue.annotation if example.issue.annotation }}: {{ example.issue.message }}</figcaption>
+{{- " annotation " ~ example.issue.annotation if example.issue.annotation }}: {{ example.issue.message }}
+{% if example.issue.image %}<br>
+<code>samtune studio {{ quoted(audit.source | string) }} --image {{ quoted(example.issue.image) }}</code>
+{% endif %}</figcaption>
 </figure>
 {% endfor %}</div>
 {% endfor %}

@@ -61,12 +61,16 @@ class Region:
 
 
 def region_of(mask: NDArray[np.bool_]) -> Region | None:
-    """The part of a mask bool `[H, W]` that holds the object; None for an empty mask."""
+    """The part of a mask bool `[H, W]` that holds the object; None for an empty mask.
+
+    The part is a copy where it is not all of the mask: a view would keep the whole mask in memory.
+    """
     box = mask_box(mask)
     if box is None:
         return None
     x0, y0, x1, y1 = box
-    return Region(mask[y0:y1, x0:x1], x0, y0)
+    part = mask[y0:y1, x0:x1]
+    return Region(part if part.size == mask.size else part.copy(), x0, y0)
 
 
 def mask_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:

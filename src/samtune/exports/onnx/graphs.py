@@ -38,7 +38,7 @@ def encoder_core(model: Sam2Model, dtype: torch.dtype, opset: int) -> onnx.Model
     """`pixels` float32 `[1, 3, S, S]` to `FEATURES`."""
     size = input_size(model)
     module = EncoderGraph(_copy(model, dtype), dtype).eval()
-    return _export(module, (torch.zeros(1, 3, size, size),), ("pixels",), FEATURES, None, opset)
+    return export_graph(module, (torch.zeros(1, 3, size, size),), ("pixels",), FEATURES, None, opset)
 
 
 def decoder_core(model: Sam2Model, dtype: torch.dtype, opset: int) -> onnx.ModelProto:
@@ -59,7 +59,7 @@ def decoder_core(model: Sam2Model, dtype: torch.dtype, opset: int) -> onnx.Model
     )
     n, p = Dim("N"), Dim("P")
     free = (None, None, None, {0: n, 1: p}, {0: n, 1: p}, {0: n}, None)
-    return _export(module, arguments, DECODER_INPUTS, DECODER_OUTPUTS, free, opset)
+    return export_graph(module, arguments, DECODER_INPUTS, DECODER_OUTPUTS, free, opset)
 
 
 class Editor:
@@ -145,7 +145,7 @@ def _copy(model: Sam2Model, dtype: torch.dtype) -> Sam2Model:
     return copied.to(device="cpu", dtype=dtype).eval().requires_grad_(False)
 
 
-def _export(
+def export_graph(
     module: torch.nn.Module,
     arguments: tuple[torch.Tensor, ...],
     inputs: Sequence[str],
@@ -153,6 +153,15 @@ def _export(
     free: Any,
     opset: int,
 ) -> onnx.ModelProto:
+    """A module's graph by PyTorch's exporter, without paths of this machine.
+
+    Args:
+        module: in eval mode, on the CPU.
+        arguments: of its shapes.
+        inputs, outputs: their names in the graph.
+        free: which dimensions are free, as `torch.onnx.export` takes them; None for none.
+        opset: of the operations.
+    """
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module,

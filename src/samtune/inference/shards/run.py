@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from samtune.errors import ConfigError
 from samtune.inference.predictor import Predictor
 from samtune.inference.shards.asks import AskGrid, AskPrompts
 from samtune.inference.shards.claims import DONE, Claims, done_shards
-from samtune.inference.shards.job import Job, open_job
+from samtune.inference.shards.job import Job, open_job, read_job
 from samtune.inference.shards.work import Ask, work
 from samtune.inference.thresholds import with_thresholds
 from samtune.utils.results import Result
@@ -124,13 +124,28 @@ def run_shards(
         batch=shards.encode_batch or _batch(predictor), threads=shards.threads or min(cpu_count(), _MOST_THREADS),
         progress=progress,
     )  # fmt: skip
-    totals = _totals(job)
-    rate = done.images / done.seconds if done.images else None
-    share = done.model_seconds / done.seconds if done.images else None
-    return ManyReport(
-        out, totals["images"], totals["objects"], totals["damaged"], done.images, rate, share,
-        tuple(done.damaged[:_SHOWN]),
+    if not done.images:
+        return report_of(out)
+    rate, share = done.images / done.seconds, done.model_seconds / done.seconds
+    return replace(
+        report_of(out), own_images=done.images, images_per_second=rate, model_share=share,
+        shown=tuple(done.damaged[:_SHOWN]),
     )  # fmt: skip
+
+
+def report_of(out: Path) -> ManyReport:
+    """A job as its finished shards say, by a process that did none of them.
+
+    Raises:
+        DataError: `out` is no job's folder.
+    """
+    totals = {"images": 0, "objects": 0, "damaged": 0}
+    for shard in done_shards(read_job(out).folder):
+        mark = json.loads((out / DONE / f"{shard:05}.json").read_text(encoding="utf-8"))
+        for name in totals:
+            totals[name] += mark[name]
+    images, objects, damaged = totals.values()
+    return ManyReport(out, images, objects, damaged, own_images=0, images_per_second=None, model_share=None)
 
 
 def _method(predictor: Predictor, config: PredictConfig) -> Method:
@@ -148,13 +163,3 @@ def _batch(predictor: Predictor) -> int:
     if predictor.device.type != "cpu":
         return _BATCH_ON_A_GPU
     return max(1, min(16, _CACHED_PIXELS // predictor.loaded.image_size**2))
-
-
-def _totals(job: Job) -> dict[str, int]:
-    """Sums over the marks of finished shards."""
-    totals = {"images": 0, "objects": 0, "damaged": 0}
-    for shard in done_shards(job.folder):
-        mark = json.loads((job.folder / DONE / f"{shard:05}.json").read_text(encoding="utf-8"))
-        for name in totals:
-            totals[name] += mark[name]
-    return totals

@@ -89,7 +89,7 @@ async function start() {
     return;
   }
   const first = app.images.find((image) => image.status !== "done") ?? app.images[0];
-  if (link.image) await goTo(link.image, link.object);
+  if (link.image) await goTo(link);
   else if (first) await open(first.id);
   document.documentElement.dataset.ready = "true";
   keepFresh();

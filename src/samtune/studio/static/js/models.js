@@ -54,7 +54,7 @@ function disagreement({ image_id, object_id, iou }) {
   const small = el("img", { alt: "" });
   thumbnail(image_id).then((src) => small.setAttribute("src", src)).catch(() => {});
   const show = async () => {
-    await goTo(image_id, object_id);
+    await goTo({ image: image_id, object: object_id });
     compare("split");
   };
   return el("button", { class: "image", onclick: show, "data-key": `${image_id}/${object_id}` }, small,

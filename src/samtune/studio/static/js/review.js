@@ -56,7 +56,7 @@ function tile(object) {
   const open = () => {
     byId("review").close();
     showView("canvas");
-    goTo(image_id, object_id);
+    goTo({ image: image_id, object: object_id });
   };
   const classes = el("select", { "aria-label": `Class of object ${object_id}`, "data-key": `class-${object_id}`, onchange: (event) => mend(object, { action: "update", category_id: Number(event.target.value) }) },
     app.classes.map((one) => el("option", { value: one.id, selected: one.id === category_id }, one.name)));
