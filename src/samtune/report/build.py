@@ -27,7 +27,8 @@ from samtune.evaluation.fixed_prompts import Truth, make_prompts
 from samtune.evaluation.paired import Guard
 from samtune.evaluation.protocol import evaluate_all
 from samtune.evaluation.results import Evaluation
-from samtune.finder.evaluation import BASE_GRID, TUNED_GRID, evaluate_finder, knows_classes
+from samtune.finder.evaluation import BASE_GRID, TUNED_GRID, FindEvaluation, evaluate_finder, knows_classes
+from samtune.finder.grid import GridFinds
 from samtune.finder.results import Finder
 from samtune.finder.storage import finder_of
 from samtune.inference.predictor import Predictor
@@ -101,13 +102,10 @@ def build_report(
     )
     sets = processes.all_or_none(lambda: guards_by_name(guards))
     models = (base, *tuned)
-    finders = processes.all_or_none(
-        lambda: [_finder_for(dataset, config, *one) for one in zip(tuned, runs, strict=True)] if find and runs else []
-    )
+    finders = processes.all_or_none(lambda: _finders(dataset, config, tuned, runs if find else ()))
     truth = Truth(dataset)
-    prompts = processes.all_or_none(
-        lambda: make_prompts(dataset, config, truth=truth, progress=_named(progress, "making prompts"))
-    )
+    making = _named(progress, "making prompts")
+    prompts = processes.all_or_none(lambda: make_prompts(dataset, config, truth=truth, progress=making))
 
     def evaluated(data: Dataset, settings: EvalConfig, what: str, **more: Any) -> list[Evaluation]:
         shared = more | {"names": names, "processes": processes, "progress": _named(progress, what)}
@@ -125,19 +123,14 @@ def build_report(
         return grids[0].figures()
 
     if automatic:
-        before, *after = _from_main(processes, _AUTOMATIC, clicked)
-        pairs = zip(compared, after, strict=True)
-        compared = [replace(one, automatic=AutomaticComparison(before, these)) for one, these in pairs]
+        compared = _with_automatic(compared, _from_main(processes, _AUTOMATIC, clicked))
     order = ranked(compared)
     best = next(number for number, one in enumerate(compared) if one is order[0])
     comparisons = [Compared.of(one, None) for one in order]
 
     def write() -> None:
-        finds = None
-        if finders and (finder := finders[best]) is not None:
-            by_grid = {BASE_GRID: grids[0].found[0], TUNED_GRID: grids[0].found[1 + best]} if grids else {}
-            wish, finding = FindEvalConfig(split=config.split, chunk=config.chunk), _named(progress, "finding")
-            finds = evaluate_finder(dataset, tuned[best], base, finder, wish, grids=by_grid, progress=finding)
+        by_grid = {BASE_GRID: grids[0].found[0], TUNED_GRID: grids[0].found[1 + best]} if grids else {}
+        finds = _finds(dataset, (base, tuned[best]), finders[best], config, by_grid, _named(progress, "finding"))
         comparisons[0] = Compared.of(order[0], finds)
         with new_folder(out) as folder:
             prompts.save(folder / "prompts.json")
@@ -149,13 +142,45 @@ def build_report(
     return comparisons
 
 
-def _finder_for(dataset: Dataset, config: EvalConfig, tuned: Predictor, run: Path | None) -> Finder | None:
-    """The finder that stands in a run; None where none was made for these weights, or none for classes like these."""
-    finder = None if run is None else finder_of(run, tuned.loaded)
-    if finder is None or not knows_classes(finder, dataset.split(config.split).images):
+def _with_automatic(compared: Sequence[Comparison], figures: Sequence[AutomaticFigures]) -> list[Comparison]:
+    """The comparisons with the masks that grids of clicks find, of the base model first and then of every tuned one."""
+    before, *after = figures
+    pairs = zip(compared, after, strict=True)
+    return [replace(one, automatic=AutomaticComparison(before, these)) for one, these in pairs]
+
+
+def _finders(
+    dataset: Dataset, config: EvalConfig, tuned: Sequence[Predictor], runs: Sequence[Path | None]
+) -> list[Finder | None]:
+    """For each tuned model the finder that stands in its run; None where it has none for its weights and these classes.
+
+    Raises:
+        ModelError: a finder cannot be read.
+    """
+    images = dataset.split(config.split).images
+    found: list[Finder | None] = [None] * len(tuned)
+    for number, (model, run) in enumerate(zip(tuned, runs, strict=False)):
+        finder = None if run is None else finder_of(run, model.loaded)
+        if finder is not None and knows_classes(finder, images):
+            finder.head.to(model.device)
+            found[number] = finder
+    return found
+
+
+def _finds(
+    dataset: Dataset,
+    models: tuple[Predictor, Predictor],
+    finder: Finder | None,
+    config: EvalConfig,
+    grids: Mapping[str, Sequence[GridFinds]],
+    progress: Callable[[int, int], None],
+) -> FindEvaluation | None:
+    """What a finder finds with the decoders of base and tuned model, beside their grids of clicks where these ran."""
+    if finder is None:
         return None
-    finder.head.to(tuned.device)
-    return finder
+    base, tuned = models
+    wish = FindEvalConfig(split=config.split, chunk=config.chunk)
+    return evaluate_finder(dataset, tuned, base, finder, wish, grids=grids, progress=progress)
 
 
 def _write_report(folder: Path, run: Path | None) -> None:
