@@ -20,7 +20,7 @@ from samtune.config import CacheConfig, EvalConfig
 from samtune.data.masks import write_mask_file
 from samtune.errors import DataError
 from samtune.evaluation.boundaries import Boundary
-from samtune.evaluation.fixed_prompts import ObjectPrompts, PromptSet, Truth, make_prompts, masks_of
+from samtune.evaluation.fixed_prompts import ObjectPrompts, PromptSet, TrueMasks, make_prompts, masks_of
 from samtune.evaluation.full_size import full_size_masks, overlap_of
 from samtune.evaluation.metrics import Overlap, box_mask, ellipse_mask
 from samtune.evaluation.protocol import evaluate, evaluate_all, read_truth, spread
@@ -235,7 +235,7 @@ def test_outlines_are_those_of_the_whole_mask_brought_down(size):
 
 
 def test_masks_read_once_are_kept_as_they_were(dataset):
-    kept = Truth(dataset)
+    kept = TrueMasks(dataset)
     for image in dataset.images:
         for one in image.objects:
             first, again, alone = kept(one), kept(one), read_truth(dataset, one)

@@ -23,7 +23,7 @@ from samtune.evaluation.automatic import AutomaticComparison, AutomaticFigures
 from samtune.evaluation.blend import BLEND
 from samtune.evaluation.clips.guard import clip_guard, follow_drawn_clips
 from samtune.evaluation.comparison import Comparison, compare, ranked
-from samtune.evaluation.fixed_prompts import PromptSet, Truth, make_prompts
+from samtune.evaluation.fixed_prompts import PromptSet, TrueMasks, make_prompts
 from samtune.evaluation.paired import Guard
 from samtune.evaluation.protocol import evaluate_all
 from samtune.evaluation.results import Evaluation
@@ -146,7 +146,7 @@ class _Measuring:
 
     def compared(self, sets: Mapping[str, Dataset], scenes: int) -> tuple[PromptSet, list[Comparison]]:
         """The prompts, and every tuned model with the base; guards are `sets`, drawn scenes and drawn clips."""
-        truth, making = Truth(self.dataset), _named(self.progress, "making prompts")
+        truth, making = TrueMasks(self.dataset), _named(self.progress, "making prompts")
         prompts = self.processes.all_or_none(
             lambda: make_prompts(self.dataset, self.config, truth=truth, progress=making)
         )
