@@ -176,11 +176,9 @@ class _Measuring:
         by_grid: dict[str, Sequence[GridFinds]] = {}
         if self.grids:
             by_grid = {BASE_GRID: self.grids[0].found[0], TUNED_GRID: self.grids[0].found[1 + number]}
-        wish, finding = (
-            FindEvalConfig(split=self.config.split, chunk=self.config.chunk),
-            _named(self.progress, "finding"),
-        )
+        wish = FindEvalConfig(split=self.config.split, chunk=self.config.chunk)
         base, tuned = self.models[0], self.models[1 + number]
+        finding = _named(self.progress, "finding")
         return evaluate_finder(self.dataset, tuned, base, finder, wish, grids=by_grid, progress=finding)
 
     def _on_guard(self, guard: Dataset, keep: CacheConfig | None = None) -> list[Evaluation]:
