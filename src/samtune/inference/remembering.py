@@ -59,7 +59,7 @@ class RememberingPredictor(Predictor):
 
     def embed(self, image: NDArray) -> EmbeddedImage:
         """The embeddings of an image, uint8 `[H, W, 3]` RGB, remembered or by running the encoder."""
-        digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
+        digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
         return self._memory.get(
             (self._encoder, image.shape, digest), lambda: super(RememberingPredictor, self).embed(image)
         )
