@@ -92,7 +92,7 @@ verdict-proofs: $(READY)  ## What the verdict says of ruined labels, boxes only 
 data-curves: $(READY)  ## Held-out IoU against training images on five real sets; hours on two cores; goes on where it was
 	$(BIN)/python benchmarks/data_curves.py $(addprefix $(REAL)/,lens_coco plants_coco:0.6,0.1,0.3 \
 	  nanoshapes_coco:0.5,0.25,0.25 nuts_coco:0.6,0.1,0.3 kudzu_via:0.6,0.1,0.3) \
-	  --out build/data-curves --picture docs/images/data-curves.png $(CURVE_OPTIONS)
+	  --out build/data-curves --image docs/images/data-curves.png $(CURVE_OPTIONS)
 
 evaluation-cost: $(READY)  ## What evaluating 10,000 objects costs beside the decoder; ten minutes on a quiet core
 	$(BIN)/python benchmarks/evaluation_cost.py $(REAL)/nanoshapes_coco --out build/evaluation-cost

@@ -1,7 +1,7 @@
-"""Held-out IoU against the number of training images, on several sets: a table and one picture.
+"""Held-out IoU against the number of training images, on several sets: a table and one image.
 
     python benchmarks/data_curves.py ../shared/data/lens_coco ../shared/data/plants_coco:0.6,0.1,0.3 \
-        --out build/data-curves --picture docs/images/data-curves.png
+        --out build/data-curves --image docs/images/data-curves.png
 
 A set is split anew where shares stand behind a colon. Every set gets `samtune curve`: equally many steps for each
 share, several seeds, embeddings kept. What is measured already is not measured again, and an interrupted run goes on.
@@ -24,11 +24,11 @@ KINDS = {"box": "exact boxes", "point": "single clicks"}
 
 
 def main() -> None:
-    """Measure all sets, then print the table and draw the picture."""
+    """Measure all sets, then print the table and draw the image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="+", help="folder of an export, with :TRAIN,VALID,TEST to split it anew")
     parser.add_argument("--out", type=Path, default=Path("build/data-curves"))
-    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--image", type=Path)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)
@@ -46,9 +46,9 @@ def main() -> None:
             found.append((Path(source).name, json.loads((folder / "curve/curve.json").read_text())))
     for line in table(found):
         print(line)
-    if wanted.picture is not None and found:
-        wanted.picture.parent.mkdir(parents=True, exist_ok=True)
-        picture(found).savefig(wanted.picture, dpi=100)
+    if wanted.image is not None and found:
+        wanted.image.parent.mkdir(parents=True, exist_ok=True)
+        drawn(found).savefig(wanted.image, dpi=100)
 
 
 def measure(source: Path, split: str, folder: Path, wanted: argparse.Namespace) -> None:
@@ -81,7 +81,7 @@ def table(found: list[tuple[str, dict[str, Any]]]) -> list[str]:
     return lines
 
 
-def picture(found: list[tuple[str, dict[str, Any]]]) -> Figure:
+def drawn(found: list[tuple[str, dict[str, Any]]]) -> Figure:
     """One panel for each set: means with intervals over groups, the fitted curve and its band."""
     figure = Figure(figsize=(2.6 * len(found), 2.8), layout="constrained")
     for place, (name, content) in enumerate(found, start=1):

@@ -11,7 +11,7 @@ import torch
 from samtune import api
 from samtune.config import EvalConfig
 from samtune.errors import ConfigError, ModelError
-from samtune.evaluation.blend import CAUTION, Blender, BlendPoint, best_of, beyond, point_of, sweep
+from samtune.evaluation.blend import Blender, BlendPoint, best_of, beyond, point_of, sweep
 from samtune.evaluation.comparison import compare
 from samtune.evaluation.protocol import evaluate
 from samtune.inference.predictor import Predictor
@@ -81,7 +81,7 @@ def moved(tiny_folder, dataset, by):
 def test_a_guard_is_damaged_where_the_interval_says_so(tiny_folder, tmp_path, images, by, is_damaged):
     dataset = make_dataset(tmp_path / "set", train=0, valid=images, test=0, empty=0)
     base, tuned = moved(tiny_folder, dataset, by)
-    found = point_of(0.5, compare(base, tuned, guard_confidence=CAUTION))
+    found = point_of(0.5, compare(base, tuned))
     assert found.guards["predicted_iou_box"] < -0.005
     assert ("predicted_iou_box" in found.damaged) is is_damaged
 

@@ -119,3 +119,16 @@ def test_masks_of_two_shapes_are_a_bug():
     for metric in (edge_distances, hausdorff_95, lambda a, b: boundary_iou(a, b, 1), Boundary.of):
         with pytest.raises(ValueError, match="shapes"):
             metric(np.zeros((2, 3), bool), np.zeros((3, 2), bool))
+
+
+def test_distances_are_exact_roots_every_time():
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        first, second = random_pair(rng)
+        edges = edge_points(first), edge_points(second)
+        if not all(len(edge) for edge in edges):
+            continue
+        exact = np.sqrt(cdist(*edges, "sqeuclidean")).astype(np.float32)
+        found = edge_distances(first, second)
+        assert (found[0] == exact.min(1)).all()
+        assert (found[1] == exact.min(0)).all()

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ from samtune.config import CacheConfig, EvalConfig
 from samtune.data.masks import write_mask_file
 from samtune.errors import DataError
 from samtune.evaluation.boundaries import Boundary
-from samtune.evaluation.fixed_prompts import ObjectPrompts, PromptSet, Truth, make_prompts, masks_of
+from samtune.evaluation.fixed_prompts import ObjectPrompts, PromptSet, TrueMasks, make_prompts, masks_of
 from samtune.evaluation.full_size import full_size_masks, overlap_of
 from samtune.evaluation.metrics import Overlap, box_mask, ellipse_mask
 from samtune.evaluation.protocol import evaluate, evaluate_all, read_truth, spread
@@ -80,7 +80,8 @@ def test_every_figure_is_that_of_the_mask_that_a_user_gets(predictor, dataset, f
                 answer = result.answers[kind]
                 assert answer.best_of_three == pytest.approx(max(ious), abs=1e-3)
                 assert answer.first_of_three == pytest.approx(ious[int(three.iou_scores.argmax())], abs=1e-3)
-                assert answer.boundary == pytest.approx(Boundary.of(_single(predictor, embedded, prompt), truth))
+                expected = Boundary.of(_single(predictor, embedded, prompt), truth)
+                assert astuple(answer.boundary) == pytest.approx(astuple(expected), rel=1e-6)
             hull = ndimage.binary_fill_holes(_hull(truth))
             click = Prompt.clicks([_deepest(truth)])
             outline = replace(click, input_mask=mask_prompt(_at_input(hull), predictor.loaded.mask_size)[None].numpy())
@@ -235,7 +236,7 @@ def test_outlines_are_those_of_the_whole_mask_brought_down(size):
 
 
 def test_masks_read_once_are_kept_as_they_were(dataset):
-    kept = Truth(dataset)
+    kept = TrueMasks(dataset)
     for image in dataset.images:
         for one in image.objects:
             first, again, alone = kept(one), kept(one), read_truth(dataset, one)

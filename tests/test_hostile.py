@@ -11,6 +11,8 @@ from PIL import Image
 from samtune.config import PrepareConfig
 from samtune.data.checks.doctor import audit
 from samtune.data.prepare.prepare import prepare
+from samtune.data.readers.coco_shapes import run_box, run_pitch
+from samtune.types import RunLengths
 
 SQUARE = [10.0, 10.0, 30.0, 10.0, 30.0, 25.0, 10.0, 25.0]
 SIZE = [40, 60]
@@ -84,3 +86,10 @@ def test_nothing_is_written_into_the_source(tmp_path):
     audit(source)
     prepare(source, tmp_path / "d", PrepareConfig())
     assert {path: path.stat().st_mtime_ns for path in [source, *source.rglob("*")]} == before
+
+
+@pytest.mark.parametrize("counts", [(2**63, -(2**63), 2400), (-1, 2401), (10**400, 5), (0, 2**62, 2**62)])
+def test_run_lengths_that_no_image_has_have_no_box(counts):
+    """Boxes are compared with what shapes cover before any shape is checked."""
+    assert run_box(RunLengths(counts, 40, 60)) is None
+    assert run_pitch(RunLengths(counts, 40, 60)) is None

@@ -31,9 +31,6 @@ from samtune.utils.files import new_folder, write_json
 BLEND = "blend.json"
 ALPHAS = tuple(number / 10 for number in range(11))
 """The blends that `auto` tries, base and tuned model included; then the one half a step beyond the best of them."""
-CAUTION = 0.8
-"""Confidence of the intervals that say whether a blend damages a guard: below the verdict's 0.95, because the blend is
-chosen at the edge of damage, and other images will be judged (docs/decisions/0221)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +41,8 @@ class BlendPoint:
         alpha: 0 is the base model, 1 the tuned one.
         gains: mean difference to the base by prompt kind, IoU of boxes and of single clicks.
         guards: mean difference to the base by guard, above 0 where the blend is better.
-        damaged: guards that are worse than the base's by their tolerance or more, with an interval (`CAUTION`) that
-            excludes 0; with fewer than five groups of images, where intervals say nothing, the mean decides.
+        damaged: guards that are worse than the base's by their tolerance or more, with an interval that excludes 0, as
+            in a verdict; with fewer than five groups of images, where intervals say nothing, the mean decides.
     """
 
     alpha: float
@@ -139,7 +136,6 @@ def sweep(
                 found[0],
                 found[number],
                 sets={name: (first[0], first[number]) for name, first in others.items()},
-                guard_confidence=CAUTION,
             ),
         )
         for number, alpha in enumerate(alphas)
@@ -195,7 +191,7 @@ def _subject(blender: Blender, predictor: Predictor, alpha: float) -> Subject:
 
 
 def point_of(alpha: float, comparison: Comparison) -> BlendPoint:
-    """What a comparison of a blend with its base says about it, its guards with intervals of `CAUTION`."""
+    """What a comparison of a blend with its base says about it."""
     guards = {
         guard.name: -guard.change.mean if guard.lower_is_better else guard.change.mean for guard in comparison.guards
     }

@@ -108,7 +108,7 @@ def edge_distances(predicted: Mask, truth: Mask) -> tuple[NDArray[np.float32], N
     """
     _check(predicted, truth)
     edges = [_edge(predicted), _edge(truth)]
-    found = [_distances_to(edges[1])[edges[0]], _distances_to(edges[0])[edges[1]]]
+    found = [_exact(_distances_to(edges[1])[edges[0]]), _exact(_distances_to(edges[0])[edges[1]])]
     return found[0], found[1]
 
 
@@ -135,6 +135,11 @@ def _distances_to(edge: Mask) -> NDArray[np.float32]:
         return np.full(edge.shape, np.inf, np.float32)
     outside = (~edge).astype(np.uint8)
     return np.asarray(cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
+
+
+def _exact(distances: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Distances between pixels, which are roots of whole numbers, without OpenCV's last digit: it varies by itself."""
+    return np.sqrt(np.rint(np.square(distances, dtype=np.float64))).astype(np.float32)
 
 
 def _f_score(forth: NDArray[np.float32], back: NDArray[np.float32], tolerance: float) -> float:

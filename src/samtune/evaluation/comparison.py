@@ -10,7 +10,6 @@ from typing import Any
 from samtune.errors import DataError
 from samtune.evaluation.automatic import AutomaticComparison
 from samtune.evaluation.guards import guards_of
-from samtune.evaluation.intervals import CONFIDENCE
 from samtune.evaluation.paired import Guard, PairedDifference, paired_change
 from samtune.evaluation.results import FORMAT, TARGETS, Evaluation, kind_title
 from samtune.evaluation.verdict import ORDER, Verdict, corrected_confidence, damage_text, decide
@@ -167,7 +166,6 @@ def compare(
     sets: Mapping[str, tuple[Evaluation, Evaluation]] | None = None,
     guards: Sequence[Guard] = (),
     models: int = 1,
-    guard_confidence: float = CONFIDENCE,
 ) -> Comparison:
     """Compare two evaluations of the same objects.
 
@@ -176,7 +174,6 @@ def compare(
         sets: by name, both models on the same prompts about images of another kind.
         guards: of what else was measured.
         models: tuned models that are compared with this base, this one included.
-        guard_confidence: of the intervals of the guards.
 
     Raises:
         DataError: they are not of the same objects with the same prompts.
@@ -194,7 +191,7 @@ def compare(
         clicks=tuple(PairedDifference.of(*both, base.groups) for both in zip(*after_clicks, strict=True)),
         categories={name: _difference(base, tuned, "box", rows) for name, rows in base.rows_by("category").items()},
         sizes={name: _difference(base, tuned, "box", rows) for name, rows in base.rows_by("size").items()},
-        guards=(*guards_of(base, tuned, sets or {}, guard_confidence), *guards),
+        guards=(*guards_of(base, tuned, sets or {}), *guards),
         sets=dict(sets or {}),
         models=models,
     )

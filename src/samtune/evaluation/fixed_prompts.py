@@ -137,7 +137,7 @@ def make_prompts(
     dataset: Dataset,
     config: EvalConfig,
     *,
-    truth: Truth | None = None,
+    truth: TrueMasks | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PromptSet:
     """The prompts about a split, the same for the same dataset and settings.
@@ -157,7 +157,7 @@ def make_prompts(
         raise _no_objects(dataset, config.split, len(images))
     if not config.max_objects:
         chosen += [(image, []) for image in images if not image.single_objects]
-    truth = truth or Truth(dataset, room=0)
+    truth = truth or TrueMasks(dataset, room=0)
     made: list[ImagePrompts] = []
     for done, (image, objects) in enumerate(chosen, start=1):
         made.append(_image_prompts(truth, image, objects, config))
@@ -193,7 +193,7 @@ def read_truth(dataset: Dataset, found: ObjectEntry) -> Region:
     return region
 
 
-class Truth:
+class TrueMasks:
     """The masks of a dataset's objects; those read once are kept as bits, first come first kept, while there is room.
 
     Args:
@@ -273,7 +273,9 @@ def deepest_click(region: Region) -> Tensor:
     return inside + torch.tensor([[region.x0, region.y0]], dtype=torch.float32)
 
 
-def _image_prompts(truth: Truth, image: ImageEntry, objects: Sequence[ObjectEntry], config: EvalConfig) -> ImagePrompts:
+def _image_prompts(
+    truth: TrueMasks, image: ImageEntry, objects: Sequence[ObjectEntry], config: EvalConfig
+) -> ImagePrompts:
     """Prompts about one image; what is drawn depends on the seed and the image or object alone."""
     occupied = np.zeros((image.height, image.width), bool)
     chosen, prompts = {found.annotation_id for found in objects}, dict[str, ObjectPrompts]()

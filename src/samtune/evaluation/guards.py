@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from samtune.evaluation.intervals import CONFIDENCE
 from samtune.evaluation.paired import NEGLIGIBLE, NOTICEABLE, Guard, paired_change
 from samtune.evaluation.results import KINDS, MASK, Answer, Evaluation, kind_title
 
@@ -32,46 +31,37 @@ class _Watched:
 
 
 def guards_of(
-    base: Evaluation,
-    tuned: Evaluation,
-    sets: Mapping[str, tuple[Evaluation, Evaluation]],
-    confidence: float = CONFIDENCE,
+    base: Evaluation, tuned: Evaluation, sets: Mapping[str, tuple[Evaluation, Evaluation]]
 ) -> Iterator[Guard]:
     """All guards of a comparison.
 
     Args:
         base, tuned: on the same prompts about the dataset's split.
         sets: by name, both models on images of another kind.
-        confidence: of the guards' intervals.
     """
     for watched in (*_WATCHED, *_other_kinds(base)):
         before, after = (
             [watched.figure(found.answers[watched.kind]) for found in model.objects] for model in (base, tuned)
         )
-        yield _guard(watched, before, after, base.groups, confidence)
-    yield from _correction_guard(base, tuned, confidence)
-    yield from _background_guard(base, tuned, confidence)
+        yield _guard(watched, before, after, base.groups)
+    yield from _correction_guard(base, tuned)
+    yield from _background_guard(base, tuned)
     for name, (first, second) in sets.items():
         for kind in KINDS:
             title = f"IoU of {_PLURALS[kind]} on {name}"
             watched = _Watched(f"{name}/{kind}", title, kind, _iou, BLEND_ADVICE, f"images like {name}")
-            yield _guard(watched, first.values(kind), second.values(kind), first.groups, confidence, NOTICEABLE)
+            yield _guard(watched, first.values(kind), second.values(kind), first.groups, NOTICEABLE)
 
 
 def _guard(
-    watched: _Watched,
-    before: list[float],
-    after: list[float],
-    groups: list[str],
-    confidence: float,
-    tolerance: float = NEGLIGIBLE,
+    watched: _Watched, before: list[float], after: list[float], groups: list[str], tolerance: float = NEGLIGIBLE
 ) -> Guard:
     return Guard(
         name=watched.name,
         title=watched.title,
         base=fmean(before),
         tuned=fmean(after),
-        change=paired_change(before, after, groups, confidence=confidence),
+        change=paired_change(before, after, groups),
         lower_is_better=watched.lower_is_better,
         advice=watched.advice,
         limits=watched.limits,
@@ -88,7 +78,7 @@ def _other_kinds(base: Evaluation) -> Iterator[_Watched]:
             yield _Watched(kind, f"IoU of {kind_title(kind)}", kind, _iou, advice, limits)
 
 
-def _correction_guard(base: Evaluation, tuned: Evaluation, confidence: float) -> Iterator[Guard]:
+def _correction_guard(base: Evaluation, tuned: Evaluation) -> Iterator[Guard]:
     """IoU after the last correction click, where corrections were simulated."""
     if not base.objects[0].clicks:
         return
@@ -96,10 +86,10 @@ def _correction_guard(base: Evaluation, tuned: Evaluation, confidence: float) ->
     title = f"IoU after {len(base.objects[0].clicks)} clicks"
     advice = "Train with correction clicks (--prompts interactive)."
     watched = _Watched("corrections", title, "point", _iou, advice, "correction clicks")
-    yield _guard(watched, before, after, base.groups, confidence)
+    yield _guard(watched, before, after, base.groups)
 
 
-def _background_guard(base: Evaluation, tuned: Evaluation, confidence: float) -> Iterator[Guard]:
+def _background_guard(base: Evaluation, tuned: Evaluation) -> Iterator[Guard]:
     """Share of background clicks that are answered with "nothing here"."""
     if not base.background:
         return
@@ -107,7 +97,7 @@ def _background_guard(base: Evaluation, tuned: Evaluation, confidence: float) ->
     title = "Share of background clicks answered with 'nothing here'"
     advice = "Train on more background clicks (--prompts.negative 0.2)."
     watched = _Watched("background_refused", title, "point", _iou, advice, "automatic masks")
-    yield _guard(watched, before, after, [click.group for click in base.background], confidence)
+    yield _guard(watched, before, after, [click.group for click in base.background])
 
 
 def _iou(answer: Answer) -> float:

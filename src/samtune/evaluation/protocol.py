@@ -14,9 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -24,13 +22,13 @@ from samtune.config import CacheConfig, EvalConfig
 from samtune.data.masks import Region
 from samtune.data.table import Dataset, ImageEntry, ObjectEntry
 from samtune.embeddings.cache import encoder_fingerprint
-from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.errors import DataError
+from samtune.evaluation.annotator import click_curves
+from samtune.evaluation.embedding_source import EmbeddingSource
 from samtune.evaluation.fixed_prompts import (
     ImagePrompts,
-    ObjectPrompts,
     PromptSet,
-    Truth,
+    TrueMasks,
     boxes_of,
     clicks_of,
     deepest_click,
@@ -39,14 +37,12 @@ from samtune.evaluation.fixed_prompts import (
     read_truth,
     spread,
 )
-from samtune.evaluation.full_size import boundary_of, full_size_masks, overlap_of, within_one_frame
+from samtune.evaluation.full_size import boundary_of, full_size_masks, overlap_of
 from samtune.evaluation.metrics import Overlap, box_mask, ellipse_mask
 from samtune.evaluation.results import KINDS, MASK, Answer, BackgroundResult, Evaluation, ObjectResult
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder.reference import ALL_TOKENS, NO_TOKENS, asked_tokens, select_masks
-from samtune.model.preprocess import clamp_low_res
 from samtune.prompts.batch import PromptBatch
-from samtune.prompts.simulate import deepest_correction
 from samtune.runtime.distributed import Processes
 
 __all__ = ["KINDS", "Evaluation", "evaluate", "evaluate_all", "measure", "read_truth", "spread"]
@@ -59,7 +55,7 @@ def evaluate(
     *,
     name: str | None = None,
     prompts: PromptSet | None = None,
-    truth: Truth | None = None,
+    truth: TrueMasks | None = None,
     keep: CacheConfig | None = None,
     processes: Processes | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -101,7 +97,7 @@ def evaluate_all(
     *,
     names: Sequence[str],
     prompts: PromptSet | None = None,
-    truth: Truth | None = None,
+    truth: TrueMasks | None = None,
     keep: CacheConfig | None = None,
     processes: Processes | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -147,16 +143,16 @@ def evaluate_subjects(
     config: EvalConfig,
     *,
     prompts: PromptSet | None = None,
-    truth: Truth | None = None,
+    truth: TrueMasks | None = None,
     keep: CacheConfig | None = None,
     processes: Processes | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Evaluation]:
     """Measure subjects on the same prompts; the arguments and errors are those of `evaluate_all`."""
     processes = processes or Processes()
-    truth = truth or Truth(dataset)
+    truth = truth or TrueMasks(dataset)
     prompts = prompts or make_prompts(dataset, config, truth=truth)
-    embed = _Embedder(dataset, keep or (CacheConfig(cache_dtype="fp32") if config.cache else None))
+    embed = EmbeddingSource(dataset, keep or (CacheConfig(cache_dtype="fp32") if config.cache else None))
     entries = matching_entries(dataset, prompts, config)
     images = list(zip(prompts.images, entries, strict=True))
     share = images[processes.rank :: processes.count]
@@ -200,39 +196,10 @@ class _ImageResults:
 _SHARE = TypeAdapter(list[list[_ImageResults]])
 
 
-class _Embedder:
-    """The embeddings of images, from the cache where they are kept; each image is read only where it must be.
-
-    Args:
-        dataset: where the images are.
-        keep: where embeddings are kept, exactly as they are; None: nowhere.
-    """
-
-    def __init__(self, dataset: Dataset, keep: CacheConfig | None) -> None:
-        self._dataset = dataset
-        self._keep = keep
-        self._kept: dict[tuple[str, int, str], DatasetEmbeddings] = {}
-        self._last: tuple[ImageEntry, NDArray[np.uint8]] | None = None
-
-    def __call__(self, subject: Subject, image: ImageEntry) -> EmbeddedImage:
-        """By the encoder of a subject that is active."""
-        predictor = subject.predictor
-        if self._keep is None:
-            if self._last is None or self._last[0] is not image:
-                self._last = image, self._dataset.read_image(image)
-            return predictor.embed(self._last[1])
-        if subject.encoder not in self._kept:
-            self._kept[subject.encoder] = DatasetEmbeddings.open(
-                self._dataset, predictor.loaded, self._keep, predictor.device, "no"
-            )
-        with torch.no_grad():
-            return EmbeddedImage(self._kept[subject.encoder]([View(image)]), (image.height, image.width))
-
-
 def _measure_image(
     subjects: Sequence[Subject],
-    embed: _Embedder,
-    truth: Truth,
+    embed: EmbeddingSource,
+    truth: TrueMasks,
     image: ImageEntry,
     asked: ImagePrompts,
     objects: Sequence[ObjectEntry],
@@ -245,7 +212,7 @@ def _measure_image(
     for subject in subjects:
         subject.activate()
         if subject.encoder not in embedded:
-            embedded[subject.encoder] = embed(subject, image)
+            embedded[subject.encoder] = embed(subject.predictor, subject.encoder, image)
         of_image = embedded[subject.encoder]
         results = tuple(_results(subject.predictor, of_image, image, asked, objects, regions, config))
         found.append(_ImageResults(results, tuple(_background(subject.predictor, of_image, image, asked))))
@@ -397,7 +364,7 @@ def _results(
         )
         for kind, batch in batches.items()
     }
-    curves = _click_curves(predictor, embedded, objects, truth, config) if config.clicks else [()] * len(objects)
+    curves = click_curves(predictor, embedded, objects, truth, config) if config.clicks else [()] * len(objects)
     for number, (entry, region, curve) in enumerate(zip(found, truth, curves, strict=True)):
         filled, ellipse = _trivial(entry, region)
         yield ObjectResult(
@@ -425,60 +392,6 @@ def _trivial(found: ObjectEntry, region: Region) -> tuple[float, float]:
     height, width = y1 - y0, x1 - x0
     mask = Region(region.mask, region.x0 - x0, region.y0 - y0).paste(height, width)
     return Overlap.of(box_mask(box, height, width), mask).iou, Overlap.of(ellipse_mask(box, height, width), mask).iou
-
-
-@torch.no_grad()
-def _click_curves(
-    predictor: Predictor,
-    embedded: EmbeddedImage,
-    objects: Sequence[ObjectPrompts],
-    truth: Sequence[Region],
-    config: EvalConfig,
-) -> Iterator[tuple[float, ...]]:
-    """IoU after each click of a simulated annotator: first the object's deepest pixel, then the error's, each time."""
-    tokens = asked_tokens(predictor.loaded.model, multimask_output=False)
-    for start in range(0, len(truth), config.chunk):
-        regions = truth[start : start + config.chunk]
-        clicks = clicks_of(objects[start : start + config.chunk])
-        prompts = predictor.to_model_frame(embedded, clicks).to(predictor.device)
-        ious: list[list[float]] = []
-        for turn in range(config.clicks + 1):
-            output = predictor.decode(embedded, prompts, tokens)
-            low_res, _ = select_masks(predictor.loaded.model, output, multimask_output=False)
-            masks = [found[0] for found in full_size_masks(low_res, embedded.size)]
-            ious.append([overlap_of(mask, region).iou for mask, region in zip(masks, regions, strict=True)])
-            if turn < config.clicks:
-                prompts = _with_corrections(predictor, embedded, prompts, low_res, masks, regions)
-        yield from zip(*ious, strict=True)
-
-
-def _with_corrections(
-    predictor: Predictor,
-    embedded: EmbeddedImage,
-    prompts: PromptBatch,
-    low_res: Tensor,
-    masks: Sequence[Region],
-    truth: Sequence[Region],
-) -> PromptBatch:
-    """The prompts with one more click at the deepest error, seen at full resolution, and the mask they had led to."""
-    clicks = [_correction(mask, region, embedded.size) for mask, region in zip(masks, truth, strict=True)]
-    points, labels = torch.tensor([click[:2] for click in clicks]), torch.tensor([click[2] for click in clicks])
-    more = predictor.to_model_frame(embedded, PromptBatch.from_clicks(points[:, None].float(), labels[:, None]))
-    more = more.to(predictor.device)
-    return prompts.with_clicks(more.points[:, 0], more.labels[:, 0]).with_masks(clamp_low_res(low_res.float()))
-
-
-def _correction(mask: Region, truth: Region, size: tuple[int, int]) -> tuple[int, int, int]:
-    """One click at the deepest pixel of the error: x, y, and label.
-
-    Only a frame around both masks is looked at; a mask without any error needs the whole image, where the click goes to
-    the background.
-    """
-    predicted, wanted, (x0, y0) = within_one_frame(mask, truth, size)
-    if (predicted == wanted).all():
-        predicted, wanted, (x0, y0) = truth.paste(*size), truth.paste(*size), (0, 0)
-    x, y, label = deepest_correction(predicted, wanted)
-    return x + x0, y + y0, label
 
 
 def _background(

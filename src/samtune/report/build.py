@@ -10,7 +10,7 @@ OUT/report.html                 all of it in one file
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from samtune.evaluation.automatic import AutomaticComparison, AutomaticFigures
 from samtune.evaluation.blend import BLEND
 from samtune.evaluation.clips.guard import clip_guard, follow_drawn_clips
 from samtune.evaluation.comparison import Comparison, compare, ranked
-from samtune.evaluation.fixed_prompts import Truth, make_prompts
+from samtune.evaluation.fixed_prompts import PromptSet, TrueMasks, make_prompts
 from samtune.evaluation.paired import Guard
 from samtune.evaluation.protocol import evaluate_all
 from samtune.evaluation.results import Evaluation
@@ -101,36 +101,21 @@ def build_report(
         lambda: check_output(out, mark=COMPARISON, earlier="an earlier comparison", inputs=[dataset.root])
     )
     sets = processes.all_or_none(lambda: guards_by_name(guards))
-    models = (base, *tuned)
-    finders = processes.all_or_none(lambda: _finders(dataset, config, tuned, runs if find else ()))
-    truth = Truth(dataset)
-    making = _named(progress, "making prompts")
-    prompts = processes.all_or_none(lambda: make_prompts(dataset, config, truth=truth, progress=making))
-
-    def evaluated(data: Dataset, settings: EvalConfig, what: str, **more: Any) -> list[Evaluation]:
-        shared = more | {"names": names, "processes": processes, "progress": _named(progress, what)}
-        return evaluate_all(models, data, settings, **shared)
-
-    found = evaluated(dataset, config, "measuring", prompts=prompts, truth=truth)
-    on_guards = _on_guards(sets, scenes, config, evaluated)
-    following = _named(progress, "following objects through clips")
-    clips = _from_main(processes, _CLIPS, lambda: _on_clips(models, scenes, following))
-    compared = _compared(found, on_guards, clips)
-    grids: list[GridsOfClicks] = []
-
-    def clicked() -> list[AutomaticFigures]:
-        grids.append(find_by_grids(dataset, config.split, models, progress=_named(progress, "clicking a grid")))
-        return grids[0].figures()
-
+    finders = processes.all_or_none(
+        lambda: [_finder_for(dataset, config, *one) for one in zip(tuned, runs, strict=True)] if find and runs else []
+    )
+    measuring = _Measuring(dataset, (base, *tuned), tuple(names), config, processes, progress)
+    prompts, compared = measuring.compared(sets, scenes)
     if automatic:
-        compared = _with_automatic(compared, _from_main(processes, _AUTOMATIC, clicked))
+        compared = measuring.with_automatic(compared)
     order = ranked(compared)
     best = next(number for number, one in enumerate(compared) if one is order[0])
     comparisons = [Compared.of(one, None) for one in order]
 
     def write() -> None:
-        by_grid = {BASE_GRID: grids[0].found[0], TUNED_GRID: grids[0].found[1 + best]} if grids else {}
-        finds = _finds(dataset, (base, tuned[best]), finders[best], config, by_grid, _named(progress, "finding"))
+        finds = None
+        if finders and (finder := finders[best]) is not None:
+            finds = measuring.finds(best, finder)
         comparisons[0] = Compared.of(order[0], finds)
         with new_folder(out) as folder:
             prompts.save(folder / "prompts.json")
@@ -142,45 +127,79 @@ def build_report(
     return comparisons
 
 
-def _with_automatic(compared: Sequence[Comparison], figures: Sequence[AutomaticFigures]) -> list[Comparison]:
-    """The comparisons with the masks that grids of clicks find, of the base model first and then of every tuned one."""
-    before, *after = figures
-    pairs = zip(compared, after, strict=True)
-    return [replace(one, automatic=AutomaticComparison(before, these)) for one, these in pairs]
+@dataclass
+class _Measuring:
+    """What is measured of the models of a comparison, the base first; all processes share the images, or one does it.
 
-
-def _finders(
-    dataset: Dataset, config: EvalConfig, tuned: Sequence[Predictor], runs: Sequence[Path | None]
-) -> list[Finder | None]:
-    """For each tuned model the finder that stands in its run; None where it has none for its weights and these classes.
-
-    Raises:
-        ModelError: a finder cannot be read.
+    Attributes:
+        dataset, models, names, config, processes, progress: those of `build_report`.
+        grids: what the main process found by grids of clicks; empty where it did not look.
     """
-    images = dataset.split(config.split).images
-    found: list[Finder | None] = [None] * len(tuned)
-    for number, (model, run) in enumerate(zip(tuned, runs, strict=False)):
-        finder = None if run is None else finder_of(run, model.loaded)
-        if finder is not None and knows_classes(finder, images):
-            finder.head.to(model.device)
-            found[number] = finder
-    return found
+
+    dataset: Dataset
+    models: tuple[Predictor, ...]
+    names: tuple[str, ...]
+    config: EvalConfig
+    processes: Processes
+    progress: Advance
+    grids: list[GridsOfClicks] = field(default_factory=list)
+
+    def compared(self, sets: Mapping[str, Dataset], scenes: int) -> tuple[PromptSet, list[Comparison]]:
+        """The prompts, and every tuned model with the base; guards are `sets`, drawn scenes and drawn clips."""
+        truth, making = TrueMasks(self.dataset), _named(self.progress, "making prompts")
+        prompts = self.processes.all_or_none(
+            lambda: make_prompts(self.dataset, self.config, truth=truth, progress=making)
+        )
+        found = self._evaluated(self.dataset, self.config, "measuring", prompts=prompts, truth=truth)
+        guards = {name: self._on_guard(guard) for name, guard in sets.items()}
+        if scenes:
+            with guard_scenes(scenes) as drawn:
+                guards[SCENES] = self._on_guard(drawn, SCENE_EMBEDDINGS)
+        following = _named(self.progress, "following objects through clips")
+        clips = _from_main(self.processes, _CLIPS, lambda: _on_clips(self.models, scenes, following))
+        return prompts, _compared(found, guards, clips)
+
+    def with_automatic(self, compared: Sequence[Comparison]) -> list[Comparison]:
+        """The comparisons with what grids of clicks find, which the main process measures."""
+
+        def clicked() -> list[AutomaticFigures]:
+            clicking = _named(self.progress, "clicking a grid")
+            self.grids.append(find_by_grids(self.dataset, self.config.split, self.models, progress=clicking))
+            return self.grids[0].figures()
+
+        before, *after = _from_main(self.processes, _AUTOMATIC, clicked)
+        pairs = zip(compared, after, strict=True)
+        return [replace(one, automatic=AutomaticComparison(before, these)) for one, these in pairs]
+
+    def finds(self, number: int, finder: Finder) -> FindEvaluation:
+        """What the finder of a tuned model finds without prompts; in one process."""
+        by_grid: dict[str, Sequence[GridFinds]] = {}
+        if self.grids:
+            by_grid = {BASE_GRID: self.grids[0].found[0], TUNED_GRID: self.grids[0].found[1 + number]}
+        wish = FindEvalConfig(split=self.config.split, chunk=self.config.chunk)
+        base, tuned = self.models[0], self.models[1 + number]
+        finding = _named(self.progress, "finding")
+        return evaluate_finder(self.dataset, tuned, base, finder, wish, grids=by_grid, progress=finding)
+
+    def _on_guard(self, guard: Dataset, keep: CacheConfig | None = None) -> list[Evaluation]:
+        """All models on the images of a guard, on its test split or the first that has objects."""
+        splits = {str(image.split) for image in guard.images if image.single_objects}
+        split = next((name for name in ("test", "valid", "train") if name in splits), "test")
+        settings = self.config.model_copy(update=ON_GUARDS | {"split": split})
+        return self._evaluated(guard, settings, "measuring other images", keep=keep)
+
+    def _evaluated(self, data: Dataset, config: EvalConfig, what: str, **more: Any) -> list[Evaluation]:
+        shared = {"names": self.names, "processes": self.processes, "progress": _named(self.progress, what)}
+        return evaluate_all(self.models, data, config, **shared, **more)
 
 
-def _finds(
-    dataset: Dataset,
-    models: tuple[Predictor, Predictor],
-    finder: Finder | None,
-    config: EvalConfig,
-    grids: Mapping[str, Sequence[GridFinds]],
-    progress: Callable[[int, int], None],
-) -> FindEvaluation | None:
-    """What a finder finds with the decoders of base and tuned model, beside their grids of clicks where these ran."""
-    if finder is None:
+def _finder_for(dataset: Dataset, config: EvalConfig, tuned: Predictor, run: Path | None) -> Finder | None:
+    """The finder that stands in a run; None where none was made for these weights, or none for classes like these."""
+    finder = None if run is None else finder_of(run, tuned.loaded)
+    if finder is None or not knows_classes(finder, dataset.split(config.split).images):
         return None
-    base, tuned = models
-    wish = FindEvalConfig(split=config.split, chunk=config.chunk)
-    return evaluate_finder(dataset, tuned, base, finder, wish, grids=grids, progress=progress)
+    finder.head.to(tuned.device)
+    return finder
 
 
 def _write_report(folder: Path, run: Path | None) -> None:
@@ -202,24 +221,6 @@ def guards_by_name(guards: Sequence[Dataset]) -> dict[str, Dataset]:
             do="rename one of the folders",
         )
     return sets
-
-
-def _on_guards(
-    sets: Mapping[str, Dataset], scenes: int, config: EvalConfig, evaluated: Callable[..., list[Evaluation]]
-) -> dict[str, list[Evaluation]]:
-    """All models on the images of every guard, on its test split or the first that has objects."""
-
-    def measured(guard: Dataset, keep: CacheConfig | None = None) -> list[Evaluation]:
-        splits = {str(image.split) for image in guard.images if image.single_objects}
-        split = next((name for name in ("test", "valid", "train") if name in splits), "test")
-        settings = config.model_copy(update=ON_GUARDS | {"split": split})
-        return evaluated(guard, settings, "measuring other images", keep=keep)
-
-    found = {name: measured(guard) for name, guard in sets.items()}
-    if scenes:
-        with guard_scenes(scenes) as drawn:
-            found[SCENES] = measured(drawn, SCENE_EMBEDDINGS)
-    return found
 
 
 def _from_main(processes: Processes, kind: TypeAdapter[Found], work: Callable[[], Found]) -> Found:

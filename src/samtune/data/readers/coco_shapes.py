@@ -107,12 +107,14 @@ def _ring(ring: Any, box: Box | None, where: str, notes: list[tuple[str, str, st
 
 
 def run_box(runs: RunLengths, *, rows_first: bool = False) -> Box | None:
-    """The box xyxy of what run lengths cover, without expanding them; None where they cover nothing.
+    """The box xyxy of what run lengths cover, without expanding them; None where they cover nothing, or cannot be.
 
     Args:
         runs: the run lengths; their counts sum to the size.
         rows_first: read them row by row, as they are not in COCO but some exporters write them.
     """
+    if not _are_possible(runs):
+        return None
     length = runs.width if rows_first else runs.height
     ends = np.cumsum(np.asarray(runs.counts, np.int64))
     starts, stops = ends[:-1:2], ends[1::2]
@@ -136,10 +138,15 @@ def run_pitch(runs: RunLengths) -> float | None:
     Neighbouring columns begin about one height apart, neighbouring rows about one width. Counts that no image
     of that size can have tell nothing.
     """
-    if not all(0 <= count <= runs.height * runs.width for count in runs.counts):
+    if not _are_possible(runs):
         return None
     starts = np.cumsum(np.asarray(runs.counts, np.int64))[:-1:2]
     return float(np.median(np.diff(starts))) if starts.size >= _FEW_RUNS else None
+
+
+def _are_possible(runs: RunLengths) -> bool:
+    """Whether an image of that size can have these counts; files also hold negative and enormous ones."""
+    return all(0 <= count <= runs.height * runs.width for count in runs.counts)
 
 
 def shape_box(shape: Segmentation) -> Box | None:
