@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
 import samtune
@@ -99,6 +100,12 @@ def shows_itself(result: Result) -> bool:
 
 def test_what_is_shown_is_escaped():
     assert "<b>" not in samtune.TrainResult(Path("<b>runs"), 3, 1, None)._repr_html_()
+
+
+def test_a_notebook_stores_what_it_shows_and_no_more():
+    result = samtune.TrainResult(Path("runs/1"), 3, 1, None)
+    kept, _ = DisplayFormatter().format(result)
+    assert kept == {"text/html": result._repr_html_(), "text/plain": "\n".join(result.lines())}
 
 
 def test_loaded_models_are_taken_where_names_are(tmp_path, tiny_folder):

@@ -31,6 +31,10 @@ class Result(ABC):
         """What a notebook shows."""
         return html_lines(self.lines())
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """The same with its plain text: Python's own would write each measured object into the notebook's file."""
+        return {"text/html": self._repr_html_(), "text/plain": "\n".join(self.lines())}
+
 
 def plain(value: Any) -> Any:
     """A value as `json.dumps` takes it: dataclasses and settings as dicts, paths as text, tuples as lists.
