@@ -208,8 +208,11 @@ def test_background_is_asked_only_where_everything_is_labelled(corpus, tmp_path)
 
 def test_a_finer_loss_sees_the_same_targets_in_more_pixels(corpus, tmp_path):
     config = tiny(corpus, tmp_path / "run", real_share=1.0)
-    plain = config.stages[0].model_copy(update={"images": 3})
-    finer = plain.model_copy(update={"loss": plain.loss.model_copy(update={"scale": 2})})
+    loss = config.stages[0].loss
+    plain, finer = (
+        config.stages[0].model_copy(update={"images": 3, "loss": loss.model_copy(update={"scale": scale})})
+        for scale in (1, 2)
+    )
     one, two = (
         make_batch(SceneBank(tmp_path, 0), open_images(config), stage, step_generator(0, 0)) for stage in (plain, finer)
     )

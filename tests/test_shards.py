@@ -300,9 +300,9 @@ def test_processes_of_a_machine_take_gpus_of_their_own(environment, count, expec
 
 
 def test_workers_killed_at_random_lose_and_repeat_no_image(tmp_path):
-    draw(tmp_path, 200)
-    under_fire(tmp_path, shard_images=10, kills=4, workers=2, seed=1, pause=0.5)
-    check(tmp_path, 200)
+    draw(tmp_path, 300)
+    under_fire(tmp_path, shard_images=10, kills=4, workers=2, seed=1, pause=0.2)
+    check(tmp_path, 300)
 
 
 def _pid_of_the_past() -> int:
