@@ -74,7 +74,8 @@ def transformers_answers(model: Sam2Model, cases: Mapping[str, Tensor], size: in
 def check_answers(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
     """Hold answers to the official ones; returns the largest differences, for the record."""
     worst = {"low_res": 0.0, "iou": 0.0, "object": 0.0, "masks": 0.0}
-    bounds = {"low_res": LOGITS, "iou": SCORES, "object": SCORES, "masks": PIXELS}
+    # An object score is a logit too: nano's reach 50, where three steps of fp32 are 1.1e-5.
+    bounds = {"low_res": LOGITS, "iou": SCORES, "object": LOGITS, "masks": PIXELS}
     compared = 0
     for name, reference in expected.items():
         what = name.split("/")[-1]
