@@ -426,13 +426,24 @@ def test_what_is_not_saved_is_not_called_saved(cells, browser, tmp_path):
 
 
 def test_masks_survive_the_way_to_the_page_and_back(browser, tmp_path):
-    """Decoding, painting, trimming and the PNG that goes back, for masks of noise, against NumPy and Pillow."""
+    """Decoding, outline, bitmap and the PNG that goes back, for masks of noise, against NumPy and Pillow."""
     make_dataset(tmp_path / "dataset")
     script = """async (mask) => {
-        const { decode, encode, area, outline, stairs } = await import('/js/masks.js');
+        const { decode, encode, area, bitmap, covers, outline, stairs } = await import('/js/masks.js');
         const found = await decode(mask);
-        outline(found); stairs(found);
-        return [area(found), await encode(found)];
+        stairs(found);
+        const { x, y, w, h } = found;
+        const context = new OffscreenCanvas(1, 1).getContext('2d');
+        const shown = bitmap(found, '#ffffff').getContext('2d').getImageData(0, 0, w, h).data;
+        let wrong = 0;
+        for (let row = y - 1; row <= y + h; row++)
+            for (let column = x - 1; column <= x + w; column++) {
+                const isSet = covers(found, column, row);
+                if (context.isPointInPath(outline(found), column + 0.5, row + 0.5, 'evenodd') !== isSet) wrong++;
+                const inside = column >= x && row >= y && column < x + w && row < y + h;
+                if (inside && (shown[4 * ((row - y) * w + column - x) + 3] > 0) !== isSet) wrong++;
+            }
+        return [area(found), wrong, await encode(found)];
     }"""
     rng = np.random.default_rng(5)
     with visited(tmp_path / "dataset", tmp_path / "studio", browser) as (_, tab):
@@ -441,6 +452,7 @@ def test_masks_survive_the_way_to_the_page_and_back(browser, tmp_path):
             mask = np.zeros((72, 80), bool)
             mask[:height, :width] = (rng.random((height, width)) < 0.5)[:72, :80]
             mask[0, 0] = True
-            count, back = tab.page.evaluate(script, mask_json(mask))
-            assert count == mask.sum()
+            mask[20:40, 8:40] |= height > 20  # and straight sides
+            count, wrong, back = tab.page.evaluate(script, mask_json(mask))
+            assert count == mask.sum() and wrong == 0
             assert np.array_equal(pixels_of(back, 72, 80), mask)
