@@ -348,7 +348,7 @@ def _tune(tab: Tab, server: Page, steps: int, box: tuple[int, int, int, int]) ->
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     page.click("#load-disagreements")
-    page.locator("#disagreements button").first.wait_for(timeout=15 * PATIENCE)
+    page.locator("#disagreements button").first.wait_for()
 
 
 def test_by_keyboard_alone_and_with_keys_of_ones_own(cells, browser, tmp_path):
