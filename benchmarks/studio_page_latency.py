@@ -1,11 +1,12 @@
 """How long a click takes in the studio's page, from the click to the drawn mask, by the size of the image.
 
-    python benchmarks/studio_page_latency.py [--model nano] [--clicks 200] [--sizes 640x480,1920x1080,4000x3000,10000x8000]
+    python benchmarks/studio_page_latency.py [--model nano] [--clicks 200]
+        [--sizes 640x480,1920x1080,4000x3000,10000x8000]
 
-The page runs in Chromium, driven by Playwright, on a real `samtune studio` in a process of its own. Of every drawn image
-prompts are given once it is embedded: a box and four clicks on it, object after object, and one large box over most of the
-image. Time is the page's own (`click-to-mask` in its performance timeline): question, answer, decoded mask, and all that
-is drawn of it. `benchmarks/studio_latency.py` measures the same without a browser.
+The page runs in Chromium, driven by Playwright, on a real `samtune studio` in a process of its own. Of every drawn
+image prompts are given once it is embedded: a box and four clicks on it, object after object, and then large boxes over
+most of the image. Time is the page's own (`click-to-mask` in its performance timeline): question, answer, decoded mask,
+and all that is drawn of it. `benchmarks/studio_latency.py` measures the same without a browser.
 """
 
 from __future__ import annotations

@@ -66,9 +66,9 @@ class Disagreements:
     known: dict[tuple[str, str, str], float | None] = field(default_factory=dict[tuple[str, str, str], float | None])
 
     def listed(self) -> dict[str, Any]:
-        """The `objects` with the IoU of the two masks, the worst first; how many images are still `waiting` to be asked.
+        """The `objects` with the IoU of the two masks, the worst first; how many images are still `waiting`.
 
-        Asks about further images for some time and for one at least, so whoever calls again comes to an end.
+        Asks about further images for some time and about one at least, so whoever calls again comes to an end.
 
         Raises:
             UsageError: there is no tuned model.
