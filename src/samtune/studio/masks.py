@@ -61,7 +61,7 @@ def png_bytes(mask: NDArray[np.bool_]) -> bytes:
     rows = np.zeros((height, 1 + (width + 7) // 8), np.uint8)  # a row begins with its filter: none
     rows[:, 1:] = np.packbits(mask, axis=1)
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, content) for name, content in parts)
 
 
