@@ -110,8 +110,13 @@ def test_the_loop_from_objects_to_another_model(tmp_path, tiny_folder):
         assert page.post("/api/models/active", json={"model": done["model"]}).json() == {"active": "tune-1"}
         asked = {"model": "tune-1", "box": [10, 10, 40, 40]}
         assert 0 <= page.post("/api/images/1/compare", json=asked).raise_for_status().json()["iou"] <= 1
+        damaged = data.root / data.images[2].image_path
+        damaged.write_bytes(damaged.read_bytes()[:60])
+        wait_for(lambda: page.get("/api/disagreements").json()["waiting"] == 0)
         disagreements = page.get("/api/disagreements").json()["objects"]
-        assert disagreements and {one["image_id"] for one in disagreements} <= {"1", "2"}
+        held = {image["id"] for image in page.state()["images"] if image["objects"]}
+        assert {one["image_id"] for one in disagreements} == held - {"3"}, "all but the damaged one"
+        assert [one["iou"] for one in disagreements] == sorted(one["iou"] for one in disagreements)
     with visit(data.root, lambda: Models(str(tiny_folder), device="cpu")) as (_, page):
         assert page.state()["active"] == "tune-1"
 

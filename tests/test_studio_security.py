@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from contextlib import suppress
@@ -170,3 +171,23 @@ def test_a_taken_port_is_named():
     with listening_socket(0) as first, pytest.raises(UsageError, match="taken") as caught:
         listening_socket(first.getsockname()[1])
     assert caught.value.do and "--port" in str(caught.value)
+
+
+def test_no_part_of_an_answer_waits_for_the_one_before():
+    """Nagle's algorithm is off on connections that asyncio accepts from the studio's socket."""
+    found: list[int] = []
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = writer.get_extra_info("socket")
+        found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    async def ask() -> None:
+        with listening_socket(0) as listener:
+            async with await asyncio.start_server(answer, sock=listener):
+                reader, writer = await asyncio.open_connection(*listener.getsockname())
+                await reader.read()
+                writer.close()
+
+    asyncio.run(ask())
+    assert found and all(found)

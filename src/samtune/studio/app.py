@@ -128,7 +128,7 @@ def _add_loop(app: FastAPI, studio: Studio, tuning: Tuning) -> None:
 
 
 def _add_review(app: FastAPI, studio: Studio, display: Display) -> None:
-    disagreements = Disagreements(studio, {})
+    disagreements = Disagreements(studio)
 
     @app.get("/api/stats")
     def get_stats() -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _add_review(app: FastAPI, studio: Studio, display: Display) -> None:
 
     @app.get("/api/disagreements")
     def get_disagreements() -> dict[str, Any]:
-        return {"objects": disagreements.listed()}
+        return disagreements.listed()
 
     @app.get("/api/review")
     def get_review(

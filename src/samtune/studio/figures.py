@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
-from samtune.errors import SamtuneError
+from samtune.data.masks import Region
+from samtune.errors import DataError, SamtuneError
 from samtune.studio.display import Display
 from samtune.studio.masks import region_from
 from samtune.studio.questions import BASE, iou_of
 from samtune.studio.state import StudioImage, StudioObject
+from samtune.studio.store import NotThereError
 from samtune.studio.studio import Studio
+from samtune.types import Box
 
 if TYPE_CHECKING:
     from samtune.studio.models import StudioModel
 
 MOST_LISTED = 200
 """Objects in one answer; the page asks again with a narrower filter."""
+ASKING_SECONDS = 1.0
+"""How long one answer about disagreements may take; longer only for a single image."""
 
 
 def stats(studio: Studio) -> dict[str, Any]:
@@ -47,46 +55,49 @@ def stats(studio: Studio) -> dict[str, Any]:
 
 @dataclass
 class Disagreements:
-    """Where base and tuned model answer an accepted object's box differently, as far as images are embedded.
+    """Where base and tuned model answer an accepted object's box differently.
 
     Attributes:
         studio: whose objects.
-        known: IoU of the two masks by object, its mask, and tuned model.
+        known: IoU of the two masks by object, its mask, and tuned model; None where the image cannot be read.
     """
 
     studio: Studio
-    known: dict[tuple[str, str, str], float]
+    known: dict[tuple[str, str, str], float | None] = field(default_factory=dict[tuple[str, str, str], float | None])
 
-    def listed(self) -> list[dict[str, Any]]:
-        """The objects with the IoU of the two masks, the worst first.
+    def listed(self) -> dict[str, Any]:
+        """The `objects` with the IoU of the two masks, the worst first; how many images are still `waiting`.
+
+        Asks about further images for some time and about one at least, so whoever calls again comes to an end.
 
         Raises:
             UsageError: there is no tuned model.
         """
         tuned, base = self.studio.tuned_beside(), self.studio.models.get(BASE)
-        found: list[dict[str, Any]] = []
+        end, waiting, found = time.monotonic() + ASKING_SECONDS, 0, list[dict[str, Any]]()
+        is_asked = False
         for image, objects in _images(self.studio):
-            self._measure(image, objects, base, tuned)
-            for one in objects:
-                iou = self.known.get((one.id, one.counts, tuned.key))
-                if iou is not None:
-                    found.append({"image_id": image.id, "object_id": one.id, "iou": iou})
-        return sorted(found, key=lambda one: one["iou"])[:MOST_LISTED]
+            fresh = [one for one in objects if (one.id, one.counts, tuned.key) not in self.known]
+            if fresh and is_asked and time.monotonic() > end:
+                waiting += 1
+            elif fresh:
+                is_asked = True
+                self._measure(image, fresh, base, tuned)
+            ious = ((one.id, self.known.get((one.id, one.counts, tuned.key))) for one in objects)
+            found += [{"image_id": image.id, "object_id": id, "iou": iou} for id, iou in ious if iou is not None]
+        return {"objects": sorted(found, key=lambda one: one["iou"])[:MOST_LISTED], "waiting": waiting}
 
-    def _measure(self, image: StudioImage, objects: list[StudioObject], base: StudioModel, tuned: StudioModel) -> None:
-        fresh = [one for one in objects if (one.id, one.counts, tuned.key) not in self.known]
-        embedder = self.studio.engine.embedder
-        first, second = embedder.kept(base, image.key), embedder.kept(tuned, image.key)
-        if not fresh or first is None or second is None:
-            return
+    def _measure(self, image: StudioImage, fresh: list[StudioObject], base: StudioModel, tuned: StudioModel) -> None:
         boxes = [(float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in (one.box for one in fresh)]
-        answers = zip(
-            self.studio.engine.region_for_box(base, first, boxes),
-            self.studio.engine.region_for_box(tuned, second, boxes),
-            strict=True,
-        )
-        for one, (before, after) in zip(fresh, answers, strict=True):
-            self.known[one.id, one.counts, tuned.key] = iou_of(before, after)
+        ious: list[float | None] = [None] * len(fresh)
+        with suppress(DataError, NotThereError):  # said when the image is opened
+            before, after = (self._answers(model, image, boxes) for model in (base, tuned))
+            ious = list(starmap(iou_of, zip(before, after, strict=True)))
+        self.known |= {(one.id, one.counts, tuned.key): iou for one, iou in zip(fresh, ious, strict=True)}
+
+    def _answers(self, model: StudioModel, image: StudioImage, boxes: list[Box]) -> list[Region]:
+        engine = self.studio.engine
+        return engine.region_for_box(model, engine.embedder.get(model, image.key, self.studio.entry(image)), boxes)
 
 
 @dataclass(frozen=True, slots=True)

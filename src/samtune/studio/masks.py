@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import struct
+import zlib
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -52,11 +53,20 @@ def unpack_mask(bbox: tuple[int, int, int, int], png: str, height: int, width: i
 
 
 def png_bytes(mask: NDArray[np.bool_]) -> bytes:
-    """A mask bool `[h, w]` as a gray PNG of one bit per pixel."""
-    fast = [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_COMPRESSION, 1]
-    done, content = cv2.imencode(".png", mask.astype(np.uint8) * 255, fast)
-    assert done, "a bool array of some size is always encoded"
-    return content.tobytes()
+    """A mask bool `[h, w]` as a gray PNG of one bit per pixel.
+
+    By hand, because OpenCV first wants a byte for each pixel, which takes ten times as long.
+    """
+    height, width = mask.shape
+    rows = np.zeros((height, 1 + (width + 7) // 8), np.uint8)  # a row begins with its filter: none
+    rows[:, 1:] = np.packbits(mask, axis=1)
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, content) for name, content in parts)
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def counts_of(region: Region, height: int, width: int) -> str:

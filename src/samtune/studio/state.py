@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#8C6BB1", "#A6761D", "#666666")
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#7030F0", "#B0F0B0", "#666666")
 """Colours of classes: Okabe and Ito's, which people with any colour vision can tell apart, and three more."""
 STATUSES = ("new", "open", "done")
 SOURCES = ("person", "import", "proposal")

@@ -50,8 +50,11 @@ function put(draft) {
   abort?.abort();
   app.draft = draft;
   app.hover = null;
-  if (app.compare) app.compare = null;
-  emit("draft", "compare", "view");
+  if (app.compare) {
+    app.compare = null;
+    emit("compare");
+  }
+  emit("draft");
 }
 
 /** What the model is asked: the same body for predict and compare. */

@@ -1,7 +1,7 @@
 // Masks: the part of the image they cover, x, y, w, h in pixels, and `bits`, 0 or 1, row by row. A mask never changes;
 // painting makes a new one. Outlines and coloured bitmaps are made when first drawn and kept beside the mask.
 
-import { base64, grayPng } from "./png.js";
+import { base64, bitsOf, grayPng } from "./png.js";
 
 export const EMPTY = Object.freeze({ x: 0, y: 0, w: 0, h: 0, bits: new Uint8Array(0) });
 
@@ -9,14 +9,7 @@ export const EMPTY = Object.freeze({ x: 0, y: 0, w: 0, h: 0, bits: new Uint8Arra
 export async function decode({ bbox: [x, y, w, h], png }) {
   if (!png || w === 0 || h === 0) return EMPTY;
   const bytes = Uint8Array.from(atob(png), (c) => c.charCodeAt(0));
-  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), { colorSpaceConversion: "none" });
-  const context = new OffscreenCanvas(w, h).getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
-  bitmap.close();
-  const { data } = context.getImageData(0, 0, w, h);
-  const bits = new Uint8Array(w * h);
-  for (let i = 0; i < bits.length; i++) bits[i] = data[4 * i] > 127 ? 1 : 0;
-  return { x, y, w, h, bits };
+  return { x, y, w, h, bits: await bitsOf(bytes, w, h) };
 }
 
 /** To the server's `{bbox, png}`, as tight as the mask; null where no pixel is set. */
@@ -114,36 +107,60 @@ export function bitmap(mask, color) {
     const canvas = new OffscreenCanvas(Math.max(1, mask.w), Math.max(1, mask.h));
     const context = canvas.getContext("2d");
     context.fillStyle = color;
-    for (let y = 0; y < mask.h; y++)
-      for (let x = 0, start; x < mask.w; x++)
-        if (mask.bits[y * mask.w + x]) {
-          for (start = x; x < mask.w && mask.bits[y * mask.w + x]; ) x++;
-          context.fillRect(start, y, x - start, 1);
-        }
+    changes(mask).forEach((row, y) => {
+      for (let i = 0; i < row.length; i += 2) context.fillRect(row[i], y, row[i + 1] - row[i], 1);
+    });
     return canvas;
   });
 }
 
-function marched(mask) {
+/** Of each row, where pixels begin to be set and where they cease to be, in turns. */
+const changes = (mask) => keptFor(mask, "changes", () => {
   const { w, h, bits } = mask;
-  const stride = 2 * w + 4;
-  const next = new Map();
-  const at = (x, y) => (x >= 0 && y >= 0 && x < w && y < h ? bits[y * w + x] : 0);
-  for (let y = 0; y <= h; y++)
-    for (let x = 0; x <= w; x++) {
-      const [a, b, c, d] = [at(x - 1, y - 1), at(x, y - 1), at(x, y), at(x - 1, y)];
-      if (a === b && b === c && c === d) continue;
-      const [top, right, bottom, left] = [key(0, -1), key(1, 0), key(0, 1), key(-1, 0)];
-      // Inside lies to the right of the way; where two corners touch, the way goes around each of them.
-      if (a && !b) next.set(top, a && !d ? left : d && !c ? bottom : right);
-      if (b && !c) next.set(right, b && !a ? top : a && !d ? left : bottom);
-      if (c && !d) next.set(bottom, c && !b ? right : b && !a ? top : left);
-      if (d && !a) next.set(left, d && !c ? bottom : c && !b ? right : top);
-      function key(dx, dy) {
-        return (2 * y + dy + 1) * stride + 2 * x + dx + 1;
-      }
+  const rows = Array.from({ length: h }, () => []);
+  let at = bits.indexOf(1);
+  while (at >= 0) {
+    const found = bits.indexOf(0, at);
+    const end = found < 0 ? bits.length : found;
+    while (at < end) {
+      const y = Math.floor(at / w);
+      const stop = Math.min(end, (y + 1) * w);
+      rows[y].push(at - y * w, stop - y * w);
+      at = stop;
     }
+    at = bits.indexOf(1, end);
+  }
+  return rows;
+});
+
+function marched(mask) {
+  const stride = 2 * mask.w + 4;
+  const rows = changes(mask);
+  const next = new Map();
+  for (let y = 0; y <= mask.h; y++) marchBetween(rows[y - 1] ?? [], rows[y] ?? [], (2 * y + 1) * stride + 1, stride, next);
   return closedPaths(mask, next, stride);
+}
+
+/** The steps of the outline around the corners between two rows of pixels, from the middle of one pixel's side to another. */
+function marchBetween(above, below, start, stride, next) {
+  let [i, j, a, d] = [0, 0, 0, 0];
+  let before = 0;
+  while (i < above.length || j < below.length) {
+    const x = Math.min(above[i] ?? Infinity, below[j] ?? Infinity);
+    const [b, c] = [above[i] === x ? 1 - a : a, below[j] === x ? 1 - d : d];
+    const place = start + 2 * x;
+    const [top, right, bottom, left] = [place - stride, place + 1, place + stride, place - 1];
+    // From the last corner to this one the rows do not change: where they differ, a straight line.
+    if (a !== d && left > before) next.set(a ? left : before, a ? before : left);
+    // Inside lies to the right of the way; where two corners touch, the way goes around each of them.
+    if (a && !b) next.set(top, a && !d ? left : d && !c ? bottom : right);
+    if (b && !c) next.set(right, b && !a ? top : a && !d ? left : bottom);
+    if (c && !d) next.set(bottom, c && !b ? right : b && !a ? top : left);
+    if (d && !a) next.set(left, d && !c ? bottom : c && !b ? right : top);
+    if (b !== a) i++;
+    if (c !== d) j++;
+    [a, d, before] = [b, c, right];
+  }
 }
 
 function closedPaths(mask, next, stride) {

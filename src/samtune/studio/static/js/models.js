@@ -41,12 +41,21 @@ function list() {
     replace(byId("disagreements"), el("p", { class: "blank-note" }, "Tune a model to see where it differs from the base."));
 }
 
+let listing = 0;
+
+/** The list grows while the server goes through the images. */
 async function loadDisagreements() {
+  const turn = ++listing;
   try {
-    const { objects } = await get("/api/disagreements");
-    replace(byId("disagreements"), objects.length ? objects.slice(0, 40).map(disagreement) : el("p", { class: "blank-note" }, "No accepted objects on embedded images yet."));
+    for (let waiting = 1; waiting > 0; ) {
+      const answer = await get("/api/disagreements");
+      if (turn !== listing) return;
+      ({ waiting } = answer);
+      const note = waiting ? `${waiting} more images are still to be asked about…` : answer.objects.length ? "" : "No object is accepted yet.";
+      replace(byId("disagreements"), note ? el("p", { class: "blank-note", role: "status" }, note) : null, answer.objects.slice(0, 40).map(disagreement));
+    }
   } catch (error) {
-    report(error);
+    if (turn === listing) report(error);
   }
 }
 

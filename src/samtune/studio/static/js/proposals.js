@@ -21,6 +21,8 @@ export async function askProposals() {
     if (app.image !== image) return;
     app.proposals = proposals.filter(({ mask }) => mask.w > 0);
     if (app.proposals.length === 0) notice("No object was found that is not there already.");
+    // The model has left out what it does not believe; where it is modest all the same, none would be shown.
+    else if (above().length === 0) app.threshold = Math.floor(100 * Math.min(...app.proposals.map(({ score }) => score))) / 100;
     emit("proposals");
   } catch (error) {
     report(error);
