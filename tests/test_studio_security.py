@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import socket
 from contextlib import suppress
 
@@ -124,6 +125,19 @@ def test_two_gigabytes_are_refused_before_they_are_sent(page):
     head = f"POST /api/classes HTTP/1.1\r\nHost: 127.0.0.1:{port_of(page)}\r\nX-Samtune-Token: {TOKEN}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {2 << 30}\r\n\r\n"
     assert raw(page, head + '{"name": "').split()[1] == "413"
+
+
+def test_who_is_refused_while_still_sending_reads_the_answer(page):
+    """The body comes after the answer: closed before it, the connection would be reset."""
+    head = f"POST /api/classes HTTP/1.1\r\nHost: 127.0.0.1:{port_of(page)}\r\nOrigin: null\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 13\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port_of(page)), timeout=20) as wire:
+        for _ in range(2):  # the same connection serves the next request
+            wire.sendall(head.encode())
+            assert wire.recv(12) == b"HTTP/1.1 403"
+            while select.select([wire], [], [], 0.2)[0]:
+                assert wire.recv(65_536), "hung up"
+            wire.sendall(b'{"name": "x"}')
 
 
 def test_a_body_that_does_not_end_is_cut_off(page):
