@@ -55,6 +55,7 @@ class Arm:
     prompts: PromptPolicy = _BOXES
     area_bce: float = 0.0
     edge_bce: float = 0.0
+    no_object: float = 1.0
     ema: float = 0.0
     views: int = 1
     train: str = "decoder"
@@ -63,7 +64,7 @@ class Arm:
         """The settings of a run."""
         return TrainConfig(
             prompts=self.prompts,
-            loss=LossConfig(area_bce=self.area_bce, edge_bce=self.edge_bce),
+            loss=LossConfig(area_bce=self.area_bce, edge_bce=self.edge_bce, no_object=self.no_object),
             optimizer=OptimizerConfig(lr=LR, ema=self.ema),
             trainable=TrainableConfig(train=self.train),
             views=self.views,
@@ -83,6 +84,7 @@ ARMS = {
     "mixture, EMA": Arm(_MIXTURE, ema=0.99),
     "mixture, area, EMA": Arm(_MIXTURE, area_bce=0.3, ema=0.99),
     "mixture, area, EMA, edge": Arm(_MIXTURE, area_bce=0.3, ema=0.99, edge_bce=0.5),
+    "mixture, area, EMA, background x 5": Arm(_MIXTURE, area_bce=0.3, ema=0.99, no_object=5.0),
     "mixture, area, EMA, 4 views": Arm(_MIXTURE, area_bce=0.3, ema=0.99, views=4),
     "plain, area": Arm(area_bce=0.3),
     "plain, EMA": Arm(ema=0.99),

@@ -50,6 +50,18 @@ def test_an_empty_target_teaches_the_object_score_alone():
     assert (output.object_score_logits.grad > 0).all()
 
 
+def test_background_counts_as_much_in_the_object_score_as_it_is_told():
+    target = targets(4)
+    target[1] = 0
+    counted = torch.tensor([True, True, True, False])
+    for weight in (1.0, 5.0):
+        output = answers(4)
+        found = tuning_loss(output, target, LossConfig(no_object=weight), counted=counted)
+        logits = output.object_score_logits.detach()
+        expected = (F.softplus(-logits[0]) + weight * F.softplus(logits[1]) + F.softplus(-logits[2])) / 3
+        torch.testing.assert_close(found.parts["object_score"], expected)
+
+
 def test_the_losses_of_chunks_add_up_to_the_loss_of_the_step():
     output, target = answers(5), targets(5)
     target[3] = 0

@@ -27,6 +27,11 @@ class LossConfig(Config):
     dice: float = Field(default=1.0, ge=0.0, description="Weight of the dice loss on masks.")
     iou: float = Field(default=1.0, ge=0.0, description="Weight of the L1 loss on the predicted IoU.")
     object_score: float = Field(default=1.0, ge=0.0, description="Weight of the cross-entropy on 'an object is there'.")
+    no_object: float = Field(
+        default=1.0,
+        gt=0.0,
+        description="How much a prompt where nothing is counts in that cross-entropy, against one about an object.",
+    )
     focal_alpha: float = Field(
         default=0.25, ge=-1.0, le=1.0, description="Focal loss alpha; negative turns class weighting off."
     )

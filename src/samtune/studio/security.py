@@ -137,8 +137,8 @@ def error_body(error: SamtuneError, **more: Any) -> dict[str, Any]:
 async def respond(send: Send, status: int, error: SamtuneError) -> None:
     """Answer with an error.
 
-    The server reads what is still to come of the request and drops it: closed with bytes unread, the connection would be
-    reset, and the answer could be lost on its way. Only a body that is too long is not waited for.
+    The server reads what is still to come of the request and drops it: closed with bytes unread, the connection would
+    be reset, and the answer could be lost on its way. Only a body that is too long is not waited for.
     """
     body = json.dumps(error_body(error)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

@@ -111,7 +111,8 @@ def tuning_loss(
         reached = hard_iou(output.masks > 0, binary(targets)[:, None])
     iou = ((output.iou_scores.float() - reached).abs().mean(1) * present).sum() / counts.objects
     score_logits = output.object_score_logits.float()
-    weight = None if counted is None else counted.float()
+    weight = torch.where(present > 0, 1.0, config.no_object)
+    weight = weight if counted is None else weight * counted
     score = F.binary_cross_entropy_with_logits(score_logits, present, weight, reduction="sum") / counts.prompts
     total = supervised(mask_loss) + config.iou * iou + config.object_score * score
     named = {name: supervised(per_mask) for name, per_mask in parts.items()} | {"iou": iou, "object_score": score}
