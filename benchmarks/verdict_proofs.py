@@ -28,6 +28,7 @@ from samtune import api
 from samtune.config import EvalConfig, OptimizerConfig, PrepareConfig, PromptPolicy, TrainConfig
 from samtune.data.table import Dataset, write_table
 
+PROOFS = ("unchanged", "shuffled", "boxes", "blend")
 CLICKS, BOXES, BOTH = (PromptPolicy(box=box, point=point) for box, point in ((0, 1), (1, 0), (1, 1)))
 
 
@@ -39,6 +40,8 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--lr", type=float, default=4e-4, help="of the tuning on boxes only")
+    parser.add_argument("--box-steps", type=int, default=0, help="of the tuning on boxes only; left out, --steps")
+    parser.add_argument("--proofs", nargs="+", choices=PROOFS, default=PROOFS, help="which to make")
     parser.add_argument("--objects", type=int, default=300, help="most objects to measure")
     parser.add_argument("--scenes", type=int, default=api.GUARD_SCENES, help="procedural scenes to measure on too")
     wanted = parser.parse_args()
@@ -57,21 +60,19 @@ def prove(source: Path, split: str, wanted: argparse.Namespace) -> dict[str, Any
     if not dataset.exists():
         api.prepare(source, dataset, PrepareConfig(split=split), quiet=True)
     clicks = tune(dataset, root / "clicks", wanted.model, CLICKS, wanted.steps, 2e-4)
-    boxes = tune(dataset, root / "boxes", clicks, BOXES, wanted.steps, wanted.lr)
-    shuffled = tune(shuffle_masks(dataset, root / "shuffled-set"), root / "shuffled", clicks, BOTH, wanted.steps, 4e-4)
-    if not (root / "blend").exists():
+    pairs: dict[str, tuple[Path | str, Path | str]] = {"unchanged": (wanted.model, wanted.model)}
+    if "shuffled" in wanted.proofs:
+        slipped = shuffle_masks(dataset, root / "shuffled-set")
+        pairs["shuffled"] = clicks, tune(slipped, root / "shuffled", clicks, BOTH, wanted.steps, 4e-4)
+    if {"boxes", "blend"} & set(wanted.proofs):
+        boxes = tune(dataset, root / "boxes", clicks, BOXES, wanted.box_steps or wanted.steps, wanted.lr)
+        pairs |= {"boxes": (clicks, boxes), "blend": (clicks, root / "blend")}
+    if "blend" in wanted.proofs and not (root / "blend").exists():
         few = EvalConfig(split="valid", max_objects=wanted.objects)
-        blended = root / "blend"
-        api.blend(str(clicks), str(boxes), blended, dataset=dataset, config=few, guard_scenes=wanted.scenes, quiet=True)
-    pairs = {
-        "unchanged": (wanted.model, wanted.model),
-        "shuffled": (clicks, shuffled),
-        "boxes": (clicks, boxes),
-        "blend": (clicks, root / "blend"),
-    }
-    return {
-        name: judge(dataset, base, tuned, root / f"compared-{name}", wanted) for name, (base, tuned) in pairs.items()
-    }
+        clicked, boxed, blended = str(pairs["boxes"][0]), str(pairs["boxes"][1]), root / "blend"
+        found = api.blend(clicked, boxed, blended, dataset=dataset, config=few, guard_scenes=wanted.scenes, quiet=True)
+        print(*found.lines(), sep="\n", flush=True)
+    return {name: judge(dataset, *pairs[name], root / f"compared-{name}", wanted) for name in wanted.proofs}
 
 
 def tune(dataset: Path, out: Path, model: Path | str, prompts: PromptPolicy, steps: int, lr: float) -> Path:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from PIL import Image
@@ -236,7 +238,21 @@ def test_a_comparison_on_classes_that_the_finder_does_not_know_leaves_it_out(run
     write_table(other.root, other.table.with_columns(category=other.table["category"] + " thing"))
     few = EvalConfig(jitter=(), mask_prompt=False, clicks=0, background_clicks=0)
     found = api.compare(other.root, str(tiny_folder), run, tmp_path / "out", few, guard_scenes=0, quiet=True)
-    assert found.finds is None
+    assert found.finds is None and any("none of these objects is of its classes" in line for line in found.lines())
+
+
+def test_a_finder_made_with_another_decoder_is_named_or_left_out(run, dataset, tmp_path, tiny_folder):
+    other = shutil.copytree(run, tmp_path / "run")
+    save_finder(replace(load_finder(run), decoder="of other weights"), other / "finder")
+    image = next((dataset.root / "images").glob("test*"))
+    for model, is_named in ((run, False), (other, True)):
+        told = api.find(image, model, tmp_path / "out", FindConfig(threshold=0.9), quiet=True).lines()
+        assert any("another decoder" in line for line in told) == is_named
+    measured = api.evaluate_finder(dataset.root, other, FindEvalConfig(grid=False), quiet=True)
+    assert "another decoder" in measured.lines()[-1] and "another decoder" in measured.to_json()["caveats"][0]
+    few = EvalConfig(jitter=(), mask_prompt=False, clicks=0, background_clicks=0)
+    found = api.compare(dataset.root, str(tiny_folder), other, tmp_path / "compared", few, guard_scenes=0, quiet=True)
+    assert found.finds is None and any("made for other weights" in line for line in found.lines())
 
 
 def test_a_damaged_finder_stops_a_comparison_before_anything_is_written(run, dataset, tmp_path, tiny_folder):
@@ -338,6 +354,44 @@ def test_a_dataset_of_other_classes_is_refused(run, tmp_path):
     write_table(other.root, table)
     with pytest.raises(DataError, match="large thing"):
         api.evaluate_finder(other.root, run, FindEvalConfig(grid=False), quiet=True)
+
+
+def test_classes_that_training_never_shows_are_named(dataset, tiny_folder, tmp_path):
+    """Small objects on held-out images alone: the finder says so, and every figure that counts them."""
+    other = make_dataset(tmp_path / "other", train=4, valid=3, test=2)
+    in_train = (pl.col("split") == "train") & pl.col("category").is_not_null()
+    write_table(
+        other.root,
+        other.table.with_columns(category=pl.when(in_train).then(pl.lit("large")).otherwise(pl.col("category"))),
+    )
+    api.train(other.root, TrainConfig(model=str(tiny_folder), out=tmp_path / "run", steps=1), quiet=True)
+    report = api.train_finder(tmp_path / "run", FinderConfig(steps=2, width=8), quiet=True)
+    assert report.finder.classes == ("large",) and "too rare to learn: small, 0 training objects" in " ".join(
+        report.lines()
+    )
+    small = sum(one.category == "small" for image in other.split("valid").images for one in image.single_objects)
+    config = FindEvalConfig(split="valid", grid=False)
+    found = api.evaluate_finder(other.root, tmp_path / "run", config, quiet=True)
+    assert small and f"never learned, whose objects count as not found: small ({small})" in found.lines()[-1]
+    renamed = other.table.with_columns(category=other.table["category"] + " thing")
+    write_table(other.root, renamed)
+    with pytest.raises(DataError, match="objects of the finder's classes: large"):
+        api.evaluate_finder(other.root, tmp_path / "run", config, quiet=True)
+
+
+def test_images_of_a_size_never_seen_are_named(run, dataset, tmp_path):
+    assert load_finder(run).sides == ((80, 80), (72, 72))
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(next((dataset.root / "images").glob("test*")), images)
+    wish = FindConfig(threshold=0.9)
+    assert "unlike" not in " ".join(api.find(images, run, tmp_path / "out", wish, quiet=True).lines())
+    Image.new("RGB", (400, 300)).save(images / "large.png")
+    said = " ".join(api.find(images, run, tmp_path / "out", wish, quiet=True).lines())
+    assert "images of 80 x 72 pixels; 1 of these 2 are unlike them, such as 400 x 300" in said
+    assert "look in tiles (--tile 80 --halo 10)" in said
+    tiles = PredictConfig(tile=80, halo=10)
+    assert "unlike" not in " ".join(api.find(images, run, tmp_path / "out", wish, look=tiles, quiet=True).lines())
 
 
 def quality(**changed) -> Quality:

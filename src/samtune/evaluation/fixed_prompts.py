@@ -306,11 +306,18 @@ def _object_prompts(image: ImageEntry, found: ObjectEntry, region: Region, confi
         policy = PromptPolicy(box_jitter=share, box_jitter_max=1.0)
         x0, y0, x1, y1 = jitter_boxes(box, (image.height, image.width), policy, edges)[0].tolist()
         jittered[f"{JITTER}{share:g}"] = (x0, y0, x1, y1)
-    rows, columns = np.nonzero(region.mask)
-    points = np.stack([columns + region.x0, rows + region.y0], axis=1).astype(np.int32)
-    hull = np.asarray(cv2.convexHull(points)).reshape(-1).tolist()
     ((x, y),) = deepest_click(region).tolist()
-    return ObjectPrompts(found.annotation_id, found.box, jittered, (x, y), tuple(float(value) for value in hull))
+    return ObjectPrompts(found.annotation_id, found.box, jittered, (x, y), _hull(region))
+
+
+def _hull(region: Region) -> tuple[float, ...]:
+    """The convex hull of a mask's pixels; the first and last one of each row are all that can be its corners."""
+    rows = np.flatnonzero(region.mask.any(1))
+    mask = region.mask[rows]
+    ends = mask.argmax(1), mask.shape[1] - 1 - mask[:, ::-1].argmax(1)
+    points = np.stack([np.stack([end + region.x0, rows + region.y0], axis=1) for end in ends], axis=1)
+    corners = np.asarray(cv2.convexHull(points.reshape(-1, 2).astype(np.int32))).reshape(-1)
+    return tuple(float(value) for value in corners)
 
 
 def _no_objects(dataset: Dataset, split: str, images: int) -> DataError:

@@ -22,6 +22,7 @@ from samtune.data.table import Dataset, ImageEntry
 from samtune.embeddings.cache import encoder_fingerprint
 from samtune.errors import DataError
 from samtune.finder.calibration import EVIDENCE, calibration_error
+from samtune.finder.caveats import about_classes, about_decoder, about_sizes
 from samtune.finder.finding import answer_boxes, check_fits, find, name_masks
 from samtune.finder.grid import GridFinds, find_by_grid
 from samtune.finder.head import STRIDE
@@ -95,6 +96,7 @@ class FindEvaluation(Result):
         chosen_on: which images the finder's threshold comes from, in words.
         usefulness: what was said of the finder when it was made.
         truth: the annotated objects.
+        caveats: what to keep in mind about these figures, in words.
     """
 
     split: str
@@ -104,6 +106,7 @@ class FindEvaluation(Result):
     chosen_on: str
     usefulness: Usefulness
     truth: tuple[TrueImage, ...]
+    caveats: tuple[str, ...] = ()
 
     @property
     def ours(self) -> MethodResult:
@@ -140,9 +143,10 @@ class FindEvaluation(Result):
             f"{point.f1:.2f}; counts off by {counts.mean:.2f}{interval} of {self.objects / len(self.truth):.1f}"
         )
         lines.append(f"a score is off by {self.calibration_error:.3f} from the share that is right")
+        lines.append(f"scores and threshold were chosen on {self.chosen_on}")
         if len(self.classes) > 1:
             lines += self._confused()
-        return lines
+        return [*lines, *(f"{'warning':<10} {one}" for one in self.caveats)]
 
     def to_json(self) -> dict[str, Any]:
         """The figures, as in docs/finder.md."""
@@ -164,6 +168,7 @@ class FindEvaluation(Result):
             "chosen_on": self.chosen_on,
             "is_usable": self.usefulness.is_usable,
             "reasons": list(self.usefulness.reasons),
+            "caveats": list(self.caveats),
         }
 
     def save(self, out: Path) -> None:
@@ -241,6 +246,11 @@ def evaluate_finder(
         chosen_on=finder.chosen_on,
         usefulness=judge(finder),
         truth=tuple(truth),
+        caveats=(
+            *about_decoder(finder, tuned.loaded),
+            *about_classes(finder, images),
+            *about_sizes(finder, [(image.width, image.height) for image in images]),
+        ),
     )
 
 
@@ -307,7 +317,7 @@ def _calibration_error(truth: Sequence[TrueImage], found: Sequence[FoundImage]) 
 def knows_classes(finder: Finder, images: Sequence[ImageEntry]) -> bool:
     """Whether some object of the images has a class that the finder can find."""
     present = {one.category for image in images for one in image.single_objects}
-    return bool(present & set(finder.classes) if finder.head.classes else present)
+    return bool(present & set(finder.classes) if finder.classes else present)
 
 
 def _check_classes(dataset: Dataset, images: Sequence[ImageEntry], finder: Finder, split: str) -> None:

@@ -16,6 +16,7 @@ from samtune.data.images import read_image
 from samtune.data.masks import decode_rle
 from samtune.data.reading import PLAIN, Reading
 from samtune.drawing import draw_overlay
+from samtune.finder.caveats import about_decoder, about_sizes
 from samtune.finder.finding import check_fits, find, find_in_tiles, full_masks
 from samtune.finder.results import Finder
 from samtune.finder.verdict import judge
@@ -122,6 +123,7 @@ def find_in_files(
         (folder / MASKS).mkdir()
         (folder / OVERLAYS).mkdir()
         views = [view for file in files for view in image_views(file, look, reading)]
+        sizes = [(look.tile, look.tile) if view.is_large(look) else view.info.upright_size for view in views]
         for done, view in enumerate(views, start=1):
             found, overlay = _found_in(view, predictor, finder, threshold, look)
             for number, one in enumerate(found):
@@ -135,7 +137,8 @@ def find_in_files(
         write_json(folder / RESULTS, results)
         write_text(folder / COUNTS, _table(finder.names, counts))
     word = judge(finder)
-    warning = () if word.is_usable else tuple(word.lines())
+    caveats = [*about_decoder(finder, predictor.loaded), *about_sizes(finder, sizes)]
+    warning = (*(f"{'warning':<10} {one}" for one in caveats), *(() if word.is_usable else word.lines()))
     return FindReport(out, finder.names, tuple(counts), threshold, finder.chosen_on, warning)
 
 

@@ -20,6 +20,7 @@ from samtune.embeddings.cache import encoder_fingerprint
 from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.evaluation.protocol import measure, read_truth
 from samtune.finder.calibration import calibration_error, fit
+from samtune.finder.caveats import sides_of
 from samtune.finder.finding import find
 from samtune.finder.losses import pooled
 from samtune.finder.matching import best_f1, match, operating_points
@@ -97,7 +98,8 @@ def make_finder(
         encoder=encoder_fingerprint(predictor.loaded.model),
         decoder=predictor.loaded.fingerprint(),
         chosen_on=lessons.chosen_on,
-        rare=tuple((name, count) for name, count in sorted(counts.items()) if classes and count < RARE),
+        rare=_rare(dataset, counts) if config.classes == "all" else (),
+        sides=sides_of(lessons.train),
         about={
             "dataset": dataset.root.resolve().name,
             "config": config.model_dump(mode="json"),
@@ -108,6 +110,12 @@ def make_finder(
         },
     )
     return _proven(finder, predictor, embeddings, valid, low_res, lambda done, all: advance("calibrating", done, all))
+
+
+def _rare(dataset: Dataset, counts: Counter[str]) -> tuple[tuple[str, int], ...]:
+    """Classes with too few training examples, and how many; those that only held-out images show have none."""
+    every = {one.category for image in dataset.images for one in image.single_objects}
+    return tuple((name, counts[name]) for name in sorted(every) if counts[name] < RARE) if len(every) > 1 else ()
 
 
 def _only(counts: Counter[str], config: FinderConfig) -> tuple[str, ...]:

@@ -100,6 +100,8 @@ class Finder:
         points: what each threshold gave on validation, the strictest first.
         chosen_on: which images `calibration` and `points` come from, in words.
         rare: classes with too few examples to be learned, and how many they have.
+        sides: smallest and largest width, smallest and largest height of the images it learned from, in pixels; empty
+            where that is not known.
         quality: what was measured when it was made; None where nothing was held out.
         about: settings and history, for people.
     """
@@ -114,6 +116,7 @@ class Finder:
     points: tuple[OperatingPoint, ...] = ()
     chosen_on: str = "nothing"
     rare: tuple[tuple[str, int], ...] = ()
+    sides: tuple[tuple[int, int], ...] = ()
     quality: Quality | None = None
     about: dict[str, Any] = field(default_factory=dict, repr=False)
 

@@ -26,10 +26,11 @@ from samtune.utils.files import new_folder, share, write_json
 
 FOLDER, FILE, ABOUT = "finder", "finder.safetensors", "finder.json"
 FORMAT = 1
-_CALIBRATION, _POINTS, _QUALITY = (
+_CALIBRATION, _POINTS, _QUALITY, _SIDES = (
     TypeAdapter(ScoreCalibration),
     TypeAdapter(tuple[OperatingPoint, ...]),
     TypeAdapter(Quality | None),
+    TypeAdapter(tuple[tuple[int, int], ...]),
 )
 
 
@@ -92,6 +93,7 @@ def load_finder(path: Path) -> Finder:
             points=_POINTS.validate_python(about["points"]),
             chosen_on=str(about["chosen_on"]),
             rare=tuple((str(name), int(count)) for name, count in about["rare"]),
+            sides=_SIDES.validate_python(about.get("sides", ())),
             quality=_QUALITY.validate_python(about["quality"]),
             about=about["about"],
         )
@@ -104,13 +106,18 @@ def load_finder(path: Path) -> Finder:
         ) from error
 
 
+def has_finder(run: Path) -> bool:
+    """Whether a finder stands beside a model."""
+    return any((run / place).is_file() for place in (Path(FOLDER) / FILE, FILE))
+
+
 def finder_of(run: Path, loaded: LoadedModel) -> Finder | None:
     """The finder that stands beside a model and was made for it; None where there is none, or one of other weights.
 
     Raises:
         ModelError: it cannot be read.
     """
-    if not any((run / place).is_file() for place in (Path(FOLDER) / FILE, FILE)):
+    if not has_finder(run):
         return None
     finder = load_finder(run)
     return finder if finder.decoder == loaded.fingerprint() else None
@@ -133,6 +140,7 @@ def _described(finder: Finder) -> dict[str, Any]:
         "points": [asdict(point) for point in finder.points],
         "chosen_on": finder.chosen_on,
         "rare": [list(one) for one in finder.rare],
+        "sides": [list(one) for one in finder.sides],
         "quality": None if finder.quality is None else asdict(finder.quality),
         "about": finder.about,
     }

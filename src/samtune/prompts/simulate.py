@@ -198,7 +198,7 @@ def background_prompts(occupied: Tensor, count: int, generator: torch.Generator)
     if count == 0 or not free.any():
         return None
     place = torch.rand(count, generator=generator, device=occupied.device)
-    return PromptBatch.from_clicks(random_points(free.expand(count, *free.shape), place)[:, None])
+    return PromptBatch.from_clicks(random_points(free[None], place[None])[0][:, None])
 
 
 def empty_boxes(occupied: Tensor, sides: Tensor, generator: torch.Generator) -> Tensor:
@@ -301,7 +301,7 @@ def _further_clicks(
 
 def _scattered(regions: Tensor, places: Tensor) -> Tensor:
     """Several pixels of each region by uniform numbers `[N, n]`: float32 `[N, n, 2]`."""
-    return torch.stack([random_points(regions, place) for place in places.unbind(1)], dim=1)
+    return random_points(regions, places)
 
 
 def jitter_boxes(boxes: Tensor, size: tuple[int, int] | torch.Size, policy: PromptPolicy, edges: Tensor) -> Tensor:
@@ -342,17 +342,17 @@ def random_points(regions: Tensor, place: Tensor) -> Tensor:
 
     Args:
         regions: bool `[N, H, W]`, none empty.
-        place: float `[N]` in [0, 1), which pixel, in the order of rows.
+        place: float `[N]` in [0, 1), which pixel, in the order of rows; `[N, K]` for K pixels of each region.
 
     Returns:
-        float32 `[N, 2]`, xy.
+        float32 `[N, 2]`, xy; `[N, K, 2]` for K pixels.
     """
     running = regions.flatten(1).cumsum(1, dtype=torch.int32)
     count = running[:, -1:]
-    wanted = (place[:, None] * count).int().clamp(max=count - 1) + 1
-    index = torch.searchsorted(running, wanted).squeeze(1)
+    wanted = (place.reshape(len(regions), -1) * count).int().clamp(max=count - 1) + 1
+    index = torch.searchsorted(running, wanted).reshape(place.shape)
     width = regions.shape[-1]
-    return torch.stack([index % width, index // width], dim=1).float()
+    return torch.stack([index % width, index // width], dim=-1).float()
 
 
 def deepest_points(regions: Tensor) -> Tensor:

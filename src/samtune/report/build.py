@@ -30,7 +30,7 @@ from samtune.evaluation.results import Evaluation
 from samtune.finder.evaluation import BASE_GRID, TUNED_GRID, FindEvaluation, evaluate_finder, knows_classes
 from samtune.finder.grid import GridFinds
 from samtune.finder.results import Finder
-from samtune.finder.storage import finder_of
+from samtune.finder.storage import finder_of, has_finder
 from samtune.inference.predictor import Predictor
 from samtune.report.automatic import GridsOfClicks, find_by_grids
 from samtune.report.compared import Compared
@@ -113,10 +113,9 @@ def build_report(
     comparisons = [Compared.of(one, None) for one in order]
 
     def write() -> None:
-        finds = None
-        if finders and (finder := finders[best]) is not None:
-            finds = measuring.finds(best, finder)
-        comparisons[0] = Compared.of(order[0], finds)
+        finder, no_finds = finders[best] if finders else (None, "")
+        finds = None if finder is None else measuring.finds(best, finder)
+        comparisons[0] = Compared.of(order[0], finds, no_finds)
         with new_folder(out) as folder:
             prompts.save(folder / "prompts.json")
             gallery = draw_gallery(dataset, (base, tuned[best]), comparisons[0], folder / GALLERY, progress, finds)
@@ -193,13 +192,17 @@ class _Measuring:
         return evaluate_all(self.models, data, config, **shared, **more)
 
 
-def _finder_for(dataset: Dataset, config: EvalConfig, tuned: Predictor, run: Path | None) -> Finder | None:
-    """The finder that stands in a run; None where none was made for these weights, or none for classes like these."""
-    finder = None if run is None else finder_of(run, tuned.loaded)
-    if finder is None or not knows_classes(finder, dataset.split(config.split).images):
-        return None
+def _finder_for(dataset: Dataset, config: EvalConfig, tuned: Predictor, run: Path | None) -> tuple[Finder | None, str]:
+    """The finder that stands in a run, or None and why one that is there cannot be measured."""
+    if run is None or not has_finder(run):
+        return None, ""
+    finder = finder_of(run, tuned.loaded)
+    if finder is None:
+        return None, "not measured: it was made for other weights; samtune find-train makes it anew"
+    if not knows_classes(finder, dataset.split(config.split).images):
+        return None, f"not measured: none of these objects is of its classes, {', '.join(finder.classes)}"
     finder.head.to(tuned.device)
-    return finder
+    return finder, ""
 
 
 def _write_report(folder: Path, run: Path | None) -> None:

@@ -15,18 +15,24 @@ class Compared(Comparison):
 
     Attributes:
         finds: what the finder of the tuned model finds; no part of the verdict.
+        no_finds: why the finder that stands in the run was not measured, in words; empty otherwise.
     """
 
     finds: FindEvaluation | None = None
+    no_finds: str = ""
 
     @classmethod
-    def of(cls, comparison: Comparison, finds: FindEvaluation | None) -> Compared:
+    def of(cls, comparison: Comparison, finds: FindEvaluation | None, no_finds: str = "") -> Compared:
         """A comparison with finds."""
-        return cls(**{one.name: getattr(comparison, one.name) for one in fields(Comparison)}, finds=finds)
+        of_comparison = {one.name: getattr(comparison, one.name) for one in fields(Comparison)}
+        return cls(**of_comparison, finds=finds, no_finds=no_finds)
 
     def lines(self) -> list[str]:
         """What to tell the user."""
-        return [*super().lines(), *([f"{'finder':<14} {self.finds.in_short()}"] if self.finds else [])]
+        said = self.finds.in_short() if self.finds else self.no_finds
+        caveats = self.finds.caveats if self.finds else ()
+        finder = [f"{'finder':<14} {said}"] if said else []
+        return [*super().lines(), *finder, *(f"{'':<14} {caveat}" for caveat in caveats)]
 
     def to_json(self) -> dict[str, Any]:
         """The figures, as in docs/evaluation.md."""
