@@ -246,8 +246,8 @@ def test_a_finder_made_with_another_decoder_is_named_or_left_out(run, dataset, t
     save_finder(replace(load_finder(run), decoder="of other weights"), other / "finder")
     image = next((dataset.root / "images").glob("test*"))
     for model, is_named in ((run, False), (other, True)):
-        told = api.find(image, model, tmp_path / "out", FindConfig(threshold=0.9), quiet=True).lines()
-        assert any("another decoder" in line for line in told) == is_named
+        lines = api.find(image, model, tmp_path / "out", FindConfig(threshold=0.9), quiet=True).lines()
+        assert any("another decoder" in line for line in lines) == is_named
     measured = api.evaluate_finder(dataset.root, other, FindEvalConfig(grid=False), quiet=True)
     assert "another decoder" in measured.lines()[-1] and "another decoder" in measured.to_json()["caveats"][0]
     few = EvalConfig(jitter=(), mask_prompt=False, clicks=0, background_clicks=0)
@@ -387,9 +387,9 @@ def test_images_of_a_size_never_seen_are_named(run, dataset, tmp_path):
     wish = FindConfig(threshold=0.9)
     assert "unlike" not in " ".join(api.find(images, run, tmp_path / "out", wish, quiet=True).lines())
     Image.new("RGB", (400, 300)).save(images / "large.png")
-    said = " ".join(api.find(images, run, tmp_path / "out", wish, quiet=True).lines())
-    assert "images of 80 x 72 pixels; 1 of these 2 are unlike them, such as 400 x 300" in said
-    assert "look in tiles (--tile 80 --halo 10)" in said
+    words = " ".join(api.find(images, run, tmp_path / "out", wish, quiet=True).lines())
+    assert "images of 80 x 72 pixels; 1 of these 2 are unlike them, such as 400 x 300" in words
+    assert "look in tiles (--tile 80 --halo 10)" in words
     tiles = PredictConfig(tile=80, halo=10)
     assert "unlike" not in " ".join(api.find(images, run, tmp_path / "out", wish, look=tiles, quiet=True).lines())
 

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_the_page_runs(folder, monkeypatch):
     features = [tensor.contiguous().numpy() for tensor in embedded.embeddings.tensors]
     monkeypatch.chdir("export")
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
-    known = {"features": dict(zip(names, features, strict=True))}
+    known: dict[str, Any] = {"features": dict(zip(names, features, strict=True))}
     exec(compile(code, "finder.md", "exec"), known)
     finder = load_finder(folder / "RUN")
     ours = (propose(finder.head(embedded.embeddings), 0, finder.most).boxes * 4).numpy()

@@ -29,9 +29,9 @@ class Compared(Comparison):
 
     def lines(self) -> list[str]:
         """What to tell the user."""
-        said = self.finds.in_short() if self.finds else self.no_finds
+        words = self.finds.in_short() if self.finds else self.no_finds
         caveats = self.finds.caveats if self.finds else ()
-        finder = [f"{'finder':<14} {said}"] if said else []
+        finder = [f"{'finder':<14} {words}"] if words else []
         return [*super().lines(), *finder, *(f"{'':<14} {caveat}" for caveat in caveats)]
 
     def to_json(self) -> dict[str, Any]:
