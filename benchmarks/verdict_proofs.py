@@ -3,6 +3,12 @@
     python benchmarks/verdict_proofs.py ../shared/data/lens_coco ../shared/data/nanoshapes_coco:0.5,0.25,0.25 \
         --out build/verdict-proofs
 
+    python benchmarks/verdict_proofs.py ../shared/data/lens_coco:0.5,0.25,0.25 ../shared/data/plants_coco:0.6,0.2,0.2 \
+        ../shared/data/nanoshapes_coco:0.5,0.25,0.25 --steps 1000 --click-lr 4e-4 --box-steps 1200 --lr 2e-3 \
+        --objects 200 --proofs boxes blend --out build/verdict-clicks
+
+The first is how one would tune; the second tunes on boxes for so long and so fast that clicks are lost.
+
 A set is split anew where shares stand behind a colon. For each set:
 
     unchanged   the base model against its own weights
@@ -39,6 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/verdict-proofs"))
     parser.add_argument("--model", default="nano")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--click-lr", type=float, default=2e-4, help="of the tuning on clicks")
     parser.add_argument("--lr", type=float, default=4e-4, help="of the tuning on boxes only")
     parser.add_argument("--box-steps", type=int, default=0, help="of the tuning on boxes only; left out, --steps")
     parser.add_argument("--proofs", nargs="+", choices=PROOFS, default=PROOFS, help="which to make")
@@ -59,7 +66,7 @@ def prove(source: Path, split: str, wanted: argparse.Namespace) -> dict[str, Any
     dataset = root / "set"
     if not dataset.exists():
         api.prepare(source, dataset, PrepareConfig(split=split), quiet=True)
-    clicks = tune(dataset, root / "clicks", wanted.model, CLICKS, wanted.steps, 2e-4)
+    clicks = tune(dataset, root / "clicks", wanted.model, CLICKS, wanted.steps, wanted.click_lr)
     pairs: dict[str, tuple[Path | str, Path | str]] = {"unchanged": (wanted.model, wanted.model)}
     if "shuffled" in wanted.proofs:
         slipped = shuffle_masks(dataset, root / "shuffled-set")
