@@ -63,6 +63,12 @@ def test_random_points_are_uniform():
     drawn = random_points(region.expand(4000, -1, -1), torch.rand(4000, generator=seeded(0)))
     counts = torch.bincount(drawn[:, 0].long())[5:9]
     assert (counts > 850).all()
+    places = torch.rand(1, 7, generator=seeded(1))
+    alone = [random_points(region, place) for place in places.unbind(1)]
+    assert random_points(region, places).tolist() == torch.stack(alone, dim=1).tolist()
+    assert (
+        random_points(region[:0], places[:0]).shape == (0, 7, 2) and len(random_points(region[:0], places[0, :0])) == 0
+    )
 
 
 def test_the_deepest_point_is_the_centre_of_a_disc():

@@ -349,7 +349,8 @@ def random_points(regions: Tensor, place: Tensor) -> Tensor:
     """
     running = regions.flatten(1).cumsum(1, dtype=torch.int32)
     count = running[:, -1:]
-    wanted = (place.reshape(len(regions), -1) * count).int().clamp(max=count - 1) + 1
+    places = place if place.ndim > 1 else place[:, None]
+    wanted = (places * count).int().clamp(max=count - 1) + 1
     index = torch.searchsorted(running, wanted).reshape(place.shape)
     width = regions.shape[-1]
     return torch.stack([index % width, index // width], dim=-1).float()
