@@ -383,13 +383,36 @@ def test_by_keyboard_alone_and_with_keys_of_ones_own(cells, browser, tmp_path):
         assert len(_kept(server)) == 1
         assert page.locator("#announce").inner_text() == "Saved."
         page.keyboard.press("j")
-        page.keyboard.press("Delete")
-        wait_for(lambda: not _kept(server))
+        _undo_at_once(tab, server)
         page.keyboard.press("a")
         page.locator("#status-image", has_text="well-4").wait_for()
         assert "#image=5" in page.url
         unnamed = "els => els.filter((e) => !(e.hidden || e.textContent.trim() || e.getAttribute('aria-label'))).length"
         assert page.locator("button").evaluate_all(unnamed) == 0, "each button has a name"
+
+
+def _undo_at_once(tab: Tab, server: Page) -> None:
+    """Undo waits for the change before it, however soon it comes: that one is undone, and on the disk too."""
+    page, held, changes = tab.page, list[Any](), "**/api/images/*/objects"
+    page.route(changes, lambda one: held.append(one))  # noqa: PLW0108 - playwright asks a function about itself
+    page.keyboard.press("Delete")
+    page.keyboard.press("Delete")
+    page.evaluate("async () => { window.undone = (await import('/js/history.js')).undo(); }")
+    wait_for(lambda: page.evaluate("1") and held)
+    page.unroute(changes)  # and what was held goes its way
+    page.evaluate("() => window.undone")
+    assert len(_kept(server)) == 1, "the deletion was undone, and not the object before it"
+    page.keyboard.press("z")
+    wait_for(lambda: not _kept(server))
+    page.locator("#draft-bar").wait_for()
+    page.evaluate("""async () => {
+        const [{ accept }, { undo }] = [await import('/js/saving.js'), await import('/js/history.js')];
+        accept();
+        await new Promise((resume) => setTimeout(resume));
+        await undo();
+    }""")
+    assert not _kept(server) and page.locator("#objects > .object").count() == 0
+    page.keyboard.press("Escape")
 
 
 def _presses(page: Any, x: float, y: float) -> list[tuple[str, int]]:
