@@ -28,7 +28,7 @@ from samtune.studio.models import Models
 from samtune.studio.serve import opened
 from samtune.synthetic.microscope import microscope_scene
 from tests.small import make_dataset
-from tests.studio_server import TOKEN, Page, mask_json, pixels_of, served, wait_for
+from tests.studio_server import TOKEN, Page, mask_json, pixels_of, served, wait_for, write_images
 from tests.system import full_disk
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -457,6 +457,30 @@ def test_what_is_not_saved_is_not_called_saved(cells, browser, tmp_path):
         page.keyboard.press("g")
         page.locator(".tile img").first.wait_for()
         assert page.locator(".tile").count() == sum(one["objects"] for one in server.state()["images"])
+
+
+def test_images_that_cannot_be_read_are_named_and_take_no_clicks(browser, tmp_path):
+    """One that is damaged from the start, and one that goes while the page is open."""
+    write_images(tmp_path / "images")
+    (tmp_path / "images/torn.png").write_bytes((tmp_path / "images/image-0.png").read_bytes()[:200])
+    with visited(tmp_path / "images", tmp_path / "studio", browser) as (server, tab):
+        page = tab.page
+        tab.go()
+        page.locator(".toast", has_text="1 image was left out: torn.png").wait_for()
+        (tmp_path / "images/image-2.png").unlink()
+        page.keyboard.press("d")
+        page.keyboard.press("d")
+        page.locator("#empty", has_text="cannot be shown").wait_for()
+        page.locator(".toast.error", has_text="image-2.png").wait_for()
+        tab.click(40, 30)
+        page.keyboard.press("q")
+        page.keyboard.press("a")
+        page.locator("#empty").wait_for(state="hidden")
+        assert not page.evaluate("async () => (await import('/js/history.js')).canUndo()"), "no click was taken"
+        tab.click(40, 30)
+        tab.answered()
+        assert [one.split(": ")[0] for one in tab.noise] == ["Failed to load resource"]
+        tab.noise.clear()  # that was the image
 
 
 def test_masks_survive_the_way_to_the_page_and_back(browser, tmp_path):

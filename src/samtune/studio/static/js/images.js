@@ -93,6 +93,7 @@ export async function open(id) {
   }
   if (app.image?.id === id) return;
   if (app.draft) clearDraft();
+  image.problem = null;
   Object.assign(app, { image, objects: [], selected: null, proposals: [], compare: null, hover: null });
   fit();
   emit("image", "objects", "selected", "proposals", "compare", "draft");
@@ -103,7 +104,9 @@ export async function open(id) {
     busy("");
   } catch (error) {
     busy("");
+    image.problem = error;
     report(error);
+    if (app.image === image) emit("image"); // which says so in its place
     return;
   }
   embed(image);
