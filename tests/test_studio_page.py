@@ -394,7 +394,7 @@ def test_by_keyboard_alone_and_with_keys_of_ones_own(cells, browser, tmp_path):
 def _undo_at_once(tab: Tab, server: Page) -> None:
     """Undo waits for the change before it, however soon it comes: that one is undone, and on the disk too."""
     page, held, changes = tab.page, list[Any](), "**/api/images/*/objects"
-    page.route(changes, lambda one: held.append(one))  # noqa: PLW0108 - playwright asks a function about itself
+    page.route(changes, lambda one: held.append(one))
     page.keyboard.press("Delete")
     page.keyboard.press("Delete")
     page.evaluate("async () => { window.undone = (await import('/js/history.js')).undo(); }")
@@ -463,7 +463,7 @@ def test_images_that_cannot_be_read_are_named_and_take_no_clicks(browser, tmp_pa
     """One that is damaged from the start, and one that goes while the page is open."""
     write_images(tmp_path / "images")
     (tmp_path / "images/torn.png").write_bytes((tmp_path / "images/image-0.png").read_bytes()[:200])
-    with visited(tmp_path / "images", tmp_path / "studio", browser) as (server, tab):
+    with visited(tmp_path / "images", tmp_path / "studio", browser) as (_, tab):
         page = tab.page
         tab.go()
         page.locator(".toast", has_text="1 image was left out: torn.png").wait_for()

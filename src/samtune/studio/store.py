@@ -235,8 +235,12 @@ class Store:
                 if self.state.images:
                     self.compact()
             except StorageError as error:
-                about = error.parts() | {"do": "free some space; nothing accepted is lost, the journal holds it"}
-                raise StorageError.of(**about) from error
+                raise StorageError.of(
+                    expected=error.expected,
+                    found=error.found,
+                    where=error.where,
+                    do="free some space; nothing accepted is lost, the journal holds it",
+                ) from error
             finally:
                 self.journal.close()
                 self._in_use.release()
