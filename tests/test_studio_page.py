@@ -579,12 +579,20 @@ def _preview(tab: Tab, server: Page, truth: np.ndarray) -> None:
         return np.array_equal(pixels_of(answer["masks"][answer["best"]]["mask"], 448, 448), found[1])
 
     wait_for(is_shown)
+    held, questions = list[Any](), "**/api/images/*/predict"
+    page.route(questions, lambda one: held.append(one))
+    page.mouse.move(*tab.place(5, 5))
+    wait_for(lambda: page.evaluate("1") and held)
     page.keyboard.press("?")
     _assert_all_named(tab, "help")
     page.get_by_label("Show a preview of the mask under the pointer").uncheck()
     page.keyboard.press("Escape")
-    page.mouse.move(*tab.place(5, 5))
+    page.mouse.move(*tab.place(7, 7))
     wait_for(lambda: _hovered(tab) is None)
+    with page.expect_response(questions):
+        page.unroute(questions)  # the answer comes when nobody wants it any more
+    page.evaluate("new Promise((resume) => setTimeout(resume, 200))")
+    assert _hovered(tab) is None
 
 
 def _erase(tab: Tab, truth: np.ndarray) -> None:
