@@ -54,7 +54,7 @@ def _box(mask: np.ndarray) -> list[int]:
 
 
 def _in_few_colours(shot: Image.Image) -> Image.Image:
-    """A third of the file. Colours by how far they lie apart: by how often they occur, a green mark would turn blue."""
+    """Less than half of the file. Colours by how far they lie apart: by how often they occur, a green mark would turn blue."""
     palette = shot.quantize(256, Image.Quantize.MAXCOVERAGE)
     return shot.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
 

@@ -91,7 +91,7 @@ export async function open(id) {
     notice(`There is no image ${id} here.`);
     return;
   }
-  if (app.image?.id === id) return;
+  if (app.image?.id === id && !image.problem) return;
   if (app.draft) clearDraft();
   image.problem = null;
   Object.assign(app, { image, objects: [], selected: null, proposals: [], compare: null, hover: null });
