@@ -54,7 +54,7 @@ def _box(mask: np.ndarray) -> list[int]:
 
 
 def _in_few_colours(shot: Image.Image) -> Image.Image:
-    """Less than half of the file. Colours by how far they lie apart: by how often they occur, a green mark would turn blue."""
+    """Less than half of the file; colours as far apart as can be, because the most frequent ones have no green mark."""
     palette = shot.quantize(256, Image.Quantize.MAXCOVERAGE)
     return shot.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
 

@@ -16,6 +16,7 @@ from PIL import Image
 from samtune.cli.studio import studio as samtune_studio
 from samtune.config import StudioConfig
 from samtune.errors import ModelError, UsageError
+from samtune.studio import tuning
 from samtune.studio.models import Models
 from samtune.studio.serve import listening_socket, opened
 from samtune.synthetic.demo_export import write_demo_export
@@ -95,7 +96,8 @@ def test_proposals_leave_out_what_is_accepted(studio):
         assert page.get("/api/disagreements").status_code == 400
 
 
-def test_the_loop_from_objects_to_another_model(tmp_path, tiny_folder):
+def test_the_loop_from_objects_to_another_model(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setattr(tuning, "NICENESS", 0)  # among other tests it would wait for all of them
     data = make_dataset(tmp_path / "data", train=4, valid=2, test=3)
     with visit(data.root, lambda: Models(str(tiny_folder), device="cpu")) as (_, page):
         assert page.get("/api/tune").json()["state"] == "idle"

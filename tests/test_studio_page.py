@@ -24,6 +24,7 @@ from samtune.data.table import Dataset
 from samtune.inference.thresholds import GridThresholds, write_thresholds
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
+from samtune.studio import tuning
 from samtune.studio.models import Models
 from samtune.studio.serve import opened
 from samtune.synthetic.microscope import microscope_scene
@@ -189,8 +190,9 @@ def test_the_next_model_tuned_judged_and_taken_in_the_page(cells, browser, tmp_p
         _tune(tab, server, 30, _box(cells.truth == _largest(cells.truth)[0]))
 
 
-def test_links_lead_to_an_object_and_a_tiny_model_is_tuned_in_the_page(browser, tmp_path, tiny_folder):
+def test_links_lead_to_an_object_and_a_tiny_model_is_tuned_in_the_page(browser, tmp_path, tiny_folder, monkeypatch):
     """A link by a box, as reports print it; a tuning that is cancelled, and one that comes to its end."""
+    monkeypatch.setattr(tuning, "NICENESS", 0)  # among other tests it would wait for all of them
     dataset = make_dataset(tmp_path / "data", train=4, valid=2, test=3)
     with visited(dataset.root, tmp_path / "studio", browser, str(tiny_folder)) as (server, tab):
         page = tab.page
