@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
-from samtune.data.checks.image import crosses_itself
+from samtune.data.checks.crossing import crossing_rings
 from samtune.data.masks import (
     SegmentationError,
     components_of,
@@ -198,7 +199,15 @@ def test_a_ring_crosses_itself_or_not_as_an_exact_search_says(points, around, cl
         middle = (sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points))
         points = sorted(points, key=lambda point: math.atan2(point[1] - middle[1], point[0] - middle[0]))
     ring = [value for point in points + points[:1] * closed for value in point]
-    assert crosses_itself(ring) == crosses_exactly(ring)
+    other = [0, 0, 9, 9, 9, 0, 0, 9]
+    assert crossing_rings([other, ring, other[:6]]) == [True, crosses_exactly(ring), False]
+
+
+def test_long_outlines_cross_themselves_or_not():
+    ridge = [(x, 50 + 7 * x % 40) for x in range(300)] + [(299, 0), (0, 0)]
+    swapped = [*ridge[:100], ridge[120], *ridge[101:120], ridge[100], *ridge[121:]]
+    rings = [[value for point in points for value in point] for points in (ridge, swapped)]
+    assert crossing_rings(rings) == [False, True] == [crosses_exactly(ring) for ring in rings]
 
 
 def test_a_region_does_not_keep_the_mask_it_was_cut_from():
@@ -208,3 +217,21 @@ def test_a_region_does_not_keep_the_mask_it_was_cut_from():
     region = region_of(mask)
     assert region is not None and (region.x0, region.y0, region.mask.shape) == (30, 10, (10, 5))
     assert region.mask.base is None and region.mask.all()
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 411), (700, 3), (793, 400), (350, 200)])
+def test_a_mask_file_is_a_whole_png(tmp_path, place):
+    """Its stream is put together from parts, rows of zeros around the object's, and must end with the check of all."""
+    top, left = place
+    whole = np.zeros((800, 419), bool)
+    whole[top : top + 7, left : left + 8] = np.random.default_rng(top).random((7, 8)) > 0.5
+    path = tmp_path / "mask.png"
+    write_mask_file(path, whole)
+    content = path.read_bytes()
+    start = content.index(b"IDAT")
+    stream = content[start + 4 : start + 4 + int.from_bytes(content[start - 4 : start], "big")]
+    rows = np.frombuffer(zlib.decompress(stream), np.uint8).reshape(800, 1 + 53)
+    assert not rows[:, 0].any()
+    assert np.array_equal(np.unpackbits(rows[:, 1:], axis=1)[:, :419].astype(bool), whole)
+    assert np.array_equal(read_mask_file(path), whole)
+    assert zlib.crc32(content[start : start + 4] + stream) == int.from_bytes(content[-16:-12], "big")

@@ -101,7 +101,7 @@ def split_folders(root: Path) -> list[tuple[Split, Path]]:
 
 def number(value: Any) -> float | None:
     """A finite number, also from text such as `"3.5"`; None for anything else, booleans included."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if type(value) is bool or not isinstance(value, (int, float, str)):
         return None
     try:
         result = float(value)
