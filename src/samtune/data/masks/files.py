@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samtune.data.images import read_pixels
+from samtune.data.images import ImageError, read_pixels
+from samtune.data.masks.large import LabelRuns, read_label_runs
 from samtune.data.masks.regions import Region, refuse, region_of
 from samtune.errors import DataError
 from samtune.types import MaskFile
@@ -86,12 +87,35 @@ def _read_labels(path: Path, page: int, stamp: tuple[int, int]) -> NDArray[Any]:
     return pixels
 
 
+def read_labels_of_any_size(path: Path, page: int = 1) -> NDArray[Any] | LabelRuns:
+    """As `read_labels`; the runs of a gray or palette image of more pixels than are held.
+
+    Raises:
+        DataError: the file cannot be read, or is too large in colours.
+    """
+    stamp = _stamp(path)
+    try:
+        return _read_labels(path, page, stamp)
+    except ImageError as error:
+        if error.code != "image-too-large":
+            raise
+    return _read_runs(path, stamp)
+
+
+@lru_cache(maxsize=1)
+def _read_runs(path: Path, stamp: tuple[int, int]) -> LabelRuns:
+    return read_label_runs(path)
+
+
 def components_of(file: MaskFile) -> int:
     """How many 8-connected components the pixels of one value form in a mask file.
 
     Raises:
         DataError: the file cannot be read.
     """
+    labels = read_labels_of_any_size(file.path, file.page)
+    if isinstance(labels, LabelRuns):
+        return 0 if isinstance(file.value, tuple) else labels.component_count(file.value)
     return len(_components(file.path, file.page, _stamp(file.path), file.value)[1])
 
 
@@ -102,7 +126,7 @@ def file_region(file: MaskFile, height: int, width: int) -> Region | None:
         DataError: the file cannot be read, or (`SegmentationError`) is not of the image's size.
     """
     stamp = _stamp(file.path)
-    pixels = _read_labels(file.path, file.page, stamp)
+    pixels = read_labels_of_any_size(file.path, file.page)
     if pixels.shape[:2] != (height, width):
         raise refuse(
             "mask-size",
@@ -110,6 +134,8 @@ def file_region(file: MaskFile, height: int, width: int) -> Region | None:
             found=f"{pixels.shape[1]} x {pixels.shape[0]}",
             where=str(file.path),
         )
+    if isinstance(pixels, LabelRuns):
+        return None if isinstance(file.value, tuple) else pixels.region(file.value, file.component)
     if file.component is None:
         return region_of(_where_value(pixels, file.value))
     labels, order = _components(file.path, file.page, stamp, file.value)
