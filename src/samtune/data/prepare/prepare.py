@@ -154,7 +154,7 @@ def prepare(
             source_format = config.source_format
             if source_format == "auto":
                 source_format = detect_format(folder, gathered.from_reader)
-            options = ReadOptions(config.crowd, config.mask_pattern, config.page == "all")
+            options = ReadOptions.of(config.crowd, config.mask_pattern, config.page)
             records = read(folder, source_format, config.images, on_issue=gathered.from_reader, options=options)
             images = _named(records, folder, config)
             reading = reading_of(config)

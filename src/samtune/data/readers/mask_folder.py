@@ -68,7 +68,7 @@ def read_mask_folder(
         on_issue: called for each finding; masks reported as errors are left out. Images without a mask are left out,
             because a missing mask does not say that nothing is there.
         options: `mask_pattern` says how masks are named; with `all_pages` each page of an image is an image, and its
-            objects are those of the same page of the mask.
+            objects are those of the same page of the mask; else `page` is read of both.
 
     Yields:
         The images by split, folder, name and page.
@@ -83,7 +83,7 @@ def read_mask_folder(
     elsewhere = list(files_below(images)) if images is not None else None
     pairs = pair_masks(path, files, images=elsewhere, pattern=options.mask_pattern)
     _refuse_unmatched(path, pairs)
-    reader = _Reader(path, pairs, on_issue, all_pages=options.all_pages)
+    reader = _Reader(path, pairs, on_issue, options)
     splits = _voc_splits(files)
     by_split: dict[Split, list[Path]] = {split: [] for split in Split}
     for image in pairs.matched:
@@ -138,8 +138,9 @@ def _voc_splits(files: list[Path]) -> dict[str, Split]:
 class _Reader:
     """Turns masks into records."""
 
-    def __init__(self, root: Path, pairs: MaskPairs, on_issue: OnIssue, *, all_pages: bool) -> None:
-        self._root, self._pairs, self._on_issue, self._all_pages = root, pairs, on_issue, all_pages
+    def __init__(self, root: Path, pairs: MaskPairs, on_issue: OnIssue, options: ReadOptions) -> None:
+        self._root, self._pairs, self._on_issue = root, pairs, on_issue
+        self._all_pages, self._page = options.all_pages, options.page
         self._ids: dict[Split, set[str]] = {split: set() for split in Split}
         self._classes: dict[Path, Classes] = {}
         self._categories = _recurring_names(pairs)
@@ -160,8 +161,8 @@ class _Reader:
         for file in masks:
             self._classes_for(file)  # what is wrong with a class file is wrong with the source
             try:
-                self._check_pages(file, image)
-                mask = MaskFile(file, page=page or 1)
+                has_pages = self._check_pages(file, image)
+                mask = MaskFile(file, page=page or (self._page if has_pages else 1))
                 labels = _labels(mask)
                 objects = list(self._objects(mask, labels, image, single=len(masks) > 1))
             except DataError as error:
@@ -187,8 +188,8 @@ class _Reader:
             page=page,
         )
 
-    def _check_pages(self, file: Path, image: Path) -> None:
-        """Report a mask of as many pages as its image, of which one is read.
+    def _check_pages(self, file: Path, image: Path) -> bool:
+        """Whether a mask has as many pages as its image; reported where one of them is read and nobody said which.
 
         Raises:
             DataError: the mask has pages, and its image not as many; or fewer, where all are read.
@@ -201,10 +202,11 @@ class _Reader:
                 where=str(file),
                 do="save one label image: a page per object, or per depth, are two readings of a stack",
             )
-        if pages > 1 and not self._all_pages:
+        if pages > 1 and not self._all_pages and self._page == 1:
             text = f"The mask has {pages} pages, as its image has, of which the first is read."
             issue = self._issue("mask-pages", text, file, image.name, "Page 1 is prepared.", Severity.WARNING)
             self._on_issue(replace(issue, do="--page all prepares every page with the objects of its mask"))
+        return pages > 1
 
     def report_rest(self) -> None:
         """Report images without masks, and masks without images."""
