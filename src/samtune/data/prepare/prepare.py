@@ -306,8 +306,8 @@ def _check_share(gathered: _Gathered, images: int, config: PrepareConfig) -> Non
     if objects == 0:
         raise DataError.of(
             expected="at least one object",
-            found=f"{images} image{'s' * (images != 1)} without any usable one"
-            + (f"; the first error: {why}" * bool(why)),
+            found=(f"{images} image{'s' * (images != 1)} without any usable one" if images else "no usable image")
+            + (f"; the first error: {why}" if why else ""),
             where=str(gathered.source) if first is None else first.place,
             do=(first and first.do) or "check what the export holds",
         )
