@@ -38,7 +38,9 @@ from samtune.data.table import Dataset, write_table
 from samtune.embeddings.dataset import View
 from samtune.evaluation.paired import paired_change
 from samtune.evaluation.results import Evaluation
-from samtune.training.run import new
+from samtune.prompts.simulate import PromptDraws, correction_clicks
+from samtune.training.batches import TrainingBatch
+from samtune.training.run import Run, new
 
 PLAIN = "plain"
 LR = 2e-4
@@ -263,13 +265,11 @@ def cost(options: argparse.Namespace) -> list[str]:
             turns[arm].advance()
             if turn >= 0:
                 seconds[arm] += time.process_time() - started
-                batches = [run.batches[step] for step in range(first, first + STEPS)]
+                started = time.process_time()
+                batches = [_with_prompts(run, step) for step in range(first, first + STEPS)]
+                making[arm] += time.process_time() - started
                 prompts[arm] += sum(len(batch) * (1 + batch.corrections) for batch in batches)
                 objects[arm] += sum(len(batch) for batch in batches)
-                started = time.process_time()
-                for batch in batches:
-                    batch.prompts(run.config.prompts)
-                making[arm] += time.process_time() - started
     for folder in folders.values():
         shutil.rmtree(folder, ignore_errors=True)
     each = {arm: (seconds[arm] / prompts[arm], seconds[arm] / objects[arm]) for arm in runs}
@@ -277,8 +277,19 @@ def cost(options: argparse.Namespace) -> list[str]:
     return [
         *(f"{arm}: {1e3 * a:.2f} ms per prompt answered, {1e3 * b:.2f} ms per object" for arm, (a, b) in each.items()),
         f"ratio {ratio[0]:.2f} per prompt answered, {ratio[1]:.2f} per object and step",
-        *(f"{arm}: making first prompts takes {making[arm] / seconds[arm]:.1%} of a step" for arm in runs),
+        *(f"{arm}: making prompts, masks read, takes {making[arm] / seconds[arm]:.1%} of a step" for arm in runs),
     ]
+
+
+def _with_prompts(run: Run, step: int) -> TrainingBatch:
+    """A step's batch and all that is computed of its prompts: random numbers, first prompts, correction clicks."""
+    batch, policy = run.batches[step], run.config.prompts
+    batch.prompts(policy)
+    objects = batch.targets >= 0.5
+    predicted = objects.roll(2, dims=-1)  # wrong along its edges, as answers are
+    for turn in range(batch.corrections):
+        correction_clicks(predicted, objects, policy, PromptDraws.of(batch.draws).corrections[turn])
+    return batch
 
 
 def main() -> None:
