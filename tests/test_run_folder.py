@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from samtune import api
 from samtune.cli import main
 from samtune.config import OptimizerConfig, TrainConfig
-from samtune.errors import DataError, SamtuneError
+from samtune.errors import ConfigError, DataError, SamtuneError
 from samtune.model.io.load import load_model
 from samtune.training.checkpoint import RunFolder, cut_logs
 from samtune.training.readings import Readings
 from samtune.training.run import new, resumed
 from samtune.training.step import learn
-from samtune.training.tracking.events import StepDone, Validated
+from samtune.training.tracking.events import Event, StepDone, Validated
 from samtune.training.update import Update
 from tests.small import make_dataset
 
@@ -62,6 +62,23 @@ def lines(folder):
         raise AssertionError(f"{name} is not JSON")
 
     return [json.loads(line, parse_constant=refuse) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_that_goes_on_is_not_resumed_a_second_time(dataset, config):
+    refused: list[ConfigError] = []
+
+    def second(event: Event) -> None:
+        if isinstance(event, Validated) and event.step == 4:
+            with pytest.raises(ConfigError, match="another process") as caught:  # locks are of files, not of processes
+                api.resume(config.out, finder=False, quiet=True)
+            refused.append(caught.value)
+
+    assert api.train(dataset, config, listeners=[second], finder=False, quiet=True).step == 8
+    assert len(refused) == 1 and refused[0].exit_code == 2
+    steps = [line["step"] for line in lines(config.out) if "loss" in line]
+    assert steps == sorted(set(steps))
+    assert not (config.out / ".lock").exists()
+    assert api.resume(config.out, finder=False, quiet=True).step == 8
 
 
 def test_a_run_on_a_share_of_the_dataset_resumes(dataset, config):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from samtune.api.finding import train_finder
 from samtune.config import EmbedConfig, FinderConfig, PretrainConfig, SweepConfig, TrainConfig
 from samtune.errors import ConfigError
+from samtune.utils.output_folders import alone_in
 from samtune.utils.progress import progress, stderr_console
 from samtune.utils.results import Result
 
@@ -123,7 +124,8 @@ def resume(
     """
     from samtune.training.run import resumed
 
-    return _train(resumed(Path(folder)), listeners, finder, quiet)
+    with _alone_in_run(Path(folder)):
+        return _train(resumed(Path(folder)), listeners, finder, quiet)
 
 
 def _train_new(
@@ -136,11 +138,21 @@ def _train_new(
     from samtune.training.run import new, removed_if_not_started
 
     run = new(dataset, config)
-    with removed_if_not_started(run):
+    with removed_if_not_started(run), _alone_in_run(run.folder.path):
         found = _train(run, listeners, finder, quiet)
     if found.signal is None and not found.best_step and config.trainable.train == "decoder":
         found = replace(found, advice=("the decoder alone gained nothing; try the image encoder too: --train auto",))
     return found
+
+
+@contextmanager
+def _alone_in_run(folder: Path) -> Iterator[None]:
+    """Keeps other commands out of a run folder while the processes that share this one work in it."""
+    from samtune.runtime.distributed import join_processes
+
+    with ExitStack() as stack:
+        join_processes().on_main(lambda: stack.enter_context(alone_in(folder, "a run")))
+        yield
 
 
 def _train_automatically(
@@ -262,7 +274,7 @@ def runs(folder: Path | str = "runs") -> RunTable:
 
 
 def pretrain(config: PretrainConfig, *, quiet: bool = False) -> Path:
-    """Train the small model from scratch on procedural scenes, or continue where it stopped; see docs/nano.md.
+    """Train the small model on procedural scenes and real images, or continue where it stopped; see docs/nano.md.
 
     Returns:
         Folder of the weights.

@@ -189,7 +189,7 @@ def fit_grid(
 
 
 def pretrain(*, settings: Annotated[PretrainConfig, Flat] = PretrainConfig(), config: Path | None = None) -> None:
-    """Train the small model from scratch on procedural scenes. Takes hours on a CPU; run again to continue.
+    """Train the small model, on procedural scenes and your own images. Takes hours on a CPU; run again to continue.
 
     Args:
         config: YAML file with settings, such as other stages; options given here win over it.

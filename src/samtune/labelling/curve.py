@@ -38,7 +38,7 @@ from samtune.training.run import new, removed_if_not_started, resumed
 from samtune.training.tracking.files import file_listeners
 from samtune.utils.checksums import sha256
 from samtune.utils.files import new_file, storage_errors, write_json
-from samtune.utils.output_folders import check_output
+from samtune.utils.output_folders import alone_in, check_output
 from samtune.utils.results import Result
 from samtune.utils.text import text_table
 
@@ -138,7 +138,8 @@ def measure_curve(
         progress: called with what is being done, runs done and their total.
 
     Raises:
-        ConfigError: `out` holds something else, or a curve of other settings or of another dataset.
+        ConfigError: `out` holds something else, or a curve of other settings or of another dataset, or another process
+            is at it.
         DataError: nothing to train on or to measure, or an image cannot be read.
         ModelError: the model cannot be loaded.
         StorageError: the disk refused.
@@ -147,6 +148,14 @@ def measure_curve(
     data = Dataset.open(dataset)
     _require_enough(data, config)
     _begin(dataset, out, config, settings)
+    with alone_in(out, "a curve"):
+        return _measured(data, dataset, out, config, settings, progress)
+
+
+def _measured(
+    data: Dataset, dataset: Path, out: Path, config: CurveConfig, settings: TrainConfig, progress: Advance
+) -> DataCurve:
+    """The points that are not there yet, and the curve through all of them."""
     plan = [(share, seed) for seed in range(config.seeds) for share in config.shares]
     found = {None: _point(out / POINTS / "base.json", lambda: Path(settings.model), data, config, settings)}
     results: dict[tuple[float, int], Evaluation] = {}

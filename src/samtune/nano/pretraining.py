@@ -49,6 +49,7 @@ from samtune.training.losses.tuning import Loss, binary, hard_iou, tuning_loss
 from samtune.training.optimizer import MovingAverage, make_optimizer
 from samtune.training.state import Progress, TrainingState
 from samtune.utils.files import new_folder, storage_errors
+from samtune.utils.output_folders import alone_in
 
 _MOST_CORRECTIONS = 3
 """Rounds with a correction click, at most."""
@@ -78,14 +79,28 @@ def pretrain(config: PretrainConfig, report: Callable[[Mapping[str, float]], Non
 
     Raises:
         ModelError: `start` is no model, or the checkpoint belongs to another architecture.
-        ConfigError, DataError: see `open_images`; an image that cannot be read.
+        ConfigError: another process is at it; see also `open_images`.
+        DataError: see `open_images`; an image that cannot be read.
         StorageError: the disk refused.
     """
     real = open_images(config)
+    model = load_model(config.start).model if config.start else untrained_nano(config.seed)
+    with storage_errors(config.out):
+        config.out.mkdir(parents=True, exist_ok=True)
+    with alone_in(config.out, "a pre-training"):
+        return _sitting(config, real, model, report)
+
+
+def _sitting(
+    config: PretrainConfig,
+    real: RealImages,
+    model: Sam2Model,
+    report: Callable[[Mapping[str, float]], None] | None,
+) -> Path:
+    """The steps that are not done yet."""
     device = choose_device(config.device)
     precision = arithmetic(config.precision, device)
     configure_process(device)
-    model = load_model(config.start).model if config.start else untrained_nano(config.seed)
     nn.Module.to(model, device).train().requires_grad_(True)
     parameters = dict(model.named_parameters())
     optimizer = make_optimizer(_parameter_groups(parameters, config), device)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 
 from samtune.config import EvalConfig, SweepConfig, TrainConfig
@@ -24,7 +22,7 @@ from samtune.runtime.device import choose_device
 from samtune.search.trials import JOURNAL, Search, Tried, winner
 from samtune.training.checkpoint import RUNS
 from samtune.utils.files import new_file, storage_errors, write_json, write_text
-from samtune.utils.output_folders import check_output
+from samtune.utils.output_folders import alone_in, check_output
 from samtune.utils.results import Result
 from samtune.utils.text import csv_text, text_table
 
@@ -100,7 +98,8 @@ def sweep(
         )
     folder = base.out or DEFAULT_FOLDER
     _take_folder(folder, dataset, base, config)
-    with _alone_in(folder):
+    with alone_in(folder, "a search"):
+        (folder / f"{JOURNAL}.lock").unlink(missing_ok=True)  # Optuna's own, which it leaves behind when it is killed
         search = Search(dataset, base, config, folder)
         signal = search.run(choose_device(base.device).type, report)
         tried = tuple(search.tried())
@@ -163,22 +162,6 @@ def _take_folder(folder: Path, dataset: Path, base: TrainConfig, config: SweepCo
         return
     check_output(folder)
     write_json(path, about)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Holds a lock that the system gives back when the process dies, and takes away what Optuna's own left behind."""
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            (folder / f"{JOURNAL}.lock").unlink(missing_ok=True)
-            yield
-    except Timeout as error:
-        raise ConfigError.of(
-            expected="a search that nobody else works on",
-            found="another process that does",
-            where=str(folder),
-            do="wait for it, or choose another --out",
-        ) from error
 
 
 def _about(dataset: Path, base: TrainConfig, config: SweepConfig) -> dict[str, Any]:

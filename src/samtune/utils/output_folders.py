@@ -1,9 +1,12 @@
-"""The one rule of `--out`: what may be written where, so that no command removes what it did not make itself."""
+"""The rules of `--out`: what may be written where, so that nobody loses anything, and that one process writes there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from samtune.errors import ConfigError
 from samtune.utils.files import recover_folder, storage_errors
@@ -53,3 +56,38 @@ def _what_is_there(out: Path, mark: str) -> str:
     if any(out.iterdir()) and not (mark and (out / mark).is_file()):
         return "a folder with something else in it" if mark else "a folder with something in it"
     return ""
+
+
+@contextmanager
+def alone_in(folder: Path, work: str) -> Iterator[None]:
+    """Work in an existing folder that no other process may work in; where there is no such folder, nothing is held.
+
+    The system gives the lock back when the process dies, however it does. Nothing of it stays in the folder.
+
+    Args:
+        folder: where the work is done.
+        work: what it is called in the message, such as "a run".
+
+    Raises:
+        ConfigError: another process works there.
+        StorageError: the folder cannot be written.
+    """
+    if not folder.is_dir():
+        yield
+        return
+    lock = FileLock(folder / ".lock", thread_local=False)
+    with storage_errors(folder):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError.of(
+                expected=f"{work} that nobody else works on",
+                found="another process that does",
+                where=str(folder),
+                do="wait for it, or choose another --out",
+            ) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
