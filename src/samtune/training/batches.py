@@ -293,10 +293,12 @@ class TrainingBatches(TorchDataset[TrainingBatch]):
         if view.change.crop is not None:  # a mask may lie in the half of its box that is not seen
             seen = covered.any(axis=(1, 2))
             boxes, covered, fine = boxes[seen], covered[seen], fine[seen]
+        boxes, covered, fine = (np.repeat(array, policy.per_object, axis=0) for array in (boxes, covered, fine))
         background = self._background(view, boxes, generator, more)
         kinds = np.array([OBJECT] * len(boxes) + [BACKGROUND] * len(background), np.int8)
         columns = zip(PromptDraws.count(policy), (generator, more), strict=True)
         draws = [torch.rand(len(kinds), count, generator=source).numpy() for count, source in columns]
+        _spread_kinds(draws[0][: len(boxes), 0], policy.per_object)
         neighbours = np.full((len(kinds), 2), -1, np.float32)
         if policy.points > 0:
             neighbours[: len(boxes)] = _neighbours(covered, boxes, more)
@@ -344,6 +346,12 @@ class TrainingBatches(TorchDataset[TrainingBatch]):
             is_box = (torch.rand(count, generator=more) < policy.negative_boxes) & (empty[:, 2] > empty[:, 0])
             places = torch.where(is_box[:, None], empty, places)
         return places.numpy()
+
+
+def _spread_kinds(draws: NDArray[np.float32], each: int) -> None:
+    """Spread what chooses the kind of a prompt evenly over the prompts of each object, in place: `[objects * each]`."""
+    draws += np.arange(len(draws), dtype=np.float32) % each
+    draws /= each
 
 
 class EpochOrder:
