@@ -366,8 +366,9 @@ def test_steps_take_turns_as_the_policy_says(dataset):
     assert all((one.prompts(policy).masks is not None) == one.has_masks for one in found[:20])
 
 
-def test_a_neighbour_is_another_object_and_background_boxes_are_free(dataset):
-    policy = PromptPolicy(points=1.0, negative=0.5, negative_boxes=1.0)
+@pytest.mark.parametrize("each", [1, 2])
+def test_a_neighbour_is_another_object_and_background_boxes_are_free(dataset, each):
+    policy = PromptPolicy(points=1.0, negative=0.5, negative_boxes=1.0, per_object=each)
     batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, False, 0, policy))
     neighbours, boxes = 0, 0
     for step in range(20):

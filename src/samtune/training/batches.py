@@ -301,7 +301,7 @@ class TrainingBatches(TorchDataset[TrainingBatch]):
         _spread_kinds(draws[0][: len(boxes), 0], policy.per_object)
         neighbours = np.full((len(kinds), 2), -1, np.float32)
         if policy.points > 0:
-            neighbours[: len(boxes)] = _neighbours(covered, boxes, more)
+            neighbours[: len(boxes)] = _neighbours(covered, boxes, policy.per_object, more)
         covered = np.concatenate([covered, np.zeros((len(background), size, size), np.uint8)])
         return (
             covered,
@@ -433,15 +433,20 @@ def _loaded_by_a_thread(batches: TrainingBatches, steps: range) -> Iterator[Trai
 
 
 def _neighbours(
-    covered: NDArray[np.uint8], boxes: NDArray[np.float32], generator: torch.Generator
+    covered: NDArray[np.uint8], boxes: NDArray[np.float32], each: int, generator: torch.Generator
 ) -> NDArray[np.float32]:
-    """For each object a pixel of the one beside it that is not its own: `[n, 2]`, xy; -1 where there is none."""
+    """For each row a pixel of the object beside its own that is not its own: `[n, 2]`, xy; -1 where there is none.
+
+    Of every object there are `each` rows, one after the other.
+    """
     found = np.full((len(covered), 2), -1, np.float32)
     places = torch.rand(len(covered), generator=generator).tolist()
-    centers = boxes.reshape(-1, 2, 2).mean(1)
-    distances = np.linalg.norm(centers[:, None] - centers, axis=2) + np.diag(np.full(len(covered), np.inf))
-    if len(covered) < 2:
+    if len(covered) <= each:
         return found
+    objects = np.arange(len(covered)) // each
+    centers = boxes.reshape(-1, 2, 2).mean(1)
+    distances = np.linalg.norm(centers[:, None] - centers, axis=2)
+    distances[objects[:, None] == objects] = np.inf
     for row, (other, place) in enumerate(zip(distances.argmin(1), places, strict=True)):
         pixels = np.flatnonzero((covered[other] >= 128) & (covered[row] == 0))
         if len(pixels):
