@@ -17,10 +17,11 @@ from samtune.data.low_res import low_res_targets
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError, DataError, ModelError, StorageError
 from samtune.model.io.load import load_model
-from samtune.training.batches import BACKGROUND, OBJECT, EpochOrder, Sampling, TrainingBatches, loader
+from samtune.training.batches import BACKGROUND, OBJECT, Sampling, TrainingBatches, loader
 from samtune.training.checkpoint import save_last
 from samtune.training.loop import train
 from samtune.training.optimizer import lr_factor
+from samtune.training.order import EpochOrder
 from samtune.training.run import new, resumed
 from samtune.training.step import learn
 from samtune.training.tracking.events import StepDone, Validated

@@ -31,6 +31,7 @@ from samtune.errors import DataError
 from samtune.prompts.batch import PADDING, PromptBatch
 from samtune.prompts.simulate import PromptDraws, background_prompts, empty_boxes, rough_masks, simulate_prompts
 from samtune.training.losses.tuning import binary
+from samtune.training.order import EpochOrder
 
 PADDED, BACKGROUND, OBJECT = -1, 0, 1
 """What a prompt is about; padded ones make an image's prompts as many as another's, and have no influence."""
@@ -352,32 +353,6 @@ def _spread_kinds(draws: NDArray[np.float32], each: int) -> None:
     """Spread what chooses the kind of a prompt evenly over the prompts of each object, in place: `[objects * each]`."""
     draws += np.arange(len(draws), dtype=np.float32) % each
     draws /= each
-
-
-class EpochOrder:
-    """Which of `count` images comes at each place of a run: every image once per epoch, each epoch shuffled anew.
-
-    An epoch's permutation is made once, when a place in it is first asked for, and kept until two later ones have been
-    made: reading ahead looks into the next epoch before this one ends. Four bytes for each image and kept epoch.
-    """
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count = count
-        self.seed = seed
-        self._kept: dict[int, NDArray[np.uint32]] = {}
-
-    def __call__(self, number: int) -> int:
-        """Index of the image at place `number` of the run."""
-        epoch, place = divmod(number, self.count)
-        order = self._kept.get(epoch)
-        if order is None:
-            order = self.permutation(epoch)
-            self._kept = {**dict(list(self._kept.items())[-1:]), epoch: order}  # replaced whole: threads read it
-        return int(order[place])
-
-    def permutation(self, epoch: int) -> NDArray[np.uint32]:
-        """The order of one epoch, `[count]`."""
-        return np.random.default_rng((self.seed, epoch)).permutation(self.count).astype(np.uint32)
 
 
 def image_generator(seed: int, number: int, purpose: Purpose) -> torch.Generator:
