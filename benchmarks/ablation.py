@@ -263,7 +263,7 @@ def cost(options: argparse.Namespace) -> list[str]:
     for run in runs.values():  # every image's embedding once, so that no turn pays for it
         for image in run.batches.images:
             run.embed([View(image)])
-    seconds, prompts, objects, making = (dict.fromkeys(runs, 0.0) for _ in range(4))
+    seconds, prompts, drawn, making = (dict.fromkeys(runs, 0.0) for _ in range(4))
     for turn in range(-1, options.cost):
         for arm, run in runs.items():
             first = STEPS * (turn + 2)
@@ -275,14 +275,14 @@ def cost(options: argparse.Namespace) -> list[str]:
                 batches = [_with_prompts(run, step) for step in range(first, first + STEPS)]
                 making[arm] += time.process_time() - started
                 prompts[arm] += sum(len(batch) * (1 + batch.corrections) for batch in batches)
-                objects[arm] += sum(len(batch) for batch in batches)
+                drawn[arm] += sum(len(batch) for batch in batches)
     for folder in folders.values():
         shutil.rmtree(folder, ignore_errors=True)
-    each = {arm: (seconds[arm] / prompts[arm], seconds[arm] / objects[arm]) for arm in runs}
+    each = {arm: (seconds[arm] / prompts[arm], seconds[arm] / drawn[arm]) for arm in runs}
     ratio = [new / plain for new, plain in zip(each[other], each[PLAIN], strict=True)]
     return [
-        *(f"{arm}: {1e3 * a:.2f} ms per prompt answered, {1e3 * b:.2f} ms per object" for arm, (a, b) in each.items()),
-        f"ratio {ratio[0]:.2f} per prompt answered, {ratio[1]:.2f} per object and step",
+        *(f"{arm}: {1e3 * a:.2f} ms per prompt answered, {1e3 * b:.2f} ms per prompt drawn" for arm, (a, b) in each.items()),
+        f"ratio {ratio[0]:.2f} per prompt answered, {ratio[1]:.2f} per prompt drawn",
         *(f"{arm}: making prompts, masks read, takes {making[arm] / seconds[arm]:.1%} of a step" for arm in runs),
     ]
 

@@ -294,15 +294,16 @@ class TrainingBatches(TorchDataset[TrainingBatch]):
         if view.change.crop is not None:  # a mask may lie in the half of its box that is not seen
             seen = covered.any(axis=(1, 2))
             boxes, covered, fine = boxes[seen], covered[seen], fine[seen]
-        boxes, covered, fine = (np.repeat(array, policy.per_object, axis=0) for array in (boxes, covered, fine))
+        each = policy.per_object
+        boxes, covered, fine = boxes.repeat(each, axis=0), covered.repeat(each, axis=0), fine.repeat(each, axis=0)
         background = self._background(view, boxes, generator, more)
         kinds = np.array([OBJECT] * len(boxes) + [BACKGROUND] * len(background), np.int8)
         columns = zip(PromptDraws.count(policy), (generator, more), strict=True)
         draws = [torch.rand(len(kinds), count, generator=source).numpy() for count, source in columns]
-        _spread_kinds(draws[0][: len(boxes), 0], policy.per_object)
+        _spread_kinds(draws[0][: len(boxes), 0], each)
         neighbours = np.full((len(kinds), 2), -1, np.float32)
         if policy.points > 0:
-            neighbours[: len(boxes)] = _neighbours(covered, boxes, policy.per_object, more)
+            neighbours[: len(boxes)] = _neighbours(covered, boxes, each, more)
         covered = np.concatenate([covered, np.zeros((len(background), size, size), np.uint8)])
         return (
             covered,
