@@ -281,7 +281,10 @@ def cost(options: argparse.Namespace) -> list[str]:
     each = {arm: (seconds[arm] / prompts[arm], seconds[arm] / drawn[arm]) for arm in runs}
     ratio = [new / plain for new, plain in zip(each[other], each[PLAIN], strict=True)]
     return [
-        *(f"{arm}: {1e3 * a:.2f} ms per prompt answered, {1e3 * b:.2f} ms per prompt drawn" for arm, (a, b) in each.items()),
+        *(
+            f"{arm}: {1e3 * a:.2f} ms per prompt answered, {1e3 * b:.2f} per prompt drawn"
+            for arm, (a, b) in each.items()
+        ),
         f"ratio {ratio[0]:.2f} per prompt answered, {ratio[1]:.2f} per prompt drawn",
         *(f"{arm}: making prompts, masks read, takes {making[arm] / seconds[arm]:.1%} of a step" for arm in runs),
     ]
