@@ -38,7 +38,9 @@ from samtune.data.table import Dataset, write_table
 from samtune.embeddings.dataset import View
 from samtune.evaluation.paired import paired_change
 from samtune.evaluation.results import Evaluation
-from samtune.training.run import new
+from samtune.prompts.simulate import PromptDraws, correction_clicks
+from samtune.training.batches import TrainingBatch
+from samtune.training.run import Run, new
 
 PLAIN = "plain"
 LR = 2e-4
@@ -261,7 +263,7 @@ def cost(options: argparse.Namespace) -> list[str]:
     for run in runs.values():  # every image's embedding once, so that no turn pays for it
         for image in run.batches.images:
             run.embed([View(image)])
-    seconds, prompts, objects, making = (dict.fromkeys(runs, 0.0) for _ in range(4))
+    seconds, prompts, drawn, making = (dict.fromkeys(runs, 0.0) for _ in range(4))
     for turn in range(-1, options.cost):
         for arm, run in runs.items():
             first = STEPS * (turn + 2)
@@ -269,22 +271,34 @@ def cost(options: argparse.Namespace) -> list[str]:
             turns[arm].advance()
             if turn >= 0:
                 seconds[arm] += time.process_time() - started
-                batches = [run.batches[step] for step in range(first, first + STEPS)]
-                prompts[arm] += sum(len(batch) * (1 + batch.corrections) for batch in batches)
-                objects[arm] += sum(len(batch) for batch in batches)
                 started = time.process_time()
-                for batch in batches:
-                    batch.prompts(run.config.prompts)
+                batches = [_with_prompts(run, step) for step in range(first, first + STEPS)]
                 making[arm] += time.process_time() - started
+                prompts[arm] += sum(len(batch) * (1 + batch.corrections) for batch in batches)
+                drawn[arm] += sum(len(batch) for batch in batches)
     for folder in folders.values():
         shutil.rmtree(folder, ignore_errors=True)
-    each = {arm: (seconds[arm] / prompts[arm], seconds[arm] / objects[arm]) for arm in runs}
+    each = {arm: (seconds[arm] / prompts[arm], seconds[arm] / drawn[arm]) for arm in runs}
     ratio = [new / plain for new, plain in zip(each[other], each[PLAIN], strict=True)]
     return [
-        *(f"{arm}: {1e3 * a:.2f} ms per prompt answered, {1e3 * b:.2f} ms per object" for arm, (a, b) in each.items()),
-        f"ratio {ratio[0]:.2f} per prompt answered, {ratio[1]:.2f} per object and step",
-        *(f"{arm}: making first prompts takes {making[arm] / seconds[arm]:.1%} of a step" for arm in runs),
+        *(
+            f"{arm}: {1e3 * a:.2f} ms per prompt answered, {1e3 * b:.2f} per prompt drawn"
+            for arm, (a, b) in each.items()
+        ),
+        f"ratio {ratio[0]:.2f} per prompt answered, {ratio[1]:.2f} per prompt drawn",
+        *(f"{arm}: making prompts, masks read, takes {making[arm] / seconds[arm]:.1%} of a step" for arm in runs),
     ]
+
+
+def _with_prompts(run: Run, step: int) -> TrainingBatch:
+    """A step's batch and all that is computed of its prompts: random numbers, first prompts, correction clicks."""
+    batch, policy = run.batches[step], run.config.prompts
+    batch.prompts(policy)
+    objects = batch.targets >= 0.5
+    predicted = objects.roll(2, dims=-1)  # wrong along its edges, as answers are
+    for turn in range(batch.corrections):
+        correction_clicks(predicted, objects, policy, PromptDraws.of(batch.draws).corrections[turn])
+    return batch
 
 
 def main() -> None:

@@ -17,10 +17,11 @@ from samtune.data.low_res import low_res_targets
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError, DataError, ModelError, StorageError
 from samtune.model.io.load import load_model
-from samtune.training.batches import BACKGROUND, OBJECT, EpochOrder, Sampling, TrainingBatches, loader
+from samtune.training.batches import BACKGROUND, OBJECT, Sampling, TrainingBatches, loader
 from samtune.training.checkpoint import save_last
 from samtune.training.loop import train
 from samtune.training.optimizer import lr_factor
+from samtune.training.order import EpochOrder
 from samtune.training.run import new, resumed
 from samtune.training.step import learn
 from samtune.training.tracking.events import StepDone, Validated
@@ -366,8 +367,9 @@ def test_steps_take_turns_as_the_policy_says(dataset):
     assert all((one.prompts(policy).masks is not None) == one.has_masks for one in found[:20])
 
 
-def test_a_neighbour_is_another_object_and_background_boxes_are_free(dataset):
-    policy = PromptPolicy(points=1.0, negative=0.5, negative_boxes=1.0)
+@pytest.mark.parametrize("each", [1, 2])
+def test_a_neighbour_is_another_object_and_background_boxes_are_free(dataset, each):
+    policy = PromptPolicy(points=1.0, negative=0.5, negative_boxes=1.0, per_object=each)
     batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, False, 0, policy))
     neighbours, boxes = 0, 0
     for step in range(20):

@@ -127,7 +127,7 @@ class PromptPolicy(Config):
         if name not in PRESETS:
             close = difflib.get_close_matches(str(name), PRESETS, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"prompts is a preset, one of {', '.join(PRESETS)}, unlike {name!r}{hint}")
+            raise ValueError(f"expected a preset, one of {', '.join(PRESETS)}{hint}")
         if weights:
             own = ", ".join(f"prompts.{weight}" for weight in weights)
             raise ValueError(f"prompts has the preset {name!r} and weights of your own ({own}): give one of them")
