@@ -108,7 +108,7 @@ finder-sets: $(READY)  ## The finder on the real sets under SAMTUNE_REAL_DATA, t
 
 ablation: $(READY)  ## The recipes against the plain one on the real sets under SAMTUNE_REAL_DATA; hours on two cores; goes on where it was
 	$(BIN)/python benchmarks/ablation.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco nuts_coco kudzu_via) \
-	  --out build/ablation --seeds 3 --arms plain mixture "mixture, area, EMA" $(ABLATION_OPTIONS)
+	  --out build/ablation --seeds 3 $(ABLATION_OPTIONS)
 
 parity: build/parity/.ready  ## Every size of SAM 2.0 and 2.1 against the official package; half an hour
 	$(BIN)/python -m pytest -m slow -s tests/parity

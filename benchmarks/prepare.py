@@ -3,9 +3,10 @@
     python benchmarks/prepare.py --objects 1000 10000 100000 --real ../shared/data/nanoshapes_coco --out benchmark.json
 
 Sets are generated: images of 640 x 640 with 20 polygons each. Every run is a process of its own, loading the
-libraries is part of its time, and the sides take turns; the median of `--times` runs counts. `peak_mib` and
-`cpu_seconds` are of all processes of one more run together, because looking takes time; of 100,000 objects that run is
-the only one. Processor time says more than the clock where the machine has other work.
+libraries is part of its time, and the sides take turns; medians of `--times` turns count. `times_as_fast` compares by
+the clock, `times_less_processor` by the processor seconds of all processes, which say more where the machine has other
+work. `peak_mib` is of all processes of one more run together, because looking takes time; of 100,000 objects that run
+is the only one.
 
 `us_per_object` is all the time of a run; `us_per_object_after_start` is that less the time of a run on one image.
 
@@ -18,13 +19,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,55 +106,63 @@ def measure(what: str, source: Path, out: Path, *, watched: bool = False) -> dic
     """Run one side in a process group of its own; `watched` tells its memory and processor time too."""
     command = [sys.executable, __file__, "--run", what, str(source), str(out)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    before = processor_seconds()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0, env=environment)
     use = watch(process) if watched else {}
     found = process.communicate()[0].splitlines()
     if process.returncode:
         raise SystemExit(f"{what} on {source} failed")
-    return json.loads(found[-1]) | use
+    return json.loads(found[-1]) | {"cpu_seconds": round(processor_seconds() - before, 2)} | use
+
+
+def processor_seconds() -> float:
+    """What ended processes that this one started have used, with all that they started and waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def watch(process: subprocess.Popen[str]) -> dict[str, float]:
-    """Processor time and largest memory of a group until it ends; looking takes about a hundredth of its time."""
-    peak, seconds = 0, dict[str, float]()
-    begin = time.monotonic()
+    """Largest memory of a group until it ends; looking takes about a hundredth of its time."""
+    peak, begin = 0, time.monotonic()
     while process.poll() is None:
-        memory, used = group_use(process.pid)
-        peak = max(peak, memory)
-        seconds |= used
+        peak = max(peak, group_memory(process.pid))
         time.sleep(max(0.05, min(0.5, (time.monotonic() - begin) / 20)))
-    return {"cpu_seconds": round(sum(seconds.values()), 2), "peak_mib": peak >> 20}
+    return {"peak_mib": peak >> 20}
 
 
-def in_turns(source: Path, out: Path, times: int) -> dict[str, dict[str, float]]:
-    """Both sides' median times, unwatched, and what a watched run of each took; that comes first and warms up."""
-    sides = {what: measure(what, source, out / f"{what}-watched", watched=True) for what in ("samtune", "plain")}
-    runs: dict[str, list[float]] = {"plain": [], "samtune": []}
-    for turn in range(times):
-        for what, seconds in runs.items():
-            seconds.append(measure(what, source, out / f"{what}-{turn}")["seconds"])
-    return {
-        what: sides[what] | ({"seconds": statistics.median(found)} if found else {}) for what, found in runs.items()
-    }
+def in_turns(source: Path, out: Path, times: int) -> dict[str, Any]:
+    """Both sides' median times, unwatched, with what a watched run of each took, which comes first and warms up.
 
-
-def group_use(group: int) -> tuple[int, dict[str, float]]:
-    """What the processes of a group use. Linux only.
-
-    Returns:
-        Bytes they hold together, pages they share counted once; seconds of processor time by process.
+    The ratios are medians of those of the turns, so that what the machine does meanwhile falls on both sides.
     """
-    total, seconds = 0, {}
+    sides = {what: measure(what, source, out / f"{what}-watched", watched=True) for what in ("samtune", "plain")}
+    turns = [
+        {what: measure(what, source, out / f"{what}-{turn}") for what in ("plain", "samtune")} for turn in range(times)
+    ] or [sides]
+    found: dict[str, Any] = {}
+    for what, side in sides.items():
+        found[what] = side | {
+            key: statistics.median(turn[what][key] for turn in turns) for key in ("seconds", "cpu_seconds")
+        }
+    for name, key in (("times_as_fast", "seconds"), ("times_less_processor", "cpu_seconds")):
+        ratios = [turn["plain"][key] / turn["samtune"][key] for turn in turns]
+        found[name] = round(statistics.median(ratios), 2)
+        found[f"lowest_{name}"] = round(min(ratios), 2)
+    return found
+
+
+def group_memory(group: int) -> int:
+    """Bytes that the processes of a group hold together, pages they share counted once. Linux only."""
+    total = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             stat = (folder / "stat").read_text().rpartition(")")[2].split()
             if int(stat[2]) == group:
-                seconds[folder.name] = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
                 rollup = (folder / "smaps_rollup").read_text()
                 total += int(rollup.partition("\nPss:")[2].split()[0]) * 1024
         except (OSError, ValueError, IndexError):  # it ended meanwhile
             continue
-    return total, seconds
+    return total
 
 
 def run(what: str, source: Path, out: Path) -> None:
@@ -162,13 +172,14 @@ def run(what: str, source: Path, out: Path) -> None:
     print(json.dumps({"objects": count, "seconds": round(time.perf_counter() - start, 3)}))
 
 
-def compared(found: dict[str, dict[str, float]], start: dict[str, float]) -> dict[str, float | dict[str, float]]:
+def compared(found: dict[str, Any], start: dict[str, float]) -> dict[str, Any]:
     """A set's figures with what follows from them, given the seconds of each side's run on one image."""
-    for what, side in found.items():
+    for what in ("plain", "samtune"):
+        side = found[what]
         side["objects_per_second"] = round(side["objects"] / side["seconds"], 1)
         side["us_per_object"] = round(1e6 * side["seconds"] / side["objects"])
         side["us_per_object_after_start"] = round(1e6 * (side["seconds"] - start[what]) / side["objects"])
-    return {**found, "times_as_fast": round(found["plain"]["seconds"] / found["samtune"]["seconds"], 2)}
+    return found
 
 
 def main() -> None:
@@ -194,7 +205,7 @@ def main() -> None:
         start: dict[str, float] = {}
         for name, source in sources.items():
             found = in_turns(source, folder / f"out {name}", 0 if name == "generated 100000" else arguments.times)
-            start = start or {what: side["seconds"] for what, side in found.items()}
+            start = start or {what: found[what]["seconds"] for what in ("plain", "samtune")}
             results[name] = compared(found, start)
             print(name, json.dumps(results[name]), flush=True)
     if arguments.out:

@@ -53,6 +53,12 @@ def _box(mask: np.ndarray) -> list[int]:
     return [x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y]
 
 
+def _in_few_colours(shot: Image.Image) -> Image.Image:
+    """Less than half of the file; colours as far apart as can be, because the most frequent ones have no green mark."""
+    palette = shot.quantize(256, Image.Quantize.MAXCOVERAGE)
+    return shot.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+
+
 def main(out: Path) -> None:
     """Write `studio-light.png`, `studio-dark.png` and `studio-narrow.png`."""
     out.mkdir(parents=True, exist_ok=True)
@@ -86,7 +92,7 @@ def main(out: Path) -> None:
                         page.locator("#draft-bar small", has_text="predicted IoU").wait_for()
                     page.wait_for_timeout(1500)  # thumbnails come one by one
                     shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-                    shot.quantize(256, dither=Image.Dither.NONE).save(out / f"studio-{name}.png", optimize=True)
+                    _in_few_colours(shot).save(out / f"studio-{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

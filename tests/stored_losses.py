@@ -27,12 +27,24 @@ RECIPES = {
     "losses": {
         "flip": True,
         "prompts": PromptPolicy(box=0.5, point=0.5, correction_clicks=1, negative=0.3),
-        "loss": LossConfig(area_bce=0.0),
+        "loss": LossConfig(no_object=1.0),
     },
     # every kind of step often enough for each kind of step to occur among twenty
     "losses_mixture": {
         "views": 4,
-        "prompts": PromptPolicy(preset="mixture", mask_steps=0.25, correction_steps=0.25, negative=0.3),
+        "prompts": PromptPolicy(
+            box=0.45,
+            point=0.35,
+            points=0.2,
+            box_tight=0.3,
+            point_at="mixed",
+            correction_clicks=3,
+            mask_steps=0.25,
+            correction_steps=0.25,
+            negative=0.3,
+            negative_boxes=0.3,
+        ),
+        "loss": LossConfig(no_object=1.0),
     },
 }
 """Settings by the name of the file."""

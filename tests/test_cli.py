@@ -101,7 +101,8 @@ MISTAKES = {
     "no such model": (["evaluate", "DATASET", "--model", "nanno"], "did you mean 'nano'"),
     "no such source": (["prepare", "nowhere", "--out", "x"], "nowhere"),
     "shares that do not add up": (["prepare", "nowhere", "--out", "x", "--split", "1,1,1"], "add up to 1"),
-    "a run that is none": (["train", "--resume", "EXPORT"], "config.yaml"),
+    "a run that is none": (["train", "--resume", "EXPORT"], "a folder without it"),
+    "no such run": (["train", "--resume", "nowhere"], "no such folder"),
     "a split without objects": (["evaluate", "ONLY_TRAIN", "--model", "MODEL"], "--split train"),
     "no settings file": (["train", "x", "--config", "nowhere.yaml"], "nowhere.yaml"),
     "settings that are no YAML": (["train", "x", "--config", "TABLE"], "table.csv"),
@@ -114,6 +115,8 @@ MISTAKES = {
     "a preset and weights": (["train", "x", "--prompts.preset", "boxes", "--prompts.point", "1"], "give one of them"),
     "mirrored twice": (["train", "x", "--flip", "--views", "4"], "flip or views, not both"),
     "nothing to choose by": (["train", "ONLY_TRAIN", "--train", "auto", "--out", "x"], "a validation split"),
+    "patience without validation": (["train", "ONLY_TRAIN", "--patience", "2", "--out", "x"], "--patience waits"),
+    "an unknown service": (["train", "x", "--track", "wandbb"], "--track"),
     "a choice without auto": (["train", "x", "--trainable.try-encoder"], "--train auto"),
     "no image": (["predict", "nowhere", "--model", "MODEL", "--out", "x", "--point", "1,1"], "nowhere"),
 }

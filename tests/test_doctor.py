@@ -303,4 +303,4 @@ def test_the_doctor_works_where_torch_is_broken(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, s], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "train  1 images, 1 objects" in done.stdout
+    assert "train  1 image, 1 object\n" in done.stdout

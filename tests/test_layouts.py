@@ -12,6 +12,7 @@ from pycocotools import mask as coco_api
 
 from samtune.config import PrepareConfig
 from samtune.data.checks.doctor import audit
+from samtune.data.checks.page import render_html
 from samtune.data.masks import rasterise
 from samtune.data.prepare.prepare import prepare
 from samtune.data.readers import ReadOptions, detect_format, read
@@ -926,3 +927,33 @@ def test_the_choice_among_formats_is_explained(tmp_path):
     for number in range(5):
         write(tmp_path / f"labels/train/{number}.txt", yolo_lines())
     assert detect_format(tmp_path) == "yolo"
+
+
+def test_all_parts_of_a_finding_are_on_screen_and_objects_are_counted_apart(tmp_path):
+    """What was expected and what to do is said by the doctor and by prepare; an image is no object."""
+    source = tmp_path / "source"
+    for folder in ("x", "y"):
+        photo(source / folder / "b.png")
+    photo(source / "a.png")
+    content = coco(["a.png", "/home/u/b.png"])
+    content["annotations"][0]["segmentation"] = rle(mask_of(ONE)) | {"size": [WIDTH, HEIGHT]}
+    write(source / "all.json", content)
+    found = audit(source)
+    lines = found.to_text().splitlines()
+    assert "  expected: run lengths of the image's size, 60 x 40" in lines
+    assert "  to do: write file_name as a path in the source" in lines
+    render_html(found, tmp_path / "page.html")
+    assert "run lengths of the image&#39;s size" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        prepare(source, tmp_path / "out", PrepareConfig())
+    assert "3 of 4 objects and 1 image or file (80%)" in caught.value.found
+
+
+def test_a_source_without_a_usable_object_says_why(tmp_path):
+    photo(tmp_path / "s/a.png")
+    write(tmp_path / "s/all.json", coco(annotations=[]))
+    with pytest.raises(DataError) as caught:
+        prepare(tmp_path / "s", tmp_path / "out", PrepareConfig(on_error="skip"))
+    error = caught.value
+    assert error.found == "1 image without any usable one; the first error: The source has 1 image and no object."
+    assert error.do is not None and "annotations were exported" in error.do

@@ -246,6 +246,8 @@ NAMED = {
     "Scalabel": (beside_an_image("b.json", [{"name": "a.png", "labels": [{"poly2d": []}]}]), "Scalabel"),
     "Cityscapes' polygons": (
         beside_an_image("a.json", {"imgHeight": 40, "objects": [{"label": "car"}]}), "instanceIds"),
+    "CVAT's XML without its head": (
+        beside_an_image("a.xml", '<annotations><image><polygon points="1,2;3,4;5,6"/></image></annotations>'), "CVAT"),
     "ROI files in a zip": (beside_an_image("RoiSet.zip", "PK"), "label image"),
 }  # fmt: skip
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import math
+import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
-from samtune.data.checks.image import crosses_itself
+from samtune.data.checks.crossing import crossing_rings
 from samtune.data.masks import (
     SegmentationError,
     components_of,
@@ -27,6 +29,9 @@ from samtune.data.masks import (
     region_of,
     write_mask_file,
 )
+from samtune.data.masks.files import file_region
+from samtune.data.masks.large import read_label_runs
+from samtune.data.masks.palette import davis_palette
 from samtune.errors import DataError
 from samtune.types import MaskFile, Polygons, RunLengths
 
@@ -198,7 +203,15 @@ def test_a_ring_crosses_itself_or_not_as_an_exact_search_says(points, around, cl
         middle = (sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points))
         points = sorted(points, key=lambda point: math.atan2(point[1] - middle[1], point[0] - middle[0]))
     ring = [value for point in points + points[:1] * closed for value in point]
-    assert crosses_itself(ring) == crosses_exactly(ring)
+    other = [0, 0, 9, 9, 9, 0, 0, 9]
+    assert crossing_rings([other, ring, other[:6]]) == [True, crosses_exactly(ring), False]
+
+
+def test_long_outlines_cross_themselves_or_not():
+    ridge = [(x, 50 + 7 * x % 40) for x in range(300)] + [(299, 0), (0, 0)]
+    swapped = [*ridge[:100], ridge[120], *ridge[101:120], ridge[100], *ridge[121:]]
+    rings = [[value for point in points for value in point] for points in (ridge, swapped)]
+    assert crossing_rings(rings) == [False, True] == [crosses_exactly(ring) for ring in rings]
 
 
 def test_a_region_does_not_keep_the_mask_it_was_cut_from():
@@ -208,3 +221,78 @@ def test_a_region_does_not_keep_the_mask_it_was_cut_from():
     region = region_of(mask)
     assert region is not None and (region.x0, region.y0, region.mask.shape) == (30, 10, (10, 5))
     assert region.mask.base is None and region.mask.all()
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 411), (700, 3), (793, 400), (350, 200)])
+def test_a_mask_file_is_a_whole_png(tmp_path, place):
+    """Its stream is put together from parts, rows of zeros around the object's, and must end with the check of all."""
+    top, left = place
+    whole = np.zeros((800, 419), bool)
+    whole[top : top + 7, left : left + 8] = np.random.default_rng(top).random((7, 8)) > 0.5
+    path = tmp_path / "mask.png"
+    write_mask_file(path, whole)
+    content = path.read_bytes()
+    start = content.index(b"IDAT")
+    stream = content[start + 4 : start + 4 + int.from_bytes(content[start - 4 : start], "big")]
+    rows = np.frombuffer(zlib.decompress(stream), np.uint8).reshape(800, 1 + 53)
+    assert not rows[:, 0].any()
+    assert np.array_equal(np.unpackbits(rows[:, 1:], axis=1)[:, :419].astype(bool), whole)
+    assert np.array_equal(read_mask_file(path), whole)
+    assert zlib.crc32(content[start : start + 4] + stream) == int.from_bytes(content[-16:-12], "big")
+
+
+def large_labels() -> np.ndarray:
+    """More pixels than are read whole, three objects: one of a row across all portions, two that touch at a corner."""
+    labels = np.zeros((12_000, 12_000), np.uint8)
+    labels[:, 7_000] = 3
+    labels[100:200, 50:90] = 1
+    labels[200:230, 90:95] = 1
+    labels[11_990:, 11_995:] = 200
+    return labels
+
+
+@pytest.mark.parametrize("kind", ["palette.png", "gray.tif"])
+def test_label_images_beyond_what_is_read_whole(tmp_path, kind):
+    labels, path = large_labels(), tmp_path / kind
+    if kind == "gray.tif":
+        tifffile.imwrite(path, labels, tile=(1024, 1024), compression="zlib")
+    else:
+        image = Image.fromarray(labels)
+        image.putpalette(davis_palette().tobytes())
+        image.save(path, compress_level=1)
+    found = {value: file_region(MaskFile(path, value), 12_000, 12_000) for value in (1, 2, 3, 200)}
+    assert found.pop(2) is None
+    for value, region in found.items():
+        x0, y0, x1, y1 = region.box
+        assert np.array_equal(region.mask, labels[y0:y1, x0:x1] == value)
+        assert region.area == np.count_nonzero(labels == value)
+    assert components_of(MaskFile(path, 1)) == 1
+    assert components_of(MaskFile(path)) == 3
+    assert file_region(MaskFile(path, component=1), 12_000, 12_000).box == (7_000, 0, 7_001, 12_000)
+    with pytest.raises(SegmentationError):
+        file_region(MaskFile(path, 1), 12_000, 11_999)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 60), st.sampled_from([0.2, 0.5, 0.8]))
+def test_runs_of_labels_are_the_pixels(tmp_path_factory, seed, height, width, share):
+    rng = np.random.default_rng(seed)
+    labels = (rng.integers(1, 4, (height, width)) * (rng.random((height, width)) < share)).astype(np.uint8)
+    path = tmp_path_factory.mktemp("runs") / "labels.png"
+    Image.fromarray(labels).save(path)
+    runs = read_label_runs(path)
+    assert runs.present == np.unique(labels).tolist()
+    for value in (None, 1, 2, 3):
+        count = components_of(MaskFile(path, value))
+        assert runs.component_count(value) == count
+        for component in (None, *range(1, count + 1)):
+            region, wanted = runs.region(value, component), file_region(MaskFile(path, value, component), height, width)
+            assert (region is None) == (wanted is None)
+            assert region is None or (region.box == wanted.box and np.array_equal(region.mask, wanted.mask))
+
+
+def test_large_label_images_in_colours_are_refused_by_name(tmp_path):
+    path = tmp_path / "colours.png"
+    Image.new("RGB", (12_000, 12_000), (9, 9, 9)).save(path, compress_level=1)
+    with pytest.raises(DataError, match="colours"):
+        file_region(MaskFile(path, 1), 12_000, 12_000)

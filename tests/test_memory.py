@@ -69,6 +69,12 @@ def test_parts_of_a_step_teach_what_the_whole_teaches(setup, what):
     assert added == pytest.approx(whole, rel=1e-3)
 
 
+def test_no_more_images_go_through_at_once_than_a_step_has(setup):
+    assert setup("few", images_per_step=2, batch=8).images_at_once == 2
+    assert setup("added", images_per_step=2, accumulate=2, batch=8).images_at_once == 4
+    assert setup("fewer", images_per_step=4, batch=3).images_at_once == 3
+
+
 def test_a_step_that_does_not_fit_is_cut_and_done_again(setup):
     run, plain = setup("run", images_per_step=4), setup("plain", images_per_step=4)
     said = []

@@ -97,6 +97,20 @@ def test_a_single_stack_is_split_by_blocks_of_pages(tmp_path):
     report = api.prepare(tmp_path / "in", tmp_path / "out", PrepareConfig(page="all", workers=1), quiet=True)
     assert all(report.images[split.value] for split in Split)
     assert any(code == "split-within-images" for _, code in report.found)
+    assert not any(code.startswith("leak") for _, code in report.found)
+
+
+@pytest.mark.parametrize(("page", "rings"), [(1, [ONE, TWO]), (3, [TWO])])
+def test_one_page_has_the_objects_of_the_same_page_of_its_mask(tmp_path, page, rings):
+    stack(tmp_path / "in/images/a.tif", slices())
+    stack(tmp_path / "in/masks/a.tif", labels())
+    draw(tmp_path / "one/masks/a.tif", ids())
+    stack(tmp_path / "one/images/a.tif", slices())
+    config = PrepareConfig(page=page, split="1,0,0")
+    report = api.prepare(tmp_path / "in", tmp_path / "out", config, quiet=True)
+    (image,) = report.dataset.images
+    assert [report.dataset.read_mask(one).tolist() for one in image.objects] == [mask_of(r).tolist() for r in rings]
+    assert api.prepare(tmp_path / "one", tmp_path / "two", config, quiet=True).objects["train"] == 2
 
 
 def test_doctor_takes_bands_and_tiles(tmp_path):

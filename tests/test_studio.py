@@ -11,11 +11,13 @@ from PIL import Image
 from samtune.config import PrepareConfig
 from samtune.data.prepare.prepare import prepare
 from samtune.data.table import Dataset
-from samtune.errors import ConfigError, DataError
+from samtune.errors import ConfigError, DataError, StorageError
+from samtune.studio import figures
 from samtune.studio.exporting import accepted
 from samtune.studio.journal import Journal
 from samtune.studio.serve import link_to, opened
 from samtune.studio.splitting import split_images
+from samtune.studio.store import Store
 from samtune.types import Split
 from tests.small import make_dataset, write_export
 from tests.studio_server import mask_json, no_model, pixels_of, square, visit, write_images
@@ -96,6 +98,11 @@ def test_a_full_disk_is_said_and_nothing_is_pretended(tmp_path):
         page.accept("1", mask_json(square(30)))
     with visit(tmp_path / "images") as (studio, _):
         assert len(studio.store.image("1").kept) == 2
+    store = Store(tmp_path / "studio")
+    with pytest.raises(StorageError, match="nothing accepted is lost"), full_disk(100):
+        store.close()
+    with closing(Store(tmp_path / "studio")) as store:
+        assert len(store.image("1").kept) == 2
 
 
 def test_an_unfinished_line_is_cut_off_and_damage_is_named(tmp_path):
@@ -211,13 +218,17 @@ def test_a_source_that_changes_underneath_is_named(tmp_path):
         assert gone.status_code == 404 and "taken out" in gone.json()["error"]["found"]
 
 
-def test_review_is_filtered_and_sorted(tmp_path):
+def test_review_is_filtered_and_sorted(tmp_path, monkeypatch):
     write_images(tmp_path / "images")
     with visit(tmp_path / "images", classes=("a", "b")) as (_, page):
         for size, iou, category in ((20, 0.9, 1), (5, 0.4, 2), (9, None, 1)):
             page.accept("2", mask_json(square(size)), category, iou=iou)
-        listed = page.get("/api/review").json()["objects"]
-        assert [one["iou"] for one in listed] == [0.4, 0.9, None]
+        listed = page.get("/api/review").json()
+        assert [one["iou"] for one in listed["objects"]] == [0.4, 0.9, None] and listed["total"] == 3
+        monkeypatch.setattr(figures, "MOST_LISTED", 2)
+        listed = page.get("/api/review").json()
+        assert [one["iou"] for one in listed["objects"]] == [0.4, 0.9] and listed["total"] == 3
+        monkeypatch.undo()
         assert [one["area"] for one in page.get("/api/review?sort=size").json()["objects"]] == [25, 81, 400]
         assert [one["object_id"] for one in page.get("/api/review?class=2").json()["objects"]] == ["2"]
         assert len(page.get("/api/review?min_size=50&max_size=100").json()["objects"]) == 1

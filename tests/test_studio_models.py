@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samtune.errors import ModelError
+from samtune.cli.studio import studio as samtune_studio
+from samtune.config import StudioConfig
+from samtune.errors import ModelError, UsageError
+from samtune.studio import tuning
 from samtune.studio.models import Models
-from samtune.studio.serve import opened
+from samtune.studio.serve import listening_socket, opened
 from samtune.synthetic.demo_export import write_demo_export
 from samtune.types import Prompt
 from tests.conftest import REPO
@@ -93,7 +96,8 @@ def test_proposals_leave_out_what_is_accepted(studio):
         assert page.get("/api/disagreements").status_code == 400
 
 
-def test_the_loop_from_objects_to_another_model(tmp_path, tiny_folder):
+def test_the_loop_from_objects_to_another_model(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setattr(tuning, "NICENESS", 0)  # among other tests it would wait for all of them
     data = make_dataset(tmp_path / "data", train=4, valid=2, test=3)
     with visit(data.root, lambda: Models(str(tiny_folder), device="cpu")) as (_, page):
         assert page.get("/api/tune").json()["state"] == "idle"
@@ -109,7 +113,8 @@ def test_the_loop_from_objects_to_another_model(tmp_path, tiny_folder):
         assert page.state()["active"] == "base", "the switch is the person's"
         assert page.post("/api/models/active", json={"model": done["model"]}).json() == {"active": "tune-1"}
         asked = {"model": "tune-1", "box": [10, 10, 40, 40]}
-        assert 0 <= page.post("/api/images/1/compare", json=asked).raise_for_status().json()["iou"] <= 1
+        compared = page.post("/api/images/1/compare", json=asked).raise_for_status().json()
+        assert 0 <= compared["iou"] <= 1 and compared["model"] == "tune-1"
         damaged = data.root / data.images[2].image_path
         damaged.write_bytes(damaged.read_bytes()[:60])
         wait_for(lambda: page.get("/api/disagreements").json()["waiting"] == 0)
@@ -132,6 +137,14 @@ def test_a_model_that_is_none_is_named(tmp_path):
     write_images(tmp_path / "images")
     with pytest.raises(ModelError):
         Models(str(tmp_path / "images"), device="cpu")
+
+
+def test_a_taken_port_is_said_before_anything_is_written(tmp_path, tiny_folder):
+    write_images(tmp_path / "images", count=1)
+    with listening_socket(0) as taken, pytest.raises(UsageError, match="taken"):
+        config = StudioConfig(port=taken.getsockname()[1], out=tmp_path / "studio", browser=False, device="cpu")
+        samtune_studio(tmp_path / "images", model=str(tiny_folder), config=config)
+    assert not (tmp_path / "studio").exists()
 
 
 def test_the_command_serves_and_ends_well(tmp_path, tiny_folder):

@@ -24,11 +24,12 @@ from samtune.data.table import Dataset
 from samtune.inference.thresholds import GridThresholds, write_thresholds
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
+from samtune.studio import tuning
 from samtune.studio.models import Models
 from samtune.studio.serve import opened
 from samtune.synthetic.microscope import microscope_scene
 from tests.small import make_dataset
-from tests.studio_server import TOKEN, Page, mask_json, pixels_of, served, wait_for
+from tests.studio_server import TOKEN, Page, mask_json, pixels_of, served, wait_for, write_images
 from tests.system import full_disk
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -189,8 +190,9 @@ def test_the_next_model_tuned_judged_and_taken_in_the_page(cells, browser, tmp_p
         _tune(tab, server, 30, _box(cells.truth == _largest(cells.truth)[0]))
 
 
-def test_links_lead_to_an_object_and_a_tiny_model_is_tuned_in_the_page(browser, tmp_path, tiny_folder):
+def test_links_lead_to_an_object_and_a_tiny_model_is_tuned_in_the_page(browser, tmp_path, tiny_folder, monkeypatch):
     """A link by a box, as reports print it; a tuning that is cancelled, and one that comes to its end."""
+    monkeypatch.setattr(tuning, "NICENESS", 0)  # among other tests it would wait for all of them
     dataset = make_dataset(tmp_path / "data", train=4, valid=2, test=3)
     with visited(dataset.root, tmp_path / "studio", browser, str(tiny_folder)) as (server, tab):
         page = tab.page
@@ -383,13 +385,36 @@ def test_by_keyboard_alone_and_with_keys_of_ones_own(cells, browser, tmp_path):
         assert len(_kept(server)) == 1
         assert page.locator("#announce").inner_text() == "Saved."
         page.keyboard.press("j")
-        page.keyboard.press("Delete")
-        wait_for(lambda: not _kept(server))
+        _undo_at_once(tab, server)
         page.keyboard.press("a")
         page.locator("#status-image", has_text="well-4").wait_for()
         assert "#image=5" in page.url
         unnamed = "els => els.filter((e) => !(e.hidden || e.textContent.trim() || e.getAttribute('aria-label'))).length"
         assert page.locator("button").evaluate_all(unnamed) == 0, "each button has a name"
+
+
+def _undo_at_once(tab: Tab, server: Page) -> None:
+    """Undo waits for the change before it, however soon it comes: that one is undone, and on the disk too."""
+    page, held, changes = tab.page, list[Any](), "**/api/images/*/objects"
+    page.route(changes, lambda one: held.append(one))
+    page.keyboard.press("Delete")
+    page.keyboard.press("Delete")
+    page.evaluate("async () => { window.undone = (await import('/js/history.js')).undo(); }")
+    wait_for(lambda: page.evaluate("1") and held)
+    page.unroute(changes)  # and what was held goes its way
+    page.evaluate("() => window.undone")
+    assert len(_kept(server)) == 1, "the deletion was undone, and not the object before it"
+    page.keyboard.press("z")
+    wait_for(lambda: not _kept(server))
+    page.locator("#draft-bar").wait_for()
+    page.evaluate("""async () => {
+        const [{ accept }, { undo }] = [await import('/js/saving.js'), await import('/js/history.js')];
+        accept();
+        await new Promise((resume) => setTimeout(resume));
+        await undo();
+    }""")
+    assert not _kept(server) and page.locator("#objects > .object").count() == 0
+    page.keyboard.press("Escape")
 
 
 def _presses(page: Any, x: float, y: float) -> list[tuple[str, int]]:
@@ -434,6 +459,31 @@ def test_what_is_not_saved_is_not_called_saved(cells, browser, tmp_path):
         page.keyboard.press("g")
         page.locator(".tile img").first.wait_for()
         assert page.locator(".tile").count() == sum(one["objects"] for one in server.state()["images"])
+
+
+def test_images_that_cannot_be_read_are_named_and_take_no_clicks(browser, tmp_path):
+    """One that is damaged from the start, and one that goes while the page is open."""
+    write_images(tmp_path / "images")
+    (tmp_path / "images/torn.png").write_bytes((tmp_path / "images/image-0.png").read_bytes()[:200])
+    with visited(tmp_path / "images", tmp_path / "studio", browser) as (_, tab):
+        page = tab.page
+        tab.go()
+        page.locator(".toast", has_text="1 image was left out: torn.png").wait_for()
+        last = (tmp_path / "images/image-2.png").rename(tmp_path / "image-2.png")
+        page.keyboard.press("d")
+        page.keyboard.press("d")
+        page.locator("#empty", has_text="cannot be shown").wait_for()
+        page.locator(".toast.error", has_text="image-2.png").wait_for()
+        tab.click(40, 30)
+        page.keyboard.press("q")
+        last.rename(tmp_path / "images/image-2.png")
+        page.click("[data-image='3'] button")  # open it again: it is back
+        page.locator("#empty").wait_for(state="hidden")
+        assert not page.evaluate("async () => (await import('/js/history.js')).canUndo()"), "no click was taken"
+        tab.click(40, 30)
+        tab.answered()
+        assert [one.split(": ")[0] for one in tab.noise] == ["Failed to load resource"]
+        tab.noise.clear()  # that was the image
 
 
 def test_masks_survive_the_way_to_the_page_and_back(browser, tmp_path):
@@ -532,12 +582,20 @@ def _preview(tab: Tab, server: Page, truth: np.ndarray) -> None:
         return np.array_equal(pixels_of(answer["masks"][answer["best"]]["mask"], 448, 448), found[1])
 
     wait_for(is_shown)
+    held, questions = list[Any](), "**/api/images/*/predict"
+    page.route(questions, lambda one: held.append(one))
+    page.mouse.move(*tab.place(5, 5))
+    wait_for(lambda: page.evaluate("1") and held)
     page.keyboard.press("?")
     _assert_all_named(tab, "help")
     page.get_by_label("Show a preview of the mask under the pointer").uncheck()
     page.keyboard.press("Escape")
-    page.mouse.move(*tab.place(5, 5))
+    page.mouse.move(*tab.place(7, 7))
     wait_for(lambda: _hovered(tab) is None)
+    with page.expect_response(questions):
+        page.unroute(questions)  # the answer comes when nobody wants it any more
+    page.evaluate("new Promise((resume) => setTimeout(resume, 200))")
+    assert _hovered(tab) is None
 
 
 def _erase(tab: Tab, truth: np.ndarray) -> None:

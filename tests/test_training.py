@@ -17,10 +17,11 @@ from samtune.data.low_res import low_res_targets
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError, DataError, ModelError, StorageError
 from samtune.model.io.load import load_model
-from samtune.training.batches import BACKGROUND, EpochOrder, Sampling, TrainingBatches, loader
+from samtune.training.batches import BACKGROUND, OBJECT, Sampling, TrainingBatches, loader
 from samtune.training.checkpoint import save_last
 from samtune.training.loop import train
 from samtune.training.optimizer import lr_factor
+from samtune.training.order import EpochOrder
 from samtune.training.run import new, resumed
 from samtune.training.step import learn
 from samtune.training.tracking.events import StepDone, Validated
@@ -339,6 +340,23 @@ def test_crowd_regions_are_ignored_except_where_an_object_is(dataset):
     assert plain.ignored.shape == (len(plain), 0, 0)
 
 
+def test_each_object_is_asked_for_in_every_kind_where_a_step_has_several_prompts_of_it(dataset):
+    policy = PromptPolicy(box=0.5, point=0.5, negative=0.5, per_object=2)
+    once = TrainingBatches(
+        dataset.split("train"), Sampling(16, 5, 8, False, 0, policy.model_copy(update={"per_object": 1}))
+    )
+    batches = TrainingBatches(dataset.split("train"), Sampling(16, 5, 8, False, 0, policy))
+    for step in range(8):
+        single, batch = once[step], batches[step]
+        objects = batch.kinds == OBJECT
+        pairs = batch.covered[objects].unflatten(0, (-1, 2))
+        assert torch.equal(pairs[:, 0], pairs[:, 1])
+        assert torch.equal(pairs[:, 0], single.covered[single.kinds == OBJECT])
+        is_box = (batch.prompts(policy).labels[objects] == 2).any(1).unflatten(0, (-1, 2))
+        assert (is_box.sum(1) == 1).all()
+        assert (batch.kinds == BACKGROUND).any()
+
+
 def test_steps_take_turns_as_the_policy_says(dataset):
     policy = PromptPolicy(mask_steps=0.2, correction_steps=0.3, correction_clicks=2)
     batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, False, 0, policy))
@@ -349,8 +367,9 @@ def test_steps_take_turns_as_the_policy_says(dataset):
     assert all((one.prompts(policy).masks is not None) == one.has_masks for one in found[:20])
 
 
-def test_a_neighbour_is_another_object_and_background_boxes_are_free(dataset):
-    policy = PromptPolicy(points=1.0, negative=0.5, negative_boxes=1.0)
+@pytest.mark.parametrize("each", [1, 2])
+def test_a_neighbour_is_another_object_and_background_boxes_are_free(dataset, each):
+    policy = PromptPolicy(points=1.0, negative=0.5, negative_boxes=1.0, per_object=each)
     batches = TrainingBatches(dataset.split("train"), Sampling(16, 1, 8, False, 0, policy))
     neighbours, boxes = 0, 0
     for step in range(20):

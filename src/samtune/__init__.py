@@ -268,8 +268,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     for home in [_HOMES[name]] if name in _HOMES else _SHARED:
         module = import_module(f"{__name__}.{home}")
-        if name in vars(module):
-            value = globals()[name] = vars(module)[name]
+        if name in getattr(module, "__all__", vars(module)):
+            value = globals()[name] = getattr(module, name)
             return value
     raise AssertionError(f"{name} is in __all__ and in no module")
 

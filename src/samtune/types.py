@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,25 @@ Box: TypeAlias = tuple[float, float, float, float]
 
 Window: TypeAlias = tuple[int, int, int, int]
 """A part of an image: x0, y0, x1, y1 in whole pixels, right and lower exclusive."""
+
+SourceFormat: TypeAlias = Literal[
+    "auto",
+    "coco",
+    "yolo",
+    "labelme",
+    "via",
+    "label-studio",
+    "coco-panoptic",
+    "cityscapes",
+    "supervisely",
+    "datumaro",
+    "darwin",
+    "isat",
+    "geojson",
+    "sa1b",
+    "mask-folder",
+]
+"""Every format that is read, and `auto`, which recognises it."""
 
 
 class Split(StrEnum):

@@ -2,10 +2,11 @@
 
     python -m tests.fire --kills 200 --faults 500
 
-A run is killed with SIGKILL, at a random time or in the middle of a call that writes to its folder, and resumed: it
-must end with the same weights, optimizer, moving average, best model and log as one that nobody disturbed, bit for bit,
-and have lost at most one interval. A write fault must leave `last` and `best` readable, as they were or as they were
-to be. Every trial is a fork of this process, which has imported everything but computed nothing.
+A run is killed with SIGKILL, at a random time, in the middle of a call that writes a checkpoint, or of one that writes
+anything to its folder, and resumed: it must end with the same weights, optimizer, moving average, best model and log as
+one that nobody disturbed, bit for bit, and have lost at most one interval. A write fault must leave `last` and `best`
+readable, as they were or as they were to be. Every trial is a fork of this process, which has imported everything but
+computed nothing.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ from tests.small import make_dataset
 from tests.tiny import tiny_sam2
 
 STEPS, EVAL_EVERY, SAVE_EVERY = 12, 6, 3
-SHARE_WHILE_SAVING = 0.4
+SHARE_WHILE_SAVING, SHARE_WHILE_WRITING = 0.4, 0.2
+"""Of the kills: those in a call that writes below `checkpoints`, and in one that writes anywhere in the run folder."""
+SAVING, WRITING, ANY_TIME = "while saving", "while writing", "at a random time"
 _FAILED = 70
 
 
@@ -85,9 +88,9 @@ def forked(work: Callable[[], None], kill_after: float | None = None) -> int:
     return code
 
 
-def train(work: Path, out: Path, kill_at: int | None = None) -> None:
-    """Train from the start, killed at a call that writes, or not."""
-    disk.arm(out, disk.KILL, kill_at or disk.COUNT_ONLY)
+def train(work: Path, out: Path, where: Path | None = None, kill_at: int = disk.COUNT_ONLY) -> None:
+    """Train from the start, killed at a call that writes below `where`, or not; such calls are counted."""
+    disk.arm(where or out, disk.KILL, kill_at)
     run = new(work / "data", config(work, out))
     with removed_if_not_started(run):
         _listened(run)
@@ -139,35 +142,47 @@ def killed(work: Path, kills: int, draw: random.Random) -> dict[str, Any]:
     """Kill runs and resume them; returns what was lost."""
     whole = work / "whole" / "run"
     assert forked(lambda: (train(work, whole), _write_modules(work), None)[-1]) == 0
+    written = int((whole.parent / "calls").read_text())
     _import_modules(work)
     started = time.monotonic()
     shutil.rmtree(whole)
-    assert forked(lambda: train(work, whole)) == 0
-    seconds, calls, expected = time.monotonic() - started, int((whole.parent / "calls").read_text()), outcome(whole)
-    counts = {"kills": 0, "while saving": 0, "equal": 0, "ended before": 0}
+    assert forked(lambda: train(work, whole, whole / "checkpoints")) == 0
+    seconds, saved, expected = time.monotonic() - started, int((whole.parent / "calls").read_text()), outcome(whole)
+    wanted = {SAVING: round(kills * SHARE_WHILE_SAVING), WRITING: round(kills * SHARE_WHILE_WRITING)}
+    wanted[ANY_TIME] = kills - sum(wanted.values())
+    counts = dict.fromkeys(wanted, 0) | {"kills": 0, "equal": 0, "ended before": 0}
     lost: list[str] = []
-    saving = round(kills * SHARE_WHILE_SAVING)
-    for number in range(kills):
+    while counts["kills"] < kills and counts["ended before"] <= kills:
         out = work / "killed" / "run"
-        at = draw.randint(1, calls) if number < saving else None
-        after = None if at else draw.uniform(0, 0.9 * seconds)
-        code = forked(lambda out=out, at=at: train(work, out, at), after)
-        counts["kills"] += code == -signal.SIGKILL
+        kind = next(kind for kind in wanted if counts[kind] < wanted[kind])
+        where = out / "checkpoints" if kind == SAVING else out
+        at = disk.COUNT_ONLY if kind == ANY_TIME else draw.randint(1, saved if kind == SAVING else written)
+        after = draw.uniform(0, 0.9 * seconds) if kind == ANY_TIME else None
+        code = forked(lambda out=out, where=where, at=at: train(work, out, where, at), after)
+        wrong = _not_as_before(work, out, code, expected)
         counts["ended before"] += code == 0
-        counts["while saving"] += bool(at) and code == -signal.SIGKILL
-        before = steps_logged(out)
-        code = forked(lambda out=out: go_on(work, out)) if code in (0, -signal.SIGKILL) else code
-        found = outcome(out) if code == 0 else {}
-        wrong = [name for name in expected if found.get(name) != expected[name]]
-        if code == 0 and int((out.parent / "resumed").read_text()) < before - SAVE_EVERY:
-            wrong.append(f"more than an interval, {before} to {(out.parent / 'resumed').read_text()}")
-        counts["equal"] += not wrong
-        lost += [f"kill {number} (call {at}, after {after} s, code {code}): {wrong}"] if wrong else []
+        if code != 0:
+            counts["kills"] += 1
+            counts[kind] += 1
+            counts["equal"] += not wrong
+        lost += [f"{kind} (call {at}, after {after} s, code {code}): {wrong}"] if wrong else []
         shutil.rmtree(out.parent)
         out.parent.mkdir()
-        if (number + 1) % 10 == 0:
-            sys.stderr.write(f"{number + 1} of {kills} kills: {counts}\n")
+        if code != 0 and counts["kills"] % 10 == 0:
+            sys.stderr.write(f"{counts['kills']} of {kills} kills: {counts}\n")
     return {**counts, "lost": lost}
+
+
+def _not_as_before(work: Path, out: Path, code: int, expected: dict[str, Any]) -> list[str]:
+    """Go on with a run that has ended with `code`; what then differs from a run that nobody disturbed."""
+    before = steps_logged(out)
+    if code in (0, -signal.SIGKILL):
+        code = forked(lambda: go_on(work, out))
+    found = outcome(out) if code == 0 else {}
+    wrong = [name for name in expected if found.get(name) != expected[name]]
+    if code == 0 and (at := int((out.parent / "resumed").read_text())) < before - SAVE_EVERY:
+        wrong.append(f"more than an interval, {before} to {at}")
+    return wrong
 
 
 def _write_modules(work: Path) -> None:

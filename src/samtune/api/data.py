@@ -46,7 +46,7 @@ def doctor(
 
     with progress("checking", quiet=quiet) as advance:
         read = reading or ReadingConfig()
-        options = ReadOptions(crowd, mask_pattern, read.page == "all")
+        options = ReadOptions.of(crowd, mask_pattern, read.page)
         found = audit(
             Path(source), source_format, images, options=options, reading=reading_of(read), grid=(read.tile, read.halo),
             progress=advance,

@@ -25,11 +25,14 @@ def studio(
         source: Folder that `samtune prepare` wrote, an export that it reads, or a folder of images.
         model: nano, a hub name, a checkpoint file, a Hugging Face folder or a run.
     """
-    from samtune.studio.serve import opened, require_packages, serve
+    from samtune.studio.serve import listening_socket, opened, require_packages, serve
 
     require_packages()
     from samtune.studio.models import Models
 
     loaded = Models(model, config.base, config.device)
-    with opened(source, config.out, lambda: loaded, classes=config.classes, quiet=quiet) as found:
-        serve(found, config, say)
+    with (
+        listening_socket(config.port) as listener,
+        opened(source, config.out, lambda: loaded, classes=config.classes, quiet=quiet) as found,
+    ):
+        serve(found, listener, config, say)

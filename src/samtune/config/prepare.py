@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from samtune.config.base import Fraction
 from samtune.config.reading import ReadingConfig
-
-SourceFormat: TypeAlias = Literal[
-    "auto",
-    "coco",
-    "yolo",
-    "labelme",
-    "via",
-    "label-studio",
-    "coco-panoptic",
-    "cityscapes",
-    "supervisely",
-    "datumaro",
-    "darwin",
-    "isat",
-    "geojson",
-    "sa1b",
-    "mask-folder",
-]
-"""Every format that is read, and `auto`, which recognises it."""
+from samtune.types import SourceFormat
 
 
 class PrepareConfig(ReadingConfig):

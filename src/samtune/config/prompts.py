@@ -22,13 +22,14 @@ _PLAIN: dict[str, Any] = {
     "correction_steps": 1.0,
     "negative": 0.0,
     "negative_boxes": 0.0,
+    "per_object": 1,
 }
 """Nothing but what is named: where weights of one's own start."""
 _CORRECTED: dict[str, Any] = {"correction_clicks": 3, "point_at": "mixed"}
 PRESETS: dict[str, dict[str, Any]] = {
     "mixture": _PLAIN
     | _CORRECTED
-    | {"box": 0.45, "point": 0.35, "points": 0.2, "box_tight": 0.3, "mask_steps": 0.05}
+    | {"box": 0.5, "point": 0.3, "points": 0.2, "per_object": 2, "box_tight": 0.3, "mask_steps": 0.05}
     | {"correction_steps": 0.1, "negative": 0.05, "negative_boxes": 0.3},
     "boxes": _PLAIN | {"box": 1.0},
     "clicks": _PLAIN | _CORRECTED | {"point": 0.6, "points": 0.4, "correction_steps": 0.3, "negative": 0.1},
@@ -39,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "automatic": _PLAIN | {"point": 1.0, "negative": 0.2},
 }
 """Presets by name: a mixture of everything; the plain recipe, boxes; and what is meant for one use."""
-DEFAULT_PRESET = "boxes"
+DEFAULT_PRESET = "mixture"
 """What the fields of `PromptPolicy` have by themselves. Changed only with evidence, see docs/results.md."""
 _DEFAULT = PRESETS[DEFAULT_PRESET]
 
@@ -104,6 +105,14 @@ class PromptPolicy(Config):
         description="Share of these that are boxes around nothing annotated, where there is room.",
     )
 
+    per_object: int = Field(
+        default=_DEFAULT["per_object"],
+        ge=1,
+        le=8,
+        description="Prompts about each object in a step, spread over the kinds: with 2, and boxes for half of them, "
+        "every object is asked for with a box and with clicks.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, data: Any) -> Any:
@@ -118,7 +127,7 @@ class PromptPolicy(Config):
         if name not in PRESETS:
             close = difflib.get_close_matches(str(name), PRESETS, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"prompts is a preset, one of {', '.join(PRESETS)}, unlike {name!r}{hint}")
+            raise ValueError(f"expected a preset, one of {', '.join(PRESETS)}{hint}")
         if weights:
             own = ", ".join(f"prompts.{weight}" for weight in weights)
             raise ValueError(f"prompts has the preset {name!r} and weights of your own ({own}): give one of them")
@@ -137,8 +146,9 @@ class PromptPolicy(Config):
 
     @property
     def turns(self) -> float:
-        """How often a step asks the decoder about a prompt, on average over the steps."""
-        return 1 + (self.correction_steps * self.correction_clicks if self.mask_steps < 1 else 0.0)
+        """How often a step asks the decoder about an object, on average over the steps."""
+        again = self.correction_steps * self.correction_clicks if self.mask_steps < 1 else 0.0
+        return self.per_object * (1 + again)
 
     @property
     def max_clicks(self) -> int:

@@ -28,7 +28,7 @@ class LossConfig(Config):
     iou: float = Field(default=1.0, ge=0.0, description="Weight of the L1 loss on the predicted IoU.")
     object_score: float = Field(default=1.0, ge=0.0, description="Weight of the cross-entropy on 'an object is there'.")
     no_object: float = Field(
-        default=1.0,
+        default=5.0,
         gt=0.0,
         description="How much a prompt where nothing is counts in that cross-entropy, against one about an object.",
     )

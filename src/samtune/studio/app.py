@@ -145,7 +145,7 @@ def _add_review(app: FastAPI, studio: Studio, display: Display) -> None:
         max_size: Annotated[int | None, Query(ge=0)] = None,
         sort: Literal["size", "iou", "doubt"] = "iou",
     ) -> dict[str, Any]:
-        return {"objects": review(studio, display, Filter(category, min_size, max_size, sort))}
+        return review(studio, display, Filter(category, min_size, max_size, sort))
 
 
 def _add_images(app: FastAPI, studio: Studio, display: Display) -> None:

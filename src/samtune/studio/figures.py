@@ -124,8 +124,11 @@ class Filter:
         )
 
 
-def review(studio: Studio, display: Display, wish: Filter) -> list[dict[str, Any]]:
-    """Objects to look at again, with thumbnails. Those whose image is gone or damaged are left out."""
+def review(studio: Studio, display: Display, wish: Filter) -> dict[str, Any]:
+    """The first `objects` to look at again, with thumbnails, and how many there are in all.
+
+    Those whose image is gone or damaged are left out.
+    """
     found = [(image, one) for image, objects in _images(studio) for one in objects if wish.takes(one)]
 
     def place(pair: tuple[StudioImage, StudioObject]) -> float:
@@ -140,7 +143,7 @@ def review(studio: Studio, display: Display, wish: Filter) -> list[dict[str, Any
 
     listed = sorted(found, key=place)[:MOST_LISTED]
     thumbnails = dict(_thumbnails(studio, display, sorted(listed, key=lambda pair: int(pair[0].id))))
-    return [
+    objects = [
         {
             "image_id": image.id,
             "object_id": one.id,
@@ -152,6 +155,7 @@ def review(studio: Studio, display: Display, wish: Filter) -> list[dict[str, Any
         for image, one in listed
         if one.id in thumbnails
     ]
+    return {"objects": objects, "total": len(found) - len(listed) + len(objects)}
 
 
 def _thumbnails(

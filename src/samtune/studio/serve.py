@@ -123,17 +123,17 @@ def listening_socket(port: int) -> socket.socket:
     return listener
 
 
-def serve(studio: Studio, config: StudioConfig, say: Callable[[str], None]) -> None:
+def serve(studio: Studio, listener: socket.socket, config: StudioConfig, say: Callable[[str], None]) -> None:
     """Answer the page until the process is told to end.
 
     Args:
         studio: what to serve.
-        config: port, browser, what to open first.
+        listener: where, as `listening_socket` gives it; it is closed in the end.
+        config: browser, what to open first.
         say: takes lines for the person: the address comes first.
 
     Raises:
         DataError: the image to open is not in the source.
-        UsageError: the port is taken.
     """
     import uvicorn
 
@@ -142,7 +142,6 @@ def serve(studio: Studio, config: StudioConfig, say: Callable[[str], None]) -> N
 
     link = link_to(studio, config.image, config.box) if config.image else ""
     _ = studio.engine  # one for all threads that will ask
-    listener = listening_socket(config.port)
     port, token = int(listener.getsockname()[1]), secrets.token_urlsafe(24)
     address = f"http://{LOOPBACK}:{port}/?token={token}{link}"
     settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}

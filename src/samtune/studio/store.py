@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from samtune.data.masks import Region
-from samtune.errors import DataError, UsageError
+from samtune.errors import DataError, StorageError, UsageError
 from samtune.studio.journal import Journal
 from samtune.studio.masks import counts_of
 from samtune.studio.snapshot import read_snapshot, write_snapshot
@@ -225,11 +225,22 @@ class Store:
             self.journal.restart()
 
     def close(self) -> None:
-        """Compact, and let others have the folder."""
+        """Compact, and let others have the folder.
+
+        Raises:
+            StorageError: the disk refused; everything is in the table of before and the journal.
+        """
         with self.lock:
             try:
                 if self.state.images:
                     self.compact()
+            except StorageError as error:
+                raise StorageError.of(
+                    expected=error.expected,
+                    found=error.found,
+                    where=error.where,
+                    do="free some space; nothing accepted is lost, the journal holds it",
+                ) from error
             finally:
                 self.journal.close()
                 self._in_use.release()

@@ -110,7 +110,7 @@ class Studio:
         return self.engine.ask(self.models.get(key), image.key, self.entry(image), question)
 
     def compare(self, number: str, key: str, question: Question) -> dict[str, Any]:
-        """The best masks of the base and of a tuned model for one question, and their IoU.
+        """The best masks of the base and of a tuned model for one question, which model that is, and their IoU.
 
         Raises:
             UsageError: there is one model only, or the errors of `Engine.ask`.
@@ -120,7 +120,7 @@ class Studio:
         asked = Question(question.box, question.points, question.labels, None, question.multimask)
         answers = [self.engine.ask(one, image.key, self.entry(image), asked) for one in (self.models.get(BASE), tuned)]
         base, new = (answer.masks[answer.best].region for answer in answers)
-        return {"base": pack_mask(base), "tuned": pack_mask(new), "iou": iou_of(base, new)}
+        return {"base": pack_mask(base), "tuned": pack_mask(new), "model": tuned.key, "iou": iou_of(base, new)}
 
     def tuned_beside(self, key: str | None = None) -> StudioModel:
         """The tuned model to show beside the base: the one asked for, the active one, or the newest.

@@ -31,6 +31,7 @@ from samtune.errors import DataError
 from samtune.prompts.batch import PADDING, PromptBatch
 from samtune.prompts.simulate import PromptDraws, background_prompts, empty_boxes, rough_masks, simulate_prompts
 from samtune.training.losses.tuning import binary
+from samtune.training.order import EpochOrder
 
 PADDED, BACKGROUND, OBJECT = -1, 0, 1
 """What a prompt is about; padded ones make an image's prompts as many as another's, and have no influence."""
@@ -293,13 +294,16 @@ class TrainingBatches(TorchDataset[TrainingBatch]):
         if view.change.crop is not None:  # a mask may lie in the half of its box that is not seen
             seen = covered.any(axis=(1, 2))
             boxes, covered, fine = boxes[seen], covered[seen], fine[seen]
+        each = policy.per_object
+        boxes, covered, fine = boxes.repeat(each, axis=0), covered.repeat(each, axis=0), fine.repeat(each, axis=0)
         background = self._background(view, boxes, generator, more)
         kinds = np.array([OBJECT] * len(boxes) + [BACKGROUND] * len(background), np.int8)
         columns = zip(PromptDraws.count(policy), (generator, more), strict=True)
         draws = [torch.rand(len(kinds), count, generator=source).numpy() for count, source in columns]
+        _spread_kinds(draws[0][: len(boxes), 0], each)
         neighbours = np.full((len(kinds), 2), -1, np.float32)
         if policy.points > 0:
-            neighbours[: len(boxes)] = _neighbours(covered, boxes, more)
+            neighbours[: len(boxes)] = _neighbours(covered, boxes, each, more)
         covered = np.concatenate([covered, np.zeros((len(background), size, size), np.uint8)])
         return (
             covered,
@@ -346,30 +350,10 @@ class TrainingBatches(TorchDataset[TrainingBatch]):
         return places.numpy()
 
 
-class EpochOrder:
-    """Which of `count` images comes at each place of a run: every image once per epoch, each epoch shuffled anew.
-
-    An epoch's permutation is made once, when a place in it is first asked for, and kept until two later ones have been
-    made: reading ahead looks into the next epoch before this one ends. Four bytes for each image and kept epoch.
-    """
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count = count
-        self.seed = seed
-        self._kept: dict[int, NDArray[np.uint32]] = {}
-
-    def __call__(self, number: int) -> int:
-        """Index of the image at place `number` of the run."""
-        epoch, place = divmod(number, self.count)
-        order = self._kept.get(epoch)
-        if order is None:
-            order = self.permutation(epoch)
-            self._kept = {**dict(list(self._kept.items())[-1:]), epoch: order}  # replaced whole: threads read it
-        return int(order[place])
-
-    def permutation(self, epoch: int) -> NDArray[np.uint32]:
-        """The order of one epoch, `[count]`."""
-        return np.random.default_rng((self.seed, epoch)).permutation(self.count).astype(np.uint32)
+def _spread_kinds(draws: NDArray[np.float32], each: int) -> None:
+    """Spread what chooses the kind of a prompt evenly over the prompts of each object, in place: `[objects * each]`."""
+    draws += np.arange(len(draws), dtype=np.float32) % each
+    draws /= each
 
 
 def image_generator(seed: int, number: int, purpose: Purpose) -> torch.Generator:
@@ -425,15 +409,20 @@ def _loaded_by_a_thread(batches: TrainingBatches, steps: range) -> Iterator[Trai
 
 
 def _neighbours(
-    covered: NDArray[np.uint8], boxes: NDArray[np.float32], generator: torch.Generator
+    covered: NDArray[np.uint8], boxes: NDArray[np.float32], each: int, generator: torch.Generator
 ) -> NDArray[np.float32]:
-    """For each object a pixel of the one beside it that is not its own: `[n, 2]`, xy; -1 where there is none."""
+    """For each row a pixel of the object beside its own that is not its own: `[n, 2]`, xy; -1 where there is none.
+
+    Of every object there are `each` rows, one after the other.
+    """
     found = np.full((len(covered), 2), -1, np.float32)
     places = torch.rand(len(covered), generator=generator).tolist()
-    centers = boxes.reshape(-1, 2, 2).mean(1)
-    distances = np.linalg.norm(centers[:, None] - centers, axis=2) + np.diag(np.full(len(covered), np.inf))
-    if len(covered) < 2:
+    if len(covered) <= each:
         return found
+    objects = np.arange(len(covered)) // each
+    centers = boxes.reshape(-1, 2, 2).mean(1)
+    distances = np.linalg.norm(centers[:, None] - centers, axis=2)
+    distances[objects[:, None] == objects] = np.inf
     for row, (other, place) in enumerate(zip(distances.argmin(1), places, strict=True)):
         pixels = np.flatnonzero((covered[other] >= 128) & (covered[row] == 0))
         if len(pixels):

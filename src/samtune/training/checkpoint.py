@@ -181,9 +181,10 @@ def read_settings(folder: RunFolder) -> tuple[Path, TrainConfig]:
         settings = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
         return Path(settings.pop("dataset")), TrainConfig(**settings)
     except (OSError, yaml.YAMLError, ValidationError, AttributeError, KeyError, TypeError) as error:
+        missing = "a folder without it" if folder.path.is_dir() else "no such folder"
         raise ModelError.of(
             expected="a run folder with its config.yaml",
-            found=str(error).splitlines()[0],
+            found=missing if isinstance(error, FileNotFoundError | NotADirectoryError) else str(error).splitlines()[0],
             where=str(folder.config),
             do="give the folder that `samtune train` made",
         ) from error

@@ -140,7 +140,9 @@ class Run:
     @property
     def images_at_once(self) -> int:
         """Images of a step that go through the model together; its gradients are added up over such parts."""
-        asked = self.config.images_per_step if self.config.batch == "auto" else self.config.batch
+        config = self.config
+        whole = config.images_per_step * config.accumulate
+        asked = config.images_per_step if config.batch == "auto" else min(config.batch, whole)
         return min(asked, self.state.progress.images_at_once or asked)
 
     def arithmetic(self) -> AbstractContextManager[Any]:

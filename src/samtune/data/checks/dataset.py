@@ -25,12 +25,14 @@ class Seen:
         split: the split it is in.
         stem: name of the image that it is a copy of, where its own name tells; see `split.source_stem`.
         print: its fingerprint.
+        page: of the file, where each page is an image of its own.
     """
 
     file: str
     split: Split
     stem: str | None
     print: Fingerprint
+    page: int | None = None
 
     @property
     def path(self) -> Path:
@@ -40,7 +42,7 @@ class Seen:
     @classmethod
     def of(cls, record: ImageRecord, print: Fingerprint) -> Seen:
         """What is kept of a record."""
-        return cls(str(record.path), record.split, source_stem(record.path.name), print)
+        return cls(str(record.path), record.split, source_stem(record.path.name), print, record.page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +84,9 @@ def find_leaks(seen: Sequence[Seen], pairs: Iterable[Pair], repair: str = KEPT_A
         issue = Issue(code, Severity.WARNING, message, repair, file=str(leaked.path), image=leaked.path.name)
         leaks.append(Leak(issue, leaked, original))
 
-    for one, other in _across([image.print.digest for image in seen], seen):
+    for one, other in _across([(image.print.digest, image.page) for image in seen], seen):
         report(one, other, "leak-same-bytes", "The file has the same bytes as {}.")
-    for one, other in _across([image.stem for image in seen], seen):
+    for one, other in _across([image.stem and (image.stem, image.page) for image in seen], seen):
         report(one, other, "leak-same-source", "The image was made from the same image as {}.")
     for one, other, kind in pairs:
         if kind == "looks":

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from samtune.data.checks.crossing import crossing_rings, overlapping
 from samtune.data.images import MAX_PIXELS, ImageError, ImageInfo
 from samtune.data.masks import Region, SegmentationError, rasterise_region, region_of
 from samtune.data.masks.regions import check_size
@@ -30,8 +31,6 @@ _WHOLE = 0.99
 """Share of the image above which an object is taken to cover all of it."""
 _SAME_OBJECT = 0.9
 """IoU above which two objects are taken to be one, annotated twice."""
-_MOST_PAIRS = 2_000_000
-"""Pairs of edges, or of objects, that are compared at most."""
 
 _PREPARED = "It is prepared as it is."
 
@@ -170,8 +169,8 @@ def suspicions(
         objects: the usable objects with their pixels in that frame.
         issues: gets the findings.
     """
-    for annotation, region in objects:
-        for code, severity, text in _oddities(annotation, region, frame):
+    for (annotation, region), crosses in zip(objects, _crossing(objects), strict=True):
+        for code, severity, text in _oddities(annotation, region, frame, crosses=crosses):
             issues.append(_about_object(record, annotation, code, text, _PREPARED, severity))
     for first, second, overlap in _duplicates(objects):
         one, other = objects[first][0], objects[second][0]
@@ -227,13 +226,23 @@ def _rasterised(annotation: Annotation, record: ImageRecord, frame: Frame) -> Re
     return rasterise_region(shape, frame.height, frame.width)
 
 
-def _oddities(annotation: Annotation, region: Region, frame: Frame) -> Iterator[tuple[str, Severity, str]]:
+def _crossing(objects: Sequence[tuple[Annotation, Region]]) -> list[bool]:
+    """Which objects have an outline that crosses itself."""
+    shapes = [annotation.segmentation for annotation, _ in objects]
+    rings = [shape.rings if isinstance(shape, Polygons) else () for shape in shapes]
+    crossing = iter(crossing_rings(list(chain.from_iterable(rings))))
+    return [any(list(islice(crossing, len(one)))) for one in rings]
+
+
+def _oddities(
+    annotation: Annotation, region: Region, frame: Frame, *, crosses: bool
+) -> Iterator[tuple[str, Severity, str]]:
     """Code, severity and meaning of what is odd about one object."""
     area = region.area
     if (beyond := _extent_outside(annotation, frame)) is not None:
         text = f"The outline reaches {beyond:.0f} pixels out of the image; what lies outside is cut off."
         yield "polygon-outside-image", Severity.WARNING, text
-    if isinstance(annotation.segmentation, Polygons) and any(map(crosses_itself, annotation.segmentation.rings)):
+    if crosses:
         text = "The outline crosses itself; parts that it goes around twice are holes in the mask."
         yield "polygon-self-crossing", Severity.WARNING, text
     if annotation.box is not None and not _fits(annotation.box, region, frame):
@@ -256,9 +265,10 @@ def _extent_outside(annotation: Annotation, frame: Frame) -> float | None:
     """How many pixels an outline reaches out of the image, where it is more than rounding."""
     if not isinstance(annotation.segmentation, Polygons):
         return None
-    values = np.concatenate([np.asarray(ring, np.float64) for ring in annotation.segmentation.rings])
-    x, y = values[::2], values[1::2]
-    beyond = float(max(-x.min(), -y.min(), x.max() - frame.width, y.max() - frame.height))
+    beyond = max(
+        max(-min(ring[::2]), -min(ring[1::2]), max(ring[::2]) - frame.width, max(ring[1::2]) - frame.height)
+        for ring in annotation.segmentation.rings
+    )
     return beyond if beyond > 1 else None
 
 
@@ -283,65 +293,13 @@ def _area_fits(annotation: Annotation, area: int) -> bool:
     return abs(stated - of_box) <= max(1.0, 0.01 * of_box)
 
 
-def crosses_itself(ring: Sequence[float]) -> bool:
-    """Whether two edges of a ring `[x0, y0, x1, y1, ...]` cross at a point inside both.
-
-    Edges that touch, or lie on each other as exporters' bridges between parts do, are no crossing. Rings of very many
-    long edges are searched in part only.
-    """
-    start = np.asarray(ring, np.float64).reshape(-1, 2)
-    if len(start) < 4 or _goes_around_once(start):
-        return False
-    end = np.roll(start, -1, axis=0)
-    low, high = np.minimum(start[:, 0], end[:, 0]), np.maximum(start[:, 0], end[:, 0])
-    one, other = _overlapping(low, high)
-    a, b, c, d = start[one], end[one], start[other], end[other]
-    apart = (_side(a, b, c) * _side(a, b, d) < 0) & (_side(c, d, a) * _side(c, d, b) < 0)
-    return bool(apart.any())
-
-
-def _goes_around_once(points: NDArray[np.float64]) -> bool:
-    """Whether a ring `[N, 2]` goes around the middle of its points once, always the same way, so that no edges cross.
-
-    Most outlines do; that shows in a fraction of the time that comparing edges takes.
-    """
-    around = points - points.mean(axis=0)
-    following = np.concatenate([around[1:], around[:1]])
-    moves = (around != following).any(axis=1)  # closed rings name their first point twice
-    turns = (around[:, 0] * following[:, 1] - around[:, 1] * following[:, 0])[moves]
-    least = 1e-9 * float(np.abs(points).max()) ** 2
-    if not ((turns > least).all() or (turns < -least).all()):
-        return False
-    changes_side = (around[:, 1] >= 0) != (following[:, 1] >= 0)
-    return int(np.count_nonzero(changes_side)) == 2
-
-
-def _side(a: NDArray[np.float64], b: NDArray[np.float64], point: NDArray[np.float64]) -> NDArray[np.float64]:
-    """On which side of the lines from a to b the points `[N, 2]` lie: -1, 0 or 1, 0 within rounding."""
-    along, to = b - a, point - a
-    cross = along[:, 0] * to[:, 1] - along[:, 1] * to[:, 0]
-    scale = np.abs(along).max(axis=1) * np.abs(to).max(axis=1)
-    return np.where(np.abs(cross) <= 1e-9 * scale, 0.0, np.sign(cross))
-
-
-def _overlapping(low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of intervals that overlap, each pair once, at most `_MOST_PAIRS`."""
-    order = np.argsort(low, kind="stable")
-    counts = np.searchsorted(low[order], high[order], "right") - np.arange(len(low)) - 1
-    counts = counts[: int(np.searchsorted(np.cumsum(counts), _MOST_PAIRS, "right")) + 1]
-    counts = np.minimum(counts, _MOST_PAIRS)
-    one = np.repeat(np.arange(len(counts)), counts)
-    steps = np.arange(len(one)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return order[one], order[one + 1 + steps]
-
-
 def _duplicates(objects: Sequence[tuple[Annotation, Region]]) -> Iterator[tuple[int, int, float]]:
     """Objects, crowds aside, that cover nearly the same pixels: positions with first < second, and their IoU."""
     if len(objects) < 2:
         return
     boxes = np.array([region.box for _, region in objects], np.float64)
     # Boxes of such objects begin within a quarter of their width of each other.
-    one, other = _overlapping(boxes[:, 0], boxes[:, 0] + 0.25 * (boxes[:, 2] - boxes[:, 0]))
+    one, other = overlapping(boxes[:, 0], boxes[:, 0] + 0.25 * (boxes[:, 2] - boxes[:, 0]))
     corner = np.minimum(boxes[one, 2:], boxes[other, 2:]) - np.maximum(boxes[one, :2], boxes[other, :2])
     shared = np.clip(corner, 0, None).prod(axis=1)
     sizes = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)

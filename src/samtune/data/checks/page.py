@@ -48,8 +48,8 @@ def render_text(audit: Audit) -> str:
         lines += ["", f"{severity.value}: {code}  x {len(issues)}", f"  {_printable(first.message)}"]
         place = ", ".join(dict.fromkeys(part for part in (Path(first.file).name, first.image, first.where) if part))
         lines.append(f"  {'such as' if len(issues) > 1 else 'in'} {_printable(place)}")
-        if first.repair:
-            lines.append(f"  prepare: {_printable(first.repair)}")
+        parts = (("expected", first.expected), ("prepare", first.repair), ("to do", first.do))
+        lines += [f"  {name}: {_printable(text)}" for name, text in parts if text]
     return "\n".join([*lines, "", _verdict(audit.issues)])
 
 
@@ -136,8 +136,8 @@ def _plural(name: str, count: int) -> str:
 def _summary_lines(summary: DatasetSummary) -> list[str]:
     lines: list[str] = []
     for name, split in summary.splits.items():
-        empty = f", {split.without_objects} images without" if split.without_objects else ""
-        lines.append(f"{name:<6} {split.images} images, {split.objects} objects{empty}")
+        empty = f", {_count(split.without_objects, 'image')} without" if split.without_objects else ""
+        lines.append(f"{name:<6} {_count(split.images, 'image')}, {_count(split.objects, 'object')}{empty}")
         shown = split.categories.most_common(_MOST_CATEGORIES)
         rest = len(split.categories) - len(shown)
         counts = ", ".join(f"{_printable(category)} {count}" for category, count in shown)
@@ -145,6 +145,10 @@ def _summary_lines(summary: DatasetSummary) -> list[str]:
             lines.append(f"       {counts}" + (f" and {rest} more" if rest else ""))
     sizes = ", ".join(f"{summary.sizes[name]} {name}" for name in ("tiny", "small", "medium", "large"))
     return [*lines, f"sizes  {sizes}", f"image  {_per_image(summary)}"]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _per_image(summary: DatasetSummary) -> str:
@@ -243,7 +247,9 @@ img { display: inline-block; max-width: 100%; border-radius: 4px; vertical-align
 {% for group in groups %}
 <h2><span class="{{ group.severity }}">{{ group.severity }}</span> {{ group.code }} &times; {{ group.count }}</h2>
 <p>{{ group.first.message }}</p>
+{% if group.first.expected %}<p class="quiet">expected: {{ group.first.expected }}</p>{% endif %}
 {% if group.first.repair %}<p class="quiet">prepare: {{ group.first.repair }}</p>{% endif %}
+{% if group.first.do %}<p class="quiet">to do: {{ group.first.do }}</p>{% endif %}
 <div class="examples">{% for example in group.examples if example.images %}
 <figure>{% for uri in example.images %}<img src="{{ uri }}" alt="">
 {% endfor %}<figcaption>{{ example.issue.image or "" }}

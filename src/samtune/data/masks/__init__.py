@@ -5,7 +5,15 @@ the object's box, which is what makes preparing fast. Hostile numbers (NaN, 1e30
 are refused before the library sees them, because mask libraries crash or return uninitialised memory on them.
 """
 
-from samtune.data.masks.files import components_of, read_labels, read_mask_file, write_mask_file, write_region_file
+from samtune.data.masks.files import (
+    components_of,
+    read_labels,
+    read_labels_of_any_size,
+    read_mask_file,
+    write_mask_file,
+    write_region_file,
+)
+from samtune.data.masks.large import LabelRuns
 from samtune.data.masks.polygons import MAX_COORDINATE, MAX_OUTLINE, MAX_POINTS, check_polygons
 from samtune.data.masks.regions import Region, SegmentationError, mask_box, region_of
 from samtune.data.masks.run_lengths import check_run_lengths, encode_region, encode_rle, format_counts, parse_counts
@@ -15,6 +23,7 @@ __all__ = [
     "MAX_COORDINATE",
     "MAX_OUTLINE",
     "MAX_POINTS",
+    "LabelRuns",
     "Region",
     "SegmentationError",
     "check_polygons",
@@ -29,6 +38,7 @@ __all__ = [
     "rasterise",
     "rasterise_region",
     "read_labels",
+    "read_labels_of_any_size",
     "read_mask_file",
     "region_of",
     "write_mask_file",

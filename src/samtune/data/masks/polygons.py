@@ -28,17 +28,17 @@ def check_polygons(polygons: Polygons) -> None:
     """
     if not polygons.rings:
         raise refuse("polygon-empty", expected="at least one ring", found="none")
-    outline = 0.0
-    for number, ring in enumerate((*polygons.rings, *polygons.holes)):
-        outline += _ring_length(ring, f"ring {number}")
-    if outline > MAX_OUTLINE:
+    rings = (*polygons.rings, *polygons.holes)
+    # No edge is longer than twice the extent; where that allows for the outline, nobody needs its length.
+    most = sum(len(ring) * _extent(ring, f"ring {number}") for number, ring in enumerate(rings))
+    if most > MAX_OUTLINE and (outline := sum(map(_ring_length, rings))) > MAX_OUTLINE:
         raise refuse(
             "polygon-too-long", expected=f"an outline of at most {MAX_OUTLINE:,.0f} pixels", found=f"{outline:,.0f}"
         )
 
 
-def _ring_length(ring: Sequence[float], where: str) -> float:
-    """Length of a ring's outline in pixels, in the measure that the native code reserves memory by."""
+def _extent(ring: Sequence[float], where: str) -> float:
+    """Largest coordinate of a ring, without its sign."""
     if len(ring) < 6 or len(ring) % 2 or len(ring) > 2 * MAX_POINTS:
         raise refuse(
             "polygon-points",
@@ -46,13 +46,19 @@ def _ring_length(ring: Sequence[float], where: str) -> float:
             found=f"{len(ring)} numbers",
             where=where,
         )
-    points = np.asarray(ring, np.float64).reshape(-1, 2)
-    extent = float(np.abs(points).max())  # NaN compares false below
-    if not extent <= MAX_COORDINATE:
-        found = "a number that is not finite" if not math.isfinite(extent) else f"{extent:g}"
+    is_finite = math.isfinite(sum(ring))  # the extent may not show a NaN
+    extent = max(max(ring), -min(ring)) if is_finite else math.inf
+    if extent > MAX_COORDINATE:
+        found = f"{extent:g}" if is_finite else "a number that is not finite"
         raise refuse(
             "polygon-coordinates", expected=f"coordinates within {MAX_COORDINATE:g} pixels", found=found, where=where
         )
+    return extent
+
+
+def _ring_length(ring: Sequence[float]) -> float:
+    """Length of a ring's outline in pixels, in the measure that the native code reserves memory by."""
+    points = np.asarray(ring, np.float64).reshape(-1, 2)
     closing = float(np.abs(points[-1] - points[0]).max())
     return closing + float(np.abs(points[1:] - points[:-1]).max(axis=1).sum())
 

@@ -102,19 +102,21 @@ def expand_runs(counts: NDArray[np.int64], height: int) -> Region | None:
     ends = np.cumsum(counts)
     starts, stops = ends[:-1:2], ends[1::2]
     full = stops > starts
-    starts, stops = starts[full], stops[full]
+    if not full.all():
+        starts, stops = starts[full], stops[full]
     if not starts.size:
         return None
-    columns, last_columns = starts // height, (stops - 1) // height
-    x0, x1 = int(columns[0]), int(last_columns[-1]) + 1
+    columns = starts // height
+    x0, x1 = int(columns[0]), int(stops[-1] - 1) // height + 1
     rows = starts - columns * height
     y0, y1 = int(rows.min()), int((rows + stops - starts).max())
     if y1 > height:  # a run that goes on into the next column touches the last row and the first
         y0, y1 = 0, height
     part = y1 - y0
     first = (columns - x0) * part + rows - y0
-    edges = np.zeros(part * (x1 - x0) + 1, np.int8)
-    edges[first] = 1
-    edges[first + stops - starts] -= 1
-    inside = np.cumsum(edges[:-1], dtype=np.int8).view(np.bool_)
+    edges = np.zeros(2 * len(first) + 2, np.int64)  # where the part's pixels, column by column, change
+    edges[1:-1:2], edges[2:-1:2], edges[-1] = first, first + stops - starts, part * (x1 - x0)
+    values = np.zeros(len(edges) - 1, np.bool_)
+    values[1::2] = True
+    inside = np.repeat(values, edges[1:] - edges[:-1])
     return Region(np.ascontiguousarray(inside.reshape(x1 - x0, part).T), x0, y0)

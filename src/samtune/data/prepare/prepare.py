@@ -154,7 +154,7 @@ def prepare(
             source_format = config.source_format
             if source_format == "auto":
                 source_format = detect_format(folder, gathered.from_reader)
-            options = ReadOptions(config.crowd, config.mask_pattern, config.page == "all")
+            options = ReadOptions.of(config.crowd, config.mask_pattern, config.page)
             records = read(folder, source_format, config.images, on_issue=gathered.from_reader, options=options)
             images = _named(records, folder, config)
             reading = reading_of(config)
@@ -302,20 +302,25 @@ def _check_share(gathered: _Gathered, images: int, config: PrepareConfig) -> Non
     share = broken / max(broken + objects, 1)
     allowed = {"fail": 0.0, "skip": 1.0, "auto": config.max_broken}[config.on_error]
     first = next(iter(gathered.first_errors().values()), None)
-    if first is not None and share > allowed:
-        raise DataError.of(
-            expected=f"at most {allowed:.0%} unusable objects",
-            found=f"{broken} of {broken + objects} ({share:.0%}); the first: {first.message}"
-            + (f" Expected was {first.expected}." if first.expected else ""),
-            where=first.place,
-            do=f"{first.do or 'repair the source'}, or accept the loss with --on-error skip, which lists all of them",
-        )
+    why = "" if first is None else first.message + (f" Expected was {first.expected}." if first.expected else "")
     if objects == 0:
         raise DataError.of(
             expected="at least one object",
-            found=f"{images} images without any usable one",
-            where=str(gathered.source),
-            do="check what the export holds",
+            found=(f"{images} image{'s' * (images != 1)} without any usable one" if images else "no usable image")
+            + (f"; the first error: {why}" if why else ""),
+            where=str(gathered.source) if first is None else first.place,
+            do=(first and first.do) or "check what the export holds",
+        )
+    if first is not None and share > allowed:
+        lost = gathered.read.lost_objects + gathered.found.lost_objects
+        others = broken - lost
+        counted = f"{lost} of {lost + objects} objects" * bool(lost) + " and " * bool(lost and others)
+        counted += f"{others} image{'s' * (others != 1)} or file{'s' * (others != 1)}" * bool(others)
+        raise DataError.of(
+            expected=f"at most {allowed:.0%} unusable",
+            found=f"{counted} ({share:.0%}); the first: {why}",
+            where=first.place,
+            do=f"{first.do or 'repair the source'}, or accept the loss with --on-error skip, which lists all of them",
         )
 
 

@@ -122,18 +122,21 @@ class IssueSpool:
 
     Attributes:
         counts: findings by severity and code.
+        lost_objects: how many of the errors are about an object.
         first: the first finding of each kind that is an error, by code.
     """
 
     def __init__(self, folder: Path) -> None:
         self._file: IO[str] = TemporaryFile("w+", dir=folder, encoding="utf-8", newline="\n")  # noqa: SIM115
         self.counts: Counter[tuple[str, str]] = Counter()
+        self.lost_objects = 0
         self.first: dict[str, Issue] = {}
 
     def add(self, issue: Issue) -> None:
         """Keep a finding."""
         self.counts[issue.severity.value, issue.code] += 1
         if issue.severity is Severity.ERROR:
+            self.lost_objects += issue.annotation is not None
             self.first.setdefault(issue.code, issue)
         members = ",\n".join(f'      "{name}": {_encode(getattr(issue, name))}' for name in _ISSUE_FIELDS)
         self._file.write(f",\n    {{\n{members}\n    }}")

@@ -140,7 +140,8 @@ class _Reader:
         if self._name_reported or not isinstance(entry.name, str) or entry.name not in self._file.finder.guessed:
             return
         self._name_reported = True
-        text = f"{entry.name!r} leads nowhere; {path.name!r} is the only image that it can mean."
+        found = "/".join(path.parts[-2:])
+        text = f"{entry.name!r} leads nowhere; {found!r} is the only image that it can mean."
         repair = "Names that lead nowhere are taken for the image of the same base name."
         self._on_issue(coco_issue(self._file.path, "image-by-name", text, f"{entry.where}.file_name", image=path.name,
                                   repair=repair, severity=Severity.INFO))  # fmt: skip

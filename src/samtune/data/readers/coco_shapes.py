@@ -67,7 +67,7 @@ def _polygons(value: list[Any], box: Box | None, where: str, notes: list[tuple[s
     elif all(map(_is_pairs, value)):
         notes.append(("polygon-pairs", "The points of each polygon are pairs.", where))
         rings = [[coordinate for point in ring for coordinate in point] for ring in value]
-    elif isinstance(value[0], list) and any(isinstance(item, list) for item in cast("list[Any]", value[0])):
+    elif isinstance(value[0], list) and list in set(map(type, cast("list[Any]", value[0]))):
         raise _unreadable("segmentation-invalid", "lists nested deeper than polygons")
     usable: list[tuple[float, ...]] = []
     problems: list[SegmentationError] = []

@@ -25,11 +25,18 @@ class ReadOptions:
         crowd: whether COCO's `iscrowd` marks `objects` or `regions` of many; `auto` tells by their number.
         mask_pattern: path of an image's masks with `{stem}` for the image's name; empty tells by their names.
         all_pages: whether every page of an image is an image of its own.
+        page: the page that is read of files with several, counted from 1, where not all are.
     """
 
     crowd: str = "auto"
     mask_pattern: str = ""
     all_pages: bool = False
+    page: int = 1
+
+    @classmethod
+    def of(cls, crowd: str, mask_pattern: str, page: int | str) -> ReadOptions:
+        """The options as settings have them, `page` a number or `all`."""
+        return cls(crowd, mask_pattern, page == "all", page if isinstance(page, int) else 1)
 
 
 AUTO = ReadOptions()
@@ -101,7 +108,7 @@ def split_folders(root: Path) -> list[tuple[Split, Path]]:
 
 def number(value: Any) -> float | None:
     """A finite number, also from text such as `"3.5"`; None for anything else, booleans included."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if type(value) is bool or not isinstance(value, (int, float, str)):
         return None
     try:
         result = float(value)

@@ -14,9 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import yaml
-
-from samtune.config.prepare import SourceFormat
 from samtune.data.images import SUFFIXES
 from samtune.data.readers.common import OnIssue, require_source
 from samtune.data.readers.files import content_folder, files_below, visible
@@ -26,7 +23,7 @@ from samtune.data.readers.stream import load_json
 from samtune.data.readers.text import is_label_line, read_text
 from samtune.data.readers.unread import advice_for
 from samtune.errors import DataError
-from samtune.types import Issue, Severity
+from samtune.types import Issue, Severity, SourceFormat
 
 FORMATS: tuple[str, ...] = get_args(SourceFormat)[1:]
 ROBOFLOW_NAME = "_annotations.coco.json"
@@ -198,6 +195,8 @@ def _outlines_in(files: list[Path]) -> bool | None:
 
 def is_yolo_yaml(file: Path) -> bool:
     """Whether a YAML file names classes and image folders as YOLO's `data.yaml` does; other tools' files do not."""
+    import yaml  # most sources have no such file
+
     try:
         with file.open("rb") as opened:
             data = opened.read(_MAX_YAML + 1)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.data.masks import components_of, read_labels
+from samtune.data.masks import LabelRuns, components_of, read_labels, read_labels_of_any_size
 from samtune.data.prepare.split import group_of
 from samtune.data.readers.common import (
     AUTO,
@@ -36,6 +36,7 @@ from samtune.data.readers.mask_classes import (
     VOID_COLOR,
     Classes,
     Value,
+    as_value,
     count_pages,
     find_classes,
     has_palette,
@@ -67,7 +68,7 @@ def read_mask_folder(
         on_issue: called for each finding; masks reported as errors are left out. Images without a mask are left out,
             because a missing mask does not say that nothing is there.
         options: `mask_pattern` says how masks are named; with `all_pages` each page of an image is an image, and its
-            objects are those of the same page of the mask.
+            objects are those of the same page of the mask; else `page` is read of both.
 
     Yields:
         The images by split, folder, name and page.
@@ -82,7 +83,7 @@ def read_mask_folder(
     elsewhere = list(files_below(images)) if images is not None else None
     pairs = pair_masks(path, files, images=elsewhere, pattern=options.mask_pattern)
     _refuse_unmatched(path, pairs)
-    reader = _Reader(path, pairs, on_issue, all_pages=options.all_pages)
+    reader = _Reader(path, pairs, on_issue, options)
     splits = _voc_splits(files)
     by_split: dict[Split, list[Path]] = {split: [] for split in Split}
     for image in pairs.matched:
@@ -137,8 +138,9 @@ def _voc_splits(files: list[Path]) -> dict[str, Split]:
 class _Reader:
     """Turns masks into records."""
 
-    def __init__(self, root: Path, pairs: MaskPairs, on_issue: OnIssue, *, all_pages: bool) -> None:
-        self._root, self._pairs, self._on_issue, self._all_pages = root, pairs, on_issue, all_pages
+    def __init__(self, root: Path, pairs: MaskPairs, on_issue: OnIssue, options: ReadOptions) -> None:
+        self._root, self._pairs, self._on_issue = root, pairs, on_issue
+        self._all_pages, self._page = options.all_pages, options.page
         self._ids: dict[Split, set[str]] = {split: set() for split in Split}
         self._classes: dict[Path, Classes] = {}
         self._categories = _recurring_names(pairs)
@@ -159,8 +161,8 @@ class _Reader:
         for file in masks:
             self._classes_for(file)  # what is wrong with a class file is wrong with the source
             try:
-                self._check_pages(file, image)
-                mask = MaskFile(file, page=page or 1)
+                has_pages = self._check_pages(file, image)
+                mask = MaskFile(file, page=page or (self._page if has_pages else 1))
                 labels = _labels(mask)
                 objects = list(self._objects(mask, labels, image, single=len(masks) > 1))
             except DataError as error:
@@ -186,8 +188,8 @@ class _Reader:
             page=page,
         )
 
-    def _check_pages(self, file: Path, image: Path) -> None:
-        """Report a mask of as many pages as its image, of which one is read.
+    def _check_pages(self, file: Path, image: Path) -> bool:
+        """Whether a mask has as many pages as its image; reported where one of them is read and nobody said which.
 
         Raises:
             DataError: the mask has pages, and its image not as many; or fewer, where all are read.
@@ -200,10 +202,11 @@ class _Reader:
                 where=str(file),
                 do="save one label image: a page per object, or per depth, are two readings of a stack",
             )
-        if pages > 1 and not self._all_pages:
+        if pages > 1 and not self._all_pages and self._page == 1:
             text = f"The mask has {pages} pages, as its image has, of which the first is read."
             issue = self._issue("mask-pages", text, file, image.name, "Page 1 is prepared.", Severity.WARNING)
             self._on_issue(replace(issue, do="--page all prepares every page with the objects of its mask"))
+        return pages > 1
 
     def report_rest(self) -> None:
         """Report images without masks, and masks without images."""
@@ -222,14 +225,15 @@ class _Reader:
             self._on_issue(self._issue("mask-spare", text, mask, None, "It is left out.", Severity.INFO))
 
     def _objects(
-        self, mask: MaskFile, labels: NDArray[Any], image: Path, *, single: bool
+        self, mask: MaskFile, labels: NDArray[Any] | LabelRuns, image: Path, *, single: bool
     ) -> Iterator[tuple[str, Segmentation]]:
         """Category and shape of every object in a mask; `single` where the image has several masks."""
         file = mask.path
-        if file.suffix.lower() == ".npy":
+        if file.suffix.lower() == ".npy" and not isinstance(labels, LabelRuns):
             yield from array_objects(labels)
             return
-        values = values_of(labels)
+        is_large = isinstance(labels, LabelRuns)
+        values: list[Value] = list(labels.present) if is_large else values_of(labels)
         if (of_classes := self._pairs.classes.get(file)) is not None:
             yield from self._instances_with_classes(mask, labels, of_classes, image.name)
             return
@@ -240,7 +244,7 @@ class _Reader:
         elif "class" in folder or "semantic" in folder:
             for value in self._without_void(file, values, sure=True):
                 yield from ((_value_name(value), shape) for shape in _components(replace(mask, value=value)))
-        elif labels.ndim == 3:
+        elif not is_large and labels.ndim == 3:
             colors = [value for value in values if value not in (0, VOID_COLOR)]
             if "object" in folder or "instance" in folder:
                 yield from ((DEFAULT_CATEGORY, replace(mask, value=color)) for color in colors)
@@ -254,10 +258,10 @@ class _Reader:
                 yield DEFAULT_CATEGORY, mask
             else:
                 yield from ((category or DEFAULT_CATEGORY, shape) for shape in _components(mask))
-        elif is_soft(labels):
+        elif not is_large and is_soft(labels):
             yield from ((DEFAULT_CATEGORY, shape) for shape in soft_components(labels))
         else:
-            sure = has_palette(file) or "object" in folder or "instance" in folder
+            sure = _has_palette(file, labels) or "object" in folder or "instance" in folder
             self._check_background(file, values)
             for value in self._without_void(file, values, sure=sure):
                 yield DEFAULT_CATEGORY, replace(mask, value=value)
@@ -271,12 +275,11 @@ class _Reader:
         return self._classes[folder]
 
     def _named(
-        self, mask: MaskFile, labels: NDArray[Any], values: list[Value], classes: Classes, image: str
+        self, mask: MaskFile, labels: NDArray[Any] | LabelRuns, values: list[Value], classes: Classes, image: str
     ) -> Iterator[tuple[str, Segmentation]]:
         """Objects of a mask whose values or colours a file names."""
         file = mask.path
-        is_palette = classes.by_color and labels.ndim == 2 and has_palette(file)
-        colors = palette_colors(file, labels) if is_palette else {}
+        colors = _palette(file, labels) if classes.by_color else {}
         for value in values:
             color = colors.get(value, value)
             name = classes.names.get(color)
@@ -290,10 +293,12 @@ class _Reader:
                 self._on_issue(self._issue("category-unknown", text, file, image, "Its pixels are left out.", of=file))
 
     def _instances_with_classes(
-        self, mask: MaskFile, labels: NDArray[Any], of_classes: Path, image: str
+        self, mask: MaskFile, labels: NDArray[Any] | LabelRuns, of_classes: Path, image: str
     ) -> Iterator[tuple[str, Segmentation]]:
         """Objects of a VOC pair: their pixels from the mask of objects, their names from that of classes."""
         file, kinds = mask.path, read_labels(of_classes, mask.page)
+        if isinstance(labels, LabelRuns):  # the other mask, as large, was refused
+            raise DataError.of(expected="two masks of one size", found="a much larger one", where=str(file))
         if kinds.shape[:2] != labels.shape[:2]:
             raise DataError.of(
                 expected=f"masks of objects and classes of one size, {labels.shape[1]} x {labels.shape[0]}",
@@ -301,8 +306,7 @@ class _Reader:
                 where=str(of_classes),
             )
         classes = self._classes_for(of_classes)
-        is_palette = classes.by_color and kinds.ndim == 2 and has_palette(of_classes)
-        colors = palette_colors(of_classes, kinds) if is_palette else {}
+        colors = _palette(of_classes, kinds) if classes.by_color else {}
         for value in values_of(labels):
             if value in (0, VOID, VOID_COLOR):
                 continue
@@ -332,10 +336,9 @@ class _Reader:
                 objects.remove(void)
         return [value for value in objects if value != VOID_COLOR]
 
-    def _check_border(self, file: Path, labels: NDArray[Any]) -> None:
+    def _check_border(self, file: Path, labels: NDArray[Any] | LabelRuns) -> None:
         """Report once a mask whose object is all around what is not object."""
-        border = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
-        if all(map(np.all, border)) and not labels.all() and "inverted" not in self._reported:
+        if _is_around(labels) and "inverted" not in self._reported:
             self._reported.add("inverted")
             text = "The object goes around the whole border of the image; objects may be drawn as 0."
             self._on_issue(self._issue("mask-inverted", text, file, None, "The mask is read as it is: 0 is background.",
@@ -384,13 +387,34 @@ def _recurring_names(pairs: MaskPairs) -> dict[Path, str]:
     return {mask: rest for mask, rest in rests.items() if counts[rest] > 1 and rest}
 
 
-def _labels(mask: MaskFile) -> NDArray[Any]:
+def _labels(mask: MaskFile) -> NDArray[Any] | LabelRuns:
     """The values of a mask file, an array's included.
 
     Raises:
         DataError: it cannot be read, or not without running what is in it.
     """
-    return read_array(mask.path) if mask.path.suffix.lower() == ".npy" else read_labels(mask.path, mask.page)
+    is_array = mask.path.suffix.lower() == ".npy"
+    return read_array(mask.path) if is_array else read_labels_of_any_size(mask.path, mask.page)
+
+
+def _is_around(labels: NDArray[Any] | LabelRuns) -> bool:
+    """Whether all of the border is object, and not all of the image."""
+    if isinstance(labels, LabelRuns):
+        return labels.is_around
+    border = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
+    return all(map(np.all, border)) and not labels.all()
+
+
+def _has_palette(file: Path, labels: NDArray[Any] | LabelRuns) -> bool:
+    """Whether pixels are numbers of colours."""
+    return labels.palette is not None if isinstance(labels, LabelRuns) else has_palette(file)
+
+
+def _palette(file: Path, labels: NDArray[Any] | LabelRuns) -> dict[Value, Value]:
+    """The colours that pixels are numbers of; empty where they are not."""
+    if isinstance(labels, LabelRuns):
+        return {index: as_value(list(color)) for index, color in enumerate(labels.palette or ())}
+    return palette_colors(file, labels) if labels.ndim == 2 and has_palette(file) else {}
 
 
 def _equal(labels: NDArray[Any], value: Value) -> NDArray[np.bool_]:

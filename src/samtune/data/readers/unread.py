@@ -18,7 +18,7 @@ _LOOKED_AT = 2_000
 
 # Ending of the file, test of its first bytes as text, what it is, which export to choose.
 _KNOWN: tuple[tuple[str, Callable[[str], bool], str, str], ...] = (
-    (".xml", lambda head: "<annotations" in head and ("<meta" in head or "<version>" in head),
+    (".xml", lambda head: "<annotations" in head and any(mark in head for mark in ("<meta", "<version>", "points=")),
      "CVAT's own XML", "export from CVAT as COCO 1.0, or as Segmentation mask 1.1"),
     (".xml", lambda head: "<annotation" in head and "<bndbox" in head,
      "Pascal VOC XML, which holds boxes and no outlines", "export masks or polygons, such as COCO"),

@@ -59,7 +59,7 @@ class WholeSource:
         if not objects and not errors:
             yield self._issue(
                 "no-objects", Severity.ERROR,
-                f"The source has {self._images.total()} images and no object.",
+                f"The source has {self._images.total()} image{'s' * (self._images.total() != 1)} and no object.",
                 do="check that the annotations were exported, and of which kind they are",
             )  # fmt: skip
         if not splits_explained:

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-import yaml
-
 from samtune.data.images import SUFFIXES
 from samtune.data.paths import confine
 from samtune.data.readers.common import category_name, number, split_named
@@ -74,6 +72,8 @@ def read_settings(file: Path) -> YoloSettings:
     Raises:
         DataError: it cannot be read, or names no classes by number.
     """
+    import yaml  # other formats have no such file
+
     try:
         data = file.read_bytes()
         raw: Any = yaml.safe_load(data.decode("utf-8-sig")) if len(data) <= _MOST_YAML else "more than 1 MiB"

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samtune.drawing import BASE, TRUTH, TUNED, hex_color
-from samtune.training.checkpoint import RunFolder
 from samtune.training.tracking.events import Event, Listener, RunFinished
 from samtune.utils.files import new_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from samtune.training.checkpoint import RunFolder
 
 _GRAY = "#888888"
 _SMOOTH = 0.05

@@ -101,6 +101,8 @@ function status() {
 
 function empty() {
   const node = byId("empty");
-  node.hidden = app.image !== null || app.images.length > 0;
-  if (!node.hidden) replace(node, el("b", {}, "No images"), el("span", {}, "The studio was started on a folder without images it can read."));
+  const problem = app.image?.problem;
+  node.hidden = !problem && (app.image !== null || app.images.length > 0);
+  if (problem) replace(node, el("b", {}, "This image cannot be shown"), el("span", {}, problem.message));
+  else if (!node.hidden) replace(node, el("b", {}, "No images"), el("span", {}, "The studio was started on a folder without images it can read."));
 }

@@ -14,7 +14,7 @@ export function startCompare() {
 
 export const canCompare = () => app.models.length > 1;
 
-/** `app.compare`: {mode: "flip" | "split", shown: "base" | "tuned", base, tuned, iou}. */
+/** `app.compare`: {mode: "flip" | "split", shown: "base" | "tuned", base, tuned, model: key of the tuned one, iou}. */
 export async function compare(mode) {
   if (!canCompare()) {
     notice("Only one model is here. Start samtune studio with a tuned run, or tune one on this page.");
@@ -46,7 +46,7 @@ async function ask(mode) {
     const answer = await post(imagePath(image.id, "compare"), question(prompts, null, false));
     const [base, tuned] = await Promise.all([decode(answer.base), decode(answer.tuned)]);
     if (app.image !== image || app.draft !== draft || app.selected !== selected) return;
-    app.compare = { mode, shown: "tuned", base, tuned, iou: answer.iou };
+    app.compare = { mode, shown: "tuned", base, tuned, model: answer.model, iou: answer.iou };
     emit("compare", "draft");
   } catch (error) {
     report(error);
@@ -70,8 +70,7 @@ function paint() {
   bar.hidden = !shown;
   byId("stage").classList.toggle("split", shown?.mode === "split");
   if (!shown) return;
-  const tuned = app.models.find((model) => model.key !== "base")?.key;
-  const name = (side) => (side === "base" ? modelLabel("base") : modelLabel(tuned));
+  const name = (side) => modelLabel(side === "base" ? "base" : shown.model);
   const label = (side) =>
     el("span", { class: `side ${shown.mode === "flip" && shown.shown !== side ? "off" : ""}` },
       el("b", {}, side === "base" ? "Base" : "Tuned"), " ", el("small", {}, name(side)));

@@ -51,14 +51,14 @@ async function run(event, result) {
 }
 
 const MOUSE = [
-  ["Drag", "box around an object"],
-  ["Click", "positive: this belongs to it"],
-  ["Right click, Shift click", "negative: this does not"],
-  ["Click on a point", "take it away"],
-  ["Ctrl click", "select the object there"],
-  ["Wheel, pinch", "zoom"],
-  ["Middle button, Alt drag", "move the view"],
-  ["Alt wheel", "size of the brush"],
+  ["Drag", "Box around an object"],
+  ["Click", "Positive: this belongs to it"],
+  ["Right click, Shift click", "Negative: this does not"],
+  ["Click on a point", "Take the point away"],
+  ["Ctrl click", "Select the object there"],
+  ["Wheel, pinch", "Zoom"],
+  ["Middle button, Alt drag", "Move the view"],
+  ["Alt wheel", "Size of the brush"],
 ];
 
 export function openHelp() {

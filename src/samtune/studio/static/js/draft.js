@@ -29,8 +29,12 @@ export const currentIou = (draft) => (draft.edited ? null : (draft.masks[draft.c
 
 let abort = null;
 
-/** Take a step: `changes` to the draft; `ask` whether the model is asked about it. */
+/** Take a step: `changes` to the draft; `ask` whether the model is asked about it. Nobody marks what is not seen. */
 export function step(changes, ask) {
+  if (app.image.problem) {
+    report(app.image.problem);
+    return undefined;
+  }
   const before = app.draft;
   const began = before ?? { ...BLANK, started: performance.now() };
   const after = { ...began, ...changes };

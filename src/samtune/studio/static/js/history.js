@@ -7,6 +7,7 @@ const past = [];
 const future = [];
 let opener = null;
 let turn = Promise.resolve();
+let underway = Promise.resolve();
 
 /** `open(id)` shows an image; main.js gives it. */
 export function startHistory(open) {
@@ -20,6 +21,12 @@ export function push(step) {
   emit("history");
 }
 
+/** Undo and redo wait for `work`: a change whose step comes once the server has it, or they would take the one before. */
+export function hold(work) {
+  underway = Promise.allSettled([underway, work]);
+  return work;
+}
+
 export const canUndo = () => past.length > 0;
 export const canRedo = () => future.length > 0;
 export const undo = () => move(past, future, "undo");
@@ -28,6 +35,7 @@ export const redo = () => move(future, past, "redo");
 /** One after the other, however fast the key is pressed. */
 function move(from, to, way) {
   turn = turn.then(async () => {
+    await underway;
     const step = from.pop();
     if (!step) return;
     try {

@@ -91,8 +91,9 @@ export async function open(id) {
     notice(`There is no image ${id} here.`);
     return;
   }
-  if (app.image?.id === id) return;
+  if (app.image?.id === id && !image.problem) return;
   if (app.draft) clearDraft();
+  image.problem = null;
   Object.assign(app, { image, objects: [], selected: null, proposals: [], compare: null, hover: null });
   fit();
   emit("image", "objects", "selected", "proposals", "compare", "draft");
@@ -103,7 +104,9 @@ export async function open(id) {
     busy("");
   } catch (error) {
     busy("");
+    image.problem = error;
     report(error);
+    if (app.image === image) emit("image"); // which says so in its place
     return;
   }
   embed(image);

@@ -4,7 +4,7 @@ import { startAnnotate } from "./annotate.js";
 import { startBars } from "./bars.js";
 import { startCompare } from "./compare.js";
 import { openExport, openHelp } from "./dialogs.js";
-import { byId, el } from "./dom.js";
+import { byId, el, shortName } from "./dom.js";
 import { startHistory } from "./history.js";
 import { open, startImages } from "./images.js";
 import { startKeys } from "./keys.js";
@@ -65,6 +65,12 @@ function startHead() {
   });
 }
 
+function leftOut(problems) {
+  const names = problems.slice(0, 3).map(({ where }) => shortName(where ?? "?")).join(", ");
+  const count = problems.length === 1 ? "1 image was left out" : `${problems.length} images were left out`;
+  notice(`${count}: ${names}${problems.length > 3 ? " and others" : ""}. samtune doctor says why.`, 0);
+}
+
 function lockedOut(error) {
   byId("empty").hidden = false;
   byId("empty").replaceChildren(el("b", {}, "This page cannot speak to the studio"),
@@ -83,7 +89,7 @@ async function start() {
   const link = asked();
   try {
     const { problems = [] } = await refresh();
-    if (problems.length) notice(`${problems.length} images were left out; samtune doctor says why.`);
+    if (problems.length) leftOut(problems);
   } catch (error) {
     lockedOut(error);
     return;

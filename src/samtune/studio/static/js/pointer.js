@@ -14,6 +14,7 @@ const { pointer } = app;
 const CLICK = 4; // CSS pixels a click may move
 const NEAR = 9; // CSS pixels from a point's middle that still hit it
 const PREVIEW = 120; // milliseconds a preview may take
+const RETRY = 3000; // milliseconds until it is tried again where it took longer
 const down = new Map();
 let gesture = null;
 
@@ -184,16 +185,23 @@ export function resizeBrush(factor) {
   emit("pointer", "tool");
 }
 
-// The preview: one question at a time, only while nothing is being made and the last answers came fast enough.
+// The preview: one question at a time, only while nothing is being made. Where answers come too late, it is tried again
+// now and then: what made them late may be over.
 
 let asking = false;
 let again = false;
 let cost = 0;
+let last = 0; // when it was tried
+
+function wantsPreview() {
+  const isReady = app.image?.embedded && !app.image.problem;
+  const isIdle = isReady && !app.draft && !gesture && app.tool === "prompt" && !app.compare;
+  return isIdle && prefs.hover && pointer.at && isOnImage(pointer.at) && !proposalAt(pointer.at);
+}
 
 async function preview() {
   const { image } = app;
-  const idle = !app.draft && app.tool === "prompt" && !app.compare && prefs.hover && pointer.at && image?.embedded;
-  if (!idle || cost > PREVIEW || !isOnImage(pointer.at) || proposalAt(pointer.at)) return clearPreview();
+  if (!wantsPreview() || (cost > PREVIEW && performance.now() < last + RETRY)) return clearPreview();
   if (asking) {
     again = true;
     return undefined;
@@ -201,17 +209,17 @@ async function preview() {
   asking = true;
   again = false;
   try {
-    const started = performance.now();
+    last = performance.now();
     const point = [round(pointer.at.x), round(pointer.at.y), 1];
     const answer = await post(imagePath(image.id, "predict"), question({ box: null, points: [point] }, null, true));
     const masks = await decodeAll(answer);
-    cost = 0.6 * cost + 0.4 * (performance.now() - started);
-    if (!app.draft && app.image === image && pointer.at && !gesture) {
+    cost = 0.6 * Math.min(cost, 4 * PREVIEW) + 0.4 * (performance.now() - last);
+    if (app.image === image && wantsPreview()) {
       app.hover = masks[answer.best].mask;
       emit("hover");
     }
   } catch {
-    cost = Infinity; // no previews any more; what really fails is said when one clicks
+    cost = 4 * PREVIEW; // not so soon again; what really fails is said when one clicks
   } finally {
     asking = false;
   }

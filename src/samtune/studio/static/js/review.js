@@ -10,10 +10,11 @@ import { showView } from "./tabs.js";
 
 const filter = { class: "", min_size: "", max_size: "", sort: "iou" };
 let objects = [];
+let total = 0; // of which the server sends the first
 
 export function openReview() {
   const dialog = byId("review");
-  replace(dialog, head(), el("div", { class: "review-grid", id: "review-grid" }));
+  replace(dialog, head(), el("div", { class: "review-grid", id: "review-grid" }, el("p", { class: "blank-note" }, "Looking for objects…")));
   if (!dialog.open) dialog.showModal();
   load();
 }
@@ -37,7 +38,7 @@ function head() {
 async function load() {
   const asked = Object.entries(filter).filter(([, value]) => value !== "");
   try {
-    ({ objects } = await get(`/api/review?${new URLSearchParams(asked)}`));
+    ({ objects, total } = await get(`/api/review?${new URLSearchParams(asked)}`));
     paint();
   } catch (error) {
     byId("review").close();
@@ -46,7 +47,8 @@ async function load() {
 }
 
 function paint() {
-  byId("review-count").textContent = objects.length === 1 ? "1 object" : `${objects.length} objects`;
+  const all = total === 1 ? "1 object" : `${total.toLocaleString("en")} objects`;
+  byId("review-count").textContent = objects.length < total ? `the first ${objects.length} of ${all}` : all;
   replace(byId("review-grid"), objects.length ? objects.map(tile) : el("p", { class: "blank-note" }, "No accepted object fits this filter."));
 }
 
@@ -73,8 +75,10 @@ async function mend(object, body) {
   try {
     const { revision } = await get(imagePath(object.image_id, "objects"));
     await post(imagePath(object.image_id, "objects"), { ...body, id: object.object_id, revision });
-    if (body.action === "delete") objects = objects.filter((other) => other !== object);
-    else object.category_id = body.category_id;
+    if (body.action === "delete") {
+      objects = objects.filter((other) => other !== object);
+      total -= 1;
+    } else object.category_id = body.category_id;
     const image = imageById(object.image_id);
     if (app.image === image) await loadObjects(image);
     else if (body.action === "delete") image.objects -= 1;

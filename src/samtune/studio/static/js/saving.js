@@ -3,7 +3,7 @@
 
 import { announce } from "./dom.js";
 import { clearDraft, currentIou, currentMask, restoreDraft } from "./draft.js";
-import { push } from "./history.js";
+import { hold, push } from "./history.js";
 import { decode, encode } from "./masks.js";
 import { get, imagePath, post, ServerError } from "./server.js";
 import { app, classById, emit, imageById, objectById } from "./store.js";
@@ -12,6 +12,7 @@ import { notice, report } from "./toast.js";
 /** `waiting` changes not yet answered; `failed` ones that the server refused; `saved` how many it has confirmed. */
 export const saving = { waiting: 0, failed: 0, saved: 0 };
 const revisions = new Map();
+const leaving = new Set(); // ids of objects being deleted: a second press of the key is no second deletion
 let line = Promise.resolve();
 let serial = 0;
 
@@ -144,7 +145,12 @@ function place(object) {
 }
 
 /** Send a new object; where that fails it stays on the page, named as not saved. */
-async function store(object, imageId) {
+function store(object, imageId) {
+  object.stored = storeNow(object, imageId);
+  return object.stored;
+}
+
+async function storeNow(object, imageId) {
   try {
     object.saving = "saving";
     emit("objects");
@@ -178,8 +184,8 @@ export function discard(object) {
 }
 
 async function remove(object, imageId) {
-  await line;
-  if (!object.saving) await send(imageId, { action: "delete", id: object.id });
+  await object.stored; // it may not even have been sent
+  if (object.saving !== "failed") await send(imageId, { action: "delete", id: object.id });
   app.objects = app.objects.filter((other) => other.id !== object.id);
   if (app.selected === object.id) app.selected = null;
   count(imageId);
@@ -205,9 +211,11 @@ export async function deleteObject(id) {
     discard(object);
     return;
   }
+  if (object.saving || leaving.has(id)) return;
   const imageId = app.image.id;
   await attempt(async () => {
-    await remove(object, imageId);
+    leaving.add(id);
+    await remove(object, imageId).finally(() => leaving.delete(id));
     push({
       image: imageId,
       name: "delete",
@@ -295,10 +303,5 @@ export async function setStatus(image, status) {
   });
 }
 
-async function attempt(work) {
-  try {
-    await work();
-  } catch (error) {
-    report(error);
-  }
-}
+/** Undo and redo wait for a change under way, which takes its step of history at its end. */
+const attempt = (work) => hold(work().catch(report));

@@ -8,7 +8,7 @@ export const app = {
   tune: null,
   stats: null,
   finder: false,
-  image: null, // the open one of `images`
+  image: null, // the open one of `images`; its `problem` is why it cannot be shown
   objects: [], // of the open image; `mask` is decoded, `saving` is null, "saving" or "failed"
   selected: null, // id of an object
   category: null, // id of the class for new objects

@@ -4,8 +4,9 @@ import { announce, byId, el, icon } from "./dom.js";
 
 const SHORT = 6000;
 
-export function notice(text) {
-  show("notice", [el("p", {}, text)], SHORT);
+/** With 0 milliseconds it stays until it is closed. */
+export function notice(text, milliseconds = SHORT) {
+  show("notice", [el("p", {}, text)], milliseconds);
 }
 
 export function report(error) {
