@@ -7,8 +7,8 @@
         ../shared/data/nanoshapes_coco:0.5,0.25,0.25 --steps 1000 --click-lr 4e-4 --box-steps 1200 --lr 2e-3 \
         --objects 200 --proofs boxes blend --out build/verdict-clicks
 
-The first is how one would tune; the second tunes on boxes for so long and so fast that clicks are lost. `--box-steps 500
---lr 1e-3` is between the two.
+The first is how one would tune; the second tunes on boxes for so long and so fast that clicks are lost. `--box-steps
+500 --lr 1e-3` is between the two.
 
 A set is split anew where shares stand behind a colon. For each set:
 
