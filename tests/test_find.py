@@ -303,6 +303,9 @@ def test_an_export_brings_its_finder_along(run, dataset, tmp_path):
         assert api.find(image, model, out, wish, quiet=True).objects
     first, second = ((out / "predictions.json").read_text() for out in outs)
     assert first == second
+    assert load_finder(tmp_path / "hf" / "model.pt").points == load_finder(run).points  # as beside an official export
+    with pytest.raises(ModelError, match="a run with a finder"):
+        load_finder(tmp_path / "model.pt")
 
 
 def test_commands(run, dataset, tmp_path, capsys):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from samtune import api
 from samtune.cli import main
@@ -37,6 +38,18 @@ def folder(tmp_path_factory, tiny_folder):
     api.train(dataset.root, TrainConfig(model=str(tiny_folder), out=root / "RUN", steps=1), quiet=True)
     shutil.copytree(root / "DATASET" / "images", root / "IMAGES")
     return root
+
+
+def test_of_two_equal_neighbours_either_may_be_the_peak():
+    finder = pytest.importorskip("samtune.exports.onnx.finder", reason="the extra onnx is not installed")
+    heat = torch.tensor([[[0.1, 0.2, 0.2 + 1e-7, 0.1], [0.1, 0.1, 0.1, 0.0]]])
+    right, left = np.zeros((2, 1, 2, 4), np.float32)
+    right[0, 0, 2] = left[0, 0, 1] = 0.2
+    assert finder.peaks_gap(right, right, heat) == 0 and finder.peaks_gap(left, right, heat) < 1e-6
+    wrong = right.copy()
+    wrong[0, 1, 3] = 0.05
+    assert finder.peaks_gap(wrong, right, heat) > 0.1
+    assert finder.peaks_gap(right * np.float32(0.9), right, heat) == pytest.approx(0.02)
 
 
 def shell_commands() -> list[list[str]]:

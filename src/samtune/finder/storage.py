@@ -61,12 +61,13 @@ def load_finder(path: Path) -> Finder:
     """Read a finder.
 
     Args:
-        path: a run, its `finder` folder, or the file.
+        path: a run, its `finder` folder, the file, or an exported `.pt` file beside which it stands.
 
     Raises:
         ModelError: no finder there, a file that cannot be read, or one of another version.
     """
-    file = next((place for place in (path / FOLDER / FILE, path / FILE) if place.is_file()), path)
+    beside = path.with_name(FILE) if path.suffix == ".pt" else path
+    file = next((place for place in (path / FOLDER / FILE, path / FILE) if place.is_file()), beside)
     if not file.is_file():
         raise ModelError.of(
             expected="a run with a finder",
