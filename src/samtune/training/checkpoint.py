@@ -309,10 +309,13 @@ def cut_logs(folder: RunFolder, step: int) -> None:
         lines = folder.metrics.read_text(encoding="utf-8").splitlines()
         write_text(folder.metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
     if folder.results.exists():
-        header, *rows = folder.results.read_text(encoding="utf-8").splitlines() or [""]
-        whole = [row for row in rows if row.count(",") == header.count(",") and row.split(",")[0].isdecimal()]
-        kept = [row for row in whole if int(row.split(",")[0]) <= step]
-        write_text(folder.results, "".join(f"{line}\n" for line in [header, *kept]))
+        lines = folder.results.read_text(encoding="utf-8").splitlines(keepends=True)
+        header, *rows = [line for line in lines if line.endswith("\n")] or [""]
+        kept = [row for row in rows if row.split(",")[0].isdecimal() and int(row.split(",")[0]) <= step]
+        if header:
+            write_text(folder.results, "".join([header, *kept]))
+        else:
+            folder.results.unlink()
 
 
 def _step_of(line: str) -> float:
