@@ -22,7 +22,7 @@ from samtune.training.readings import Readings
 from samtune.training.run import new, resumed
 from samtune.training.step import learn
 from samtune.training.tracking.events import Event, StepDone, Validated
-from samtune.training.tracking.files import _results_table
+from samtune.training.tracking.files import results_table
 from samtune.training.update import Update
 from tests.small import make_dataset
 
@@ -157,7 +157,7 @@ def test_a_table_of_results_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_p
     cut_logs(folder, 5)
     for step, iou, is_best in ((0, 0.5, True), (3, 0.61, True)):
         if "\n" not in written or step:
-            _results_table(folder)(Validated(step, {"valid/box": iou}, is_best, {}, {}))
+            results_table(folder)(Validated(step, {"valid/box": iou}, is_best, {}, {}))
     assert folder.results.read_text() == "step,valid/box,best\n0,0.50000,1\n3,0.61000,1\n"
 
 

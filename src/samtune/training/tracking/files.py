@@ -32,7 +32,7 @@ def file_listeners(folder: RunFolder, config: TrainConfig, first_step: int = 0) 
         first_step: steps done before; what a resumed run had written of later ones is taken back.
     """
     with ExitStack() as stack:
-        listeners: list[Listener] = [stack.enter_context(_metrics_file(folder.metrics)), _results_table(folder)]
+        listeners: list[Listener] = [stack.enter_context(_metrics_file(folder.metrics)), results_table(folder)]
         tensorboard = stack.enter_context(tensorboard_listener(folder.path / "tensorboard", first_step))
         if tensorboard is not None:
             listeners.append(tensorboard)
@@ -69,7 +69,7 @@ def _finite(line: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in line.items()}
 
 
-def _results_table(folder: RunFolder) -> Listener:
+def results_table(folder: RunFolder) -> Listener:
     """`results.csv`, one row per validation, for spreadsheets."""
 
     def listen(event: Event) -> None:
