@@ -129,6 +129,8 @@ def main() -> None:
             print(
                 f"{options.dataset.name}: {len(held_out)} held-out objects, target IoU {TARGET}, {options.steps} steps"
             )
+            if len(learnt) < stops[-1]:
+                print(f"{len(learnt)} images to learn from, one of each group: fewer than {stops[-1]}")
             print(f"before        {measure(client, dataset, held_out, model)}", flush=True)
             for number, entry in enumerate(learnt, start=1):
                 took, count = accept(client, ids[number - 1], model, dataset, entry)
