@@ -22,6 +22,7 @@ from samtune.data.opening import (
     FORMATS,
     MAX_PIXELS,
     MAX_SIDE,
+    PNG_MARK,
     SUFFIXES,
     ImageError,
     check_end,
@@ -56,7 +57,6 @@ __all__ = [
 ]
 
 _TRANSPOSING = frozenset({5, 6, 7, 8})
-_PNG_MARK = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ def _has_deep_colours(path: Path) -> bool:
     """Whether a file is a colour PNG of 16 bits, of which Pillow keeps the upper 8. Source: PNG, section 11.2.2."""
     with path.open("rb") as file:
         head = file.read(26)
-    return head.startswith(_PNG_MARK) and head[24:26] in (b"\x10\x02", b"\x10\x06")
+    return head.startswith(PNG_MARK) and head[24:26] in (b"\x10\x02", b"\x10\x06")
 
 
 def _deep_colours(path: Path) -> NDArray[np.uint16] | None:

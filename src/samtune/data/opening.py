@@ -33,6 +33,8 @@ MAX_PIXELS = 1 << 27
 MAX_SIDE_IN_TILES = 1_000_000
 MAX_PIXELS_IN_TILES = 1 << 31
 """Largest image that is read in windows; the mask API counts pixels in 32 bits."""
+PNG_MARK = b"\x89PNG\r\n\x1a\n"
+"""The first bytes of every PNG."""
 # Only these decoders are ever loaded; without this Pillow would import every one it has.
 _DECODERS = (
     AvifImagePlugin,

@@ -5,15 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from samtune.data.masks import Region, encode_region, format_counts, parse_counts, rasterise_region, region_of
+from samtune.data.masks import Region, encode_region, format_counts, mask_png, parse_counts, rasterise_region, region_of
 from samtune.errors import UsageError
 
 _EXPECTED = "a mask: bbox as x, y, width, height in whole pixels inside the image, and a gray PNG of that size"
@@ -26,7 +23,8 @@ def pack_mask(region: Region | None) -> dict[str, Any]:
         return {"bbox": [0, 0, 0, 0], "png": ""}
     height, width = tight.mask.shape
     x0, y0 = region.x0 + tight.x0, region.y0 + tight.y0
-    return {"bbox": [x0, y0, width, height], "png": base64.b64encode(png_bytes(tight.mask)).decode("ascii")}
+    png = mask_png(Region(tight.mask, 0, 0), height, width)
+    return {"bbox": [x0, y0, width, height], "png": base64.b64encode(png).decode("ascii")}
 
 
 def unpack_mask(bbox: tuple[int, int, int, int], png: str, height: int, width: int) -> Region:
@@ -50,23 +48,6 @@ def unpack_mask(bbox: tuple[int, int, int, int], png: str, height: int, width: i
     if tight is None:
         raise _refused("a mask without a pixel")
     return tight.moved(x, y)
-
-
-def png_bytes(mask: NDArray[np.bool_]) -> bytes:
-    """A mask bool `[h, w]` as a gray PNG of one bit per pixel.
-
-    By hand, because OpenCV first wants a byte for each pixel, which takes ten times as long.
-    """
-    height, width = mask.shape
-    rows = np.zeros((height, 1 + (width + 7) // 8), np.uint8)  # a row begins with its filter: none
-    rows[:, 1:] = np.packbits(mask, axis=1)
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, content) for name, content in parts)
-
-
-def _chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def counts_of(region: Region, height: int, width: int) -> str:

@@ -125,12 +125,7 @@ def _verdict(issues: Sequence[Issue]) -> str:
     counts = _counts(issues)
     if not any(counts.values()):
         return "Nothing found."
-    return ", ".join(f"{count} {_plural(name, count)}" for name, count in counts.items() if count)
-
-
-def _plural(name: str, count: int) -> str:
-    noun = "note" if name == "info" else name
-    return noun if count == 1 else noun + "s"
+    return ", ".join(_count(count, "note" if name == "info" else name) for name, count in counts.items() if count)
 
 
 def _summary_lines(summary: DatasetSummary) -> list[str]:

@@ -7,6 +7,7 @@ are refused before the library sees them, because mask libraries crash or return
 
 from samtune.data.masks.files import (
     components_of,
+    mask_png,
     read_labels,
     read_labels_of_any_size,
     read_mask_file,
@@ -34,6 +35,7 @@ __all__ = [
     "encode_rle",
     "format_counts",
     "mask_box",
+    "mask_png",
     "parse_counts",
     "rasterise",
     "rasterise_region",

@@ -15,6 +15,7 @@ from PIL import Image
 from samtune.data.images import ImageError, read_pixels
 from samtune.data.masks.large import LabelRuns, read_label_runs
 from samtune.data.masks.regions import Region, refuse, region_of
+from samtune.data.opening import PNG_MARK
 from samtune.errors import DataError
 from samtune.types import MaskFile
 
@@ -57,7 +58,7 @@ def write_region_file(path: Path, region: Region | None, height: int, width: int
         OSError: the disk refused.
     """
     if path.suffix.lower() == ".png":
-        path.write_bytes(_png(region, height, width))
+        path.write_bytes(mask_png(region, height, width))
         return
     whole = region.paste(height, width) if region else np.zeros((height, width), bool)
     with path.open("wb") as file:
@@ -181,17 +182,14 @@ def _where_value(pixels: NDArray[Any], value: int | tuple[int, int, int] | None)
     return np.all(same, axis=2, keepdims=True)[:, :, 0]
 
 
-_PNG_MARK = b"\x89PNG\r\n\x1a\n"
-
-
 def _is_one_bit(path: Path) -> bool:
     """Whether `read_pixels` gives 0 and 1 for this file: a PNG of bit depth 1. Source: PNG specification, IHDR."""
     with path.open("rb") as file:
         head = file.read(26)
-    return head.startswith(_PNG_MARK) and len(head) == 26 and head[24] == 1
+    return head.startswith(PNG_MARK) and len(head) == 26 and head[24] == 1
 
 
-def _png(region: Region | None, height: int, width: int) -> bytes:
+def mask_png(region: Region | None, height: int, width: int) -> bytes:
     """A 1-bit gray PNG, packed and compressed only where the object is. Source: PNG specification, sections 5 and 11.2.
 
     By hand because it is what a prepared dataset is made of: ten times the speed of a general encoder (see
@@ -214,7 +212,7 @@ def _png(region: Region | None, height: int, width: int) -> bytes:
     check = (high + after * low) % _ADLER << 16 | low  # and then of `after` zeros
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     return b"".join(
-        (_PNG_MARK, _chunk(b"IHDR", header), _chunk(b"IDAT", stream + check.to_bytes(4, "big")), _chunk(b"IEND", b""))
+        (PNG_MARK, _chunk(b"IHDR", header), _chunk(b"IDAT", stream + check.to_bytes(4, "big")), _chunk(b"IEND", b""))
     )
 
 

@@ -18,10 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from samtune.data.masks.regions import Region
-from samtune.data.opening import MAX_PIXELS, MAX_PIXELS_IN_TILES, ImageError, damaged_image, refuse_image
+from samtune.data.opening import (
+    MAX_PIXELS,
+    MAX_PIXELS_IN_TILES,
+    PNG_MARK,
+    ImageError,
+    damaged_image,
+    refuse_image,
+)
 from samtune.data.tiff import TiffError, is_tiff, open_tiff
 
-_PNG_MARK = b"\x89PNG\r\n\x1a\n"
 _MOST_BYTES = 3 * MAX_PIXELS
 _PORTION = 1 << 23
 """Pixels that are looked at together."""
@@ -161,7 +167,7 @@ def read_label_runs(path: Path) -> LabelRuns:
 
 def _read_whole(path: Path) -> LabelRuns:
     with path.open("rb") as file:
-        is_png = file.read(8) == _PNG_MARK
+        is_png = file.read(8) == PNG_MARK
     if not (is_png or is_tiff(path)):
         raise _refused(path, "a file of another kind")
     kind = PngImagePlugin.PngImageFile if is_png else TiffImagePlugin.TiffImageFile
