@@ -86,13 +86,12 @@ real-sets: $(READY)  ## The main job on the real sets under SAMTUNE_REAL_DATA; a
 	$(BIN)/python benchmarks/real_sets.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco)
 
 verdict-proofs: $(READY)  ## What the verdict says of ruined labels, boxes only and a blend, on real sets; an hour
-	$(BIN)/python benchmarks/verdict_proofs.py $(REAL)/lens_coco $(REAL)/nanoshapes_coco:0.5,0.25,0.25 \
-	  --out build/verdict-proofs
+	$(BIN)/python benchmarks/verdict_proofs.py $(REAL)/lens_coco $(REAL)/nanoshapes_coco:0.5,0.25,0.25
 	$(BIN)/python benchmarks/verdict_proofs.py $(REAL)/lens_coco:0.5,0.25,0.25 $(REAL)/plants_coco:0.6,0.2,0.2 \
 	  $(REAL)/nanoshapes_coco:0.5,0.25,0.25 --steps 1000 --click-lr 4e-4 --box-steps 1200 --lr 2e-3 --objects 200 \
-	  --proofs boxes blend --out build/verdict-clicks
+	  --proofs boxes blend
 	$(BIN)/python benchmarks/verdict_proofs.py $(REAL)/nanoshapes_coco:0.5,0.25,0.25 --steps 1000 --click-lr 4e-4 \
-	  --box-steps 500 --lr 1e-3 --objects 200 --proofs boxes blend --out build/verdict-clicks-milder
+	  --box-steps 500 --lr 1e-3 --objects 200 --proofs boxes blend
 
 data-curves: $(READY)  ## Held-out IoU against training images on five real sets; hours on two cores; goes on where it was
 	$(BIN)/python benchmarks/data_curves.py $(addprefix $(REAL)/,lens_coco plants_coco:0.6,0.1,0.3 \

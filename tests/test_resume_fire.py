@@ -8,15 +8,18 @@ import shutil
 import subprocess
 import sys
 
+import polars as pl
 import pytest
 import yaml
 
 from samtune import api
 from samtune.config import OptimizerConfig, TrainConfig
+from samtune.data.table import Dataset, write_table
 from samtune.errors import ConfigError, DataError, ModelError
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
 from samtune.training.checkpoint import RunFolder
+from samtune.training.identity import require_held_out
 from samtune.training.run import new, resumed
 from tests.conftest import REPO
 from tests.fire.disk import compiler
@@ -105,6 +108,20 @@ def test_a_changed_dataset_is_named(run):
     make_dataset(root, train=7)
     with pytest.raises(DataError, match="13 images where there were 12"):
         resumed(run.path)
+
+
+def test_no_verdict_on_images_that_a_run_was_tuned_on(run):
+    root, out = run.path.parent / "set", run.path.parent / "compared"
+    require_held_out(run.path, Dataset.open(root), "test")
+    turned = {"train": "test", "test": "train"}
+    write_table(root, Dataset.open(root).table.with_columns(pl.col("split").replace(turned)))
+    again = Dataset.open(root)
+    with pytest.raises(DataError, match=r"found:? +6 that it learned from, such as train-0\.png"):
+        api.compare(root, run.path.parent / "model", run.path, out, quiet=True)
+    assert not out.exists()
+    require_held_out(run.path, again, "train")
+    require_held_out(run.path, again, "valid")
+    require_held_out(run.path.parent / "model", again, "test")
 
 
 def test_a_changed_base_model_is_named(run):

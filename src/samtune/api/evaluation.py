@@ -166,7 +166,7 @@ def compare(
 
     Raises:
         ConfigError: `out` holds something that is no comparison.
-        DataError: the split has no objects, or an image or mask cannot be read.
+        DataError: the split has no objects, an image or mask cannot be read, or a run was tuned on images of the split.
         ModelError: a model cannot be loaded.
         StorageError: the disk refused.
     """
@@ -175,12 +175,16 @@ def compare(
     from samtune.inference.remembering import EmbeddingMemory, RememberingPredictor
     from samtune.report.build import build_report
     from samtune.runtime.distributed import join_processes
+    from samtune.training.identity import require_held_out
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
     others = [Dataset.open(Path(guard)) for guard in guards]
     candidates = list(tuned) if isinstance(tuned, Sequence) and not isinstance(tuned, str) else [tuned]
     models = [base, *candidates]
+    for model in models:
+        if isinstance(model, str | Path):
+            require_held_out(Path(model), data, config.split)
     memory = EmbeddingMemory()
     loaded = [predictor_of(model, config.device) for model in models]
     loaded = [RememberingPredictor(one, encoder_of(one), memory) for one in loaded]

@@ -1,4 +1,4 @@
-"""What tells a dataset from a changed one: its table, and the sizes of files that it names."""
+"""What tells a dataset from a changed one: its table, the sizes of files that it names, and what was to be learned."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ MOST_FILES = 1000
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """The table's checksum and number of images, and the sizes of files, as JSON values."""
+    """The table's checksum and number of images, the sizes of files, and training images, as JSON values."""
     sizes: dict[str, int] = {}
     for column in ("image_path", "mask_path"):
         names = dataset.table[column].drop_nulls().unique(maintain_order=True)
-        for name in names.gather_every(max(1, -(-len(names) // MOST_FILES))).to_list():
+        for name in _some(names):
             sizes[name] = _size(dataset.root / name)
+    training = dataset.table.filter(pl.col("split") == "train")["image_path"].unique(maintain_order=True)
     images = dataset.table.select(pl.col("image_path").n_unique()).item()
-    return {"table": sha256(dataset.root / TABLE), "images": images, "sizes": sizes}
+    return {"table": sha256(dataset.root / TABLE), "images": images, "sizes": sizes, "training": _some(training)}
 
 
 def find_change(dataset: Dataset, before: Mapping[str, Any]) -> str:
@@ -49,6 +50,11 @@ def read_fingerprint(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return cast("dict[str, Any]", found) if isinstance(found, dict) else None
+
+
+def _some(names: pl.Series) -> list[str]:
+    """At most `MOST_FILES` of them, spread evenly."""
+    return names.gather_every(max(1, -(-len(names) // MOST_FILES))).to_list()
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,7 @@
-"""A run goes on as what it was started as: another dataset, other settings, another base model are refused by name."""
+"""A run goes on as what it was started as, and is judged on images it has not learned from.
+
+Another dataset, other settings, another base model are refused by name.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from typing import Any
 
 from samtune.config import TrainConfig
 from samtune.data.fingerprint import find_change, read_fingerprint
+from samtune.data.prepare.spool import TABLE
 from samtune.data.table import Dataset
 from samtune.errors import DataError, ModelError
 from samtune.runtime.distributed import Processes
-from samtune.training.checkpoint import RunFolder, read_about
+from samtune.training.checkpoint import RunFolder, read_about, read_settings
+from samtune.utils.checksums import sha256
 
 PLACES = {"out", "name", "cache_dir", "cache_limit", "workers", "track"}
 """Settings that say where a run is, in which all runs differ."""
@@ -40,6 +45,36 @@ def require_dataset(folder: RunFolder, dataset: Path) -> None:
             found=change,
             where=str(dataset),
             do=f"put it back as it was, or start a new run from what was learned: --model {folder.path}",
+        )
+
+
+def require_held_out(run: Path, dataset: Dataset, split: str) -> None:
+    """Refuse to judge a run on images that it was tuned on, as where its dataset was split anew since.
+
+    Of a run's training images at most a thousand are known. The training split may be looked at: a verdict says so.
+
+    Args:
+        run: a run's folder; of any other model nothing is known, and it passes.
+        dataset: to judge on.
+        split: of it.
+
+    Raises:
+        DataError: so.
+    """
+    folder = RunFolder(run)
+    before = read_fingerprint(folder.dataset) or {}
+    if split == "train" or not before.get("training") or before.get("table") == sha256(dataset.root / TABLE):
+        return
+    root = read_settings(folder)[0]
+    learned = {(root / name).resolve() for name in before["training"]}
+    both = sorted({(dataset.root / one.image_path).resolve() for one in dataset.split(split).images} & learned)
+    if both:
+        raise DataError.of(
+            expected=f"images in the {split} split that {run} was not tuned on",
+            found=f"{len(both)} that it learned from, such as {both[0].name}; "
+            "the dataset was split in another way then",
+            where=str(dataset.root),
+            do="tune again on the dataset as it is now, or compare on the dataset as it was",
         )
 
 
