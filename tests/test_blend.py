@@ -93,8 +93,8 @@ def point(alpha, gain, *damaged):
 def test_the_blend_taken_gains_most_among_those_that_damage_nothing():
     points = [point(0.0, 0.0), point(0.3, 0.02), point(0.5, 0.015), point(0.8, 0.04, "click")]
     assert best_of(points).alpha == 0.3
-    assert beyond(points) == 0.4
-    assert beyond(points[:2]) is None
+    assert beyond(points) == pytest.approx((0.35, 0.4, 0.45))
+    assert beyond([point(0.0, 0.0), point(0.5, 0.02), point(1.0, 0.03)]) == ()
     assert best_of([point(0.0, 0.0), point(0.5, -0.01), point(1.0, 0.1, "click")]).alpha == 0.0
 
 

@@ -143,6 +143,11 @@ def test_several_models_are_ranked_and_guards_are_kept(tiny_folder, tmp_path):
     assert {one.tuned.model for one in found} == {"b", "c"}
     assert all(one.models == 2 for one in found)
     assert {guard.name for guard in found[0].guards} >= {"guard/box", "guard/point"}
+    lines = found[0].lines()
+    assert (lines[0].split(), lines[-1].split()[:2]) == (
+        ["best", "of", "2", found[0].tuned.model],
+        ["then", f"{found[1].tuned.model}:"],
+    )
     again, _, _ = load_comparisons(tmp_path / "out")
     assert [str(one.verdict) for one in again] == [str(one.verdict) for one in found]
     assert again[0].guards == found[0].guards
@@ -200,7 +205,7 @@ def test_guards_with_one_name_or_without_objects_are_refused(tiny_folder, tmp_pa
     with pytest.raises(ConfigError, match="different names"):
         build_report(dataset, model, [model], tmp_path / "out", FEW, names=("a", "b"), guards=twice)
     empty = make_dataset(tmp_path / "empty", train=0, valid=0, test=1, empty=1)
-    with pytest.raises(DataError, match="objects in the test split"):
+    with pytest.raises(DataError, match="a guard with annotated objects"):
         build_report(dataset, model, [model], tmp_path / "out", FEW, names=("a", "b"), guards=[empty])
     assert not (tmp_path / "out").exists()
 

@@ -251,7 +251,7 @@ def blend(
         base: the model that `tuned` was tuned from: a name, a path, or a loaded model.
         tuned: likewise; a loaded one has the weights of the blend afterwards.
         out: model folder to write; an earlier blend there is replaced, anything else is refused.
-        alpha: 0 is the base model, 1 the tuned one; `auto` measures twelve of them on the validation split.
+        alpha: 0 is the base model, 1 the tuned one; `auto` measures up to fourteen of them on the validation split.
         dataset: what `auto` measures on; the run's own dataset if left out.
         config: split, prompts, device.
         guards: further datasets, of images unlike these, on which the blend should be as good as the base.

@@ -120,7 +120,7 @@ def blend(
     Args:
         base: Model that the other was tuned from.
         tuned: Run or model.
-        alpha: 0 is the base model, 1 the tuned one; auto measures twelve of them on the validation split.
+        alpha: 0 is the base model, 1 the tuned one; auto measures up to fourteen of them on the validation split.
         dataset: Dataset to measure on; the run's own if left out.
         guard: Further datasets, of images unlike these, on which the blend should be as good as the base.
         guard_scenes: Procedural scenes that are one more such guard; 0 leaves them out.

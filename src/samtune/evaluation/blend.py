@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from samtune.config import EvalConfig
 from samtune.data.table import Dataset
 from samtune.errors import ModelError
 from samtune.evaluation.comparison import GAINS, Comparison, compare
+from samtune.evaluation.guards import guarded_split
 from samtune.evaluation.paired import Guard
 from samtune.evaluation.protocol import Subject, encoder_of, evaluate_subjects
 from samtune.evaluation.verdict import FEWEST_GROUPS
@@ -30,7 +32,7 @@ from samtune.utils.files import new_folder, write_json
 
 BLEND = "blend.json"
 ALPHAS = tuple(number / 10 for number in range(11))
-"""The blends that `auto` tries, base and tuned model included; then the one half a step beyond the best of them."""
+"""The blends that `auto` tries, base and tuned model included; then three on the way from the best to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def sweep(
         base, tuned: models of one architecture; the weights of `tuned` are changed meanwhile and then set back.
         dataset: whole; the split is chosen by `config`.
         config: prompts and split.
-        guards: datasets of other images, by name; their test split is used.
+        guards: datasets of other images, by name; their test split is used, or the first that has objects.
         alphas: blends to try, 0 first.
         progress: called with what is being done, images done and their total.
 
@@ -116,14 +118,17 @@ def sweep(
     blender = Blender(base, tuned)
     predictor = Predictor(blender.loaded)
     subjects = [_subject(blender, predictor, alpha) for alpha in alphas]
-    on_guards = config.model_copy(update={"split": "test", "background_clicks": 0})
+    on_guards = config.model_copy(update={"background_clicks": 0})
     try:
         found = evaluate_subjects(
             subjects, dataset, config, progress=lambda done, total: progress("measuring blends", done, total)
         )
         others = {
             name: evaluate_subjects(
-                subjects, guard, on_guards, progress=lambda done, total: progress("on other images", done, total)
+                subjects,
+                guard,
+                on_guards.model_copy(update={"split": guarded_split(guard)}),
+                progress=lambda done, total: progress("on other images", done, total),
             )
             for name, guard in guards.items()
         }
@@ -171,11 +176,11 @@ def best_of(points: Sequence[BlendPoint]) -> BlendPoint:
     return max((point for point in points if not point.damaged), key=lambda point: (point.gain, -point.alpha))
 
 
-def beyond(points: Sequence[BlendPoint]) -> float | None:
-    """The blend half a step further towards the tuned model than the best one; None where that is the tuned model."""
+def beyond(points: Sequence[BlendPoint]) -> tuple[float, ...]:
+    """The three blends that lie evenly between the best one and the next towards the tuned model; none beyond that."""
     alphas = sorted(point.alpha for point in points)
     place = alphas.index(best_of(points).alpha)
-    return None if place == len(alphas) - 1 else (alphas[place] + alphas[place + 1]) / 2
+    return tuple(float(alpha) for alpha in np.linspace(*alphas[place : place + 2], 5)[1:4]) if alphas[place] < 1 else ()
 
 
 def _subject(blender: Blender, predictor: Predictor, alpha: float) -> Subject:

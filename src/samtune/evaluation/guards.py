@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
+from samtune.data.table import Dataset
+from samtune.errors import DataError
 from samtune.evaluation.paired import NEGLIGIBLE, NOTICEABLE, Guard, paired_change
 from samtune.evaluation.results import KINDS, MASK, Answer, Evaluation, kind_title
+from samtune.types import Split
 
 _CLICKS = "Train on clicks too (--prompts mixture, or interactive)."
 _TRUST = "Do not rank or filter masks by it without a look."
@@ -51,6 +54,24 @@ def guards_of(
             title = f"IoU of {_PLURALS[kind]} on {name}"
             watched = _Watched(f"{name}/{kind}", title, kind, _iou, BLEND_ADVICE, f"images like {name}")
             yield _guard(watched, first.values(kind), second.values(kind), first.groups, NOTICEABLE)
+
+
+def guarded_split(guard: Dataset) -> Split:
+    """Which images of a guard are looked at: the test split, or the first that has objects.
+
+    Raises:
+        DataError: no split has any.
+    """
+    splits = {image.split for image in guard.images if image.single_objects}
+    found = next((split for split in (Split.TEST, Split.VALID, Split.TRAIN) if split in splits), None)
+    if found is None:
+        raise DataError.of(
+            expected="a guard with annotated objects, which both models are asked for",
+            found=f"{len(guard.images)} images without any",
+            where=str(guard.root),
+            do="annotate some, or leave it out of --guard",
+        )
+    return found
 
 
 def _guard(

@@ -26,7 +26,7 @@ def measure_blends(
     *,
     progress: Advance,
 ) -> list[BlendPoint]:
-    """Measure twelve blends with boxes and clicks: eleven a tenth apart, and one beyond the best of these.
+    """Measure blends with boxes and clicks: eleven a tenth apart, and three beyond the best of these.
 
     Args:
         base, tuned: models of one architecture.
@@ -49,6 +49,6 @@ def measure_blends(
         measured = partial(sweep, base, tuned, Dataset.open(dataset), settings, guards=sets, progress=progress)
         points = measured()
         further = beyond(points)
-        if further is not None:
-            points += measured(alphas=(0.0, further))[1:]
+        if further:
+            points += measured(alphas=(0.0, *further))[1:]
         return sorted(points, key=lambda point: point.alpha)

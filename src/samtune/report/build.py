@@ -24,6 +24,7 @@ from samtune.evaluation.blend import BLEND
 from samtune.evaluation.clips.guard import clip_guard, follow_drawn_clips
 from samtune.evaluation.comparison import Comparison, compare, ranked
 from samtune.evaluation.fixed_prompts import PromptSet, TrueMasks, make_prompts
+from samtune.evaluation.guards import guarded_split
 from samtune.evaluation.paired import Guard
 from samtune.evaluation.protocol import evaluate_all
 from samtune.evaluation.results import Evaluation
@@ -111,11 +112,12 @@ def build_report(
     order = ranked(compared)
     best = next(number for number, one in enumerate(compared) if one is order[0])
     comparisons = [Compared.of(one, None) for one in order]
+    comparisons[0] = replace(comparisons[0], others=tuple(order[1:]))
 
     def write() -> None:
         finder, no_finds = finders[best] if finders else (None, "")
         finds = None if finder is None else measuring.finds(best, finder)
-        comparisons[0] = Compared.of(order[0], finds, no_finds)
+        comparisons[0] = replace(comparisons[0], finds=finds, no_finds=no_finds)
         with new_folder(out) as folder:
             prompts.save(folder / "prompts.json")
             gallery = draw_gallery(dataset, (base, tuned[best]), comparisons[0], folder / GALLERY, progress, finds)
@@ -182,9 +184,7 @@ class _Measuring:
 
     def _on_guard(self, guard: Dataset, keep: CacheConfig | None = None) -> list[Evaluation]:
         """All models on the images of a guard, on its test split or the first that has objects."""
-        splits = {str(image.split) for image in guard.images if image.single_objects}
-        split = next((name for name in ("test", "valid", "train") if name in splits), "test")
-        settings = self.config.model_copy(update=ON_GUARDS | {"split": split})
+        settings = self.config.model_copy(update=ON_GUARDS | {"split": guarded_split(guard)})
         return self._evaluated(guard, settings, "measuring other images", keep=keep)
 
     def _evaluated(self, data: Dataset, config: EvalConfig, what: str, **more: Any) -> list[Evaluation]:
@@ -214,7 +214,9 @@ def _write_report(folder: Path, run: Path | None) -> None:
 
 
 def guards_by_name(guards: Sequence[Dataset]) -> dict[str, Dataset]:
-    """Guards by the names of their folders."""
+    """Guards by the names of their folders; each has objects to ask for."""
+    for guard in guards:
+        guarded_split(guard)
     sets = {guard.root.resolve().name: guard for guard in guards}
     if len(sets) < len(guards) or SCENES in sets:
         raise ConfigError.of(

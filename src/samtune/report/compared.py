@@ -16,10 +16,12 @@ class Compared(Comparison):
     Attributes:
         finds: what the finder of the tuned model finds; no part of the verdict.
         no_finds: why the finder that stands in the run was not measured, in words; empty otherwise.
+        others: the other tuned models that were compared with the same base, the better first.
     """
 
     finds: FindEvaluation | None = None
     no_finds: str = ""
+    others: tuple[Comparison, ...] = ()
 
     @classmethod
     def of(cls, comparison: Comparison, finds: FindEvaluation | None, no_finds: str = "") -> Compared:
@@ -32,7 +34,13 @@ class Compared(Comparison):
         words = self.finds.in_short() if self.finds else self.no_finds
         caveats = self.finds.caveats if self.finds else ()
         finder = [f"{'finder':<14} {words}"] if words else []
-        return [*super().lines(), *finder, *(f"{'':<14} {caveat}" for caveat in caveats)]
+        which = [f"{f'best of {1 + len(self.others)}':<14} {self.tuned.model}"] if self.others else []
+        others = [
+            f"{'then':<14} {one.tuned.model}: {one.verdict.headline}; boxes {one.box.change.mean:+.3f}, "
+            f"clicks {one.point.change.mean:+.3f}"
+            for one in self.others
+        ]
+        return [*which, *super().lines(), *finder, *(f"{'':<14} {caveat}" for caveat in caveats), *others]
 
     def to_json(self) -> dict[str, Any]:
         """The figures, as in docs/evaluation.md."""
