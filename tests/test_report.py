@@ -20,7 +20,7 @@ from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
 from samtune.report.build import build_report
-from samtune.report.folder import load_comparisons
+from samtune.report.folder import data_curve_in, load_comparisons
 from samtune.report.guard_scenes import guard_scenes
 from samtune.report.render import MOST_BYTES, write_report
 from tests.small import make_dataset
@@ -208,6 +208,16 @@ def test_guards_with_one_name_or_without_objects_are_refused(tiny_folder, tmp_pa
     with pytest.raises(DataError, match="a guard with annotated objects"):
         build_report(dataset, model, [model], tmp_path / "out", FEW, names=("a", "b"), guards=[empty])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_data_curve_is_named_before_anything_is_measured(tiny_folder, tmp_path):
+    dataset = make_dataset(tmp_path / "set", train=0, valid=0, test=1, empty=0)
+    for curve, found in ((dataset.root, "no such file"), (tmp_path / "nowhere", "no such folder")):
+        with pytest.raises(DataError, match=found):
+            api.compare(dataset.root, tiny_folder, tiny_folder, tmp_path / "out", FEW, curve=curve, quiet=True)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "curve.json").write_text("{}")
+    assert data_curve_in(tmp_path) == tmp_path / "curve.json"
 
 
 def test_a_folder_that_compare_did_not_write_is_named(tmp_path):

@@ -142,6 +142,7 @@ def compare(
     guard_scenes: int = GUARD_SCENES,
     automatic: bool = False,
     find: bool = True,
+    curve: Path | str | None = None,
     quiet: bool = False,
 ) -> Compared:
     """Measure models on the same prompts, say whether to use the tuned one, and write figures and `report.html`.
@@ -159,6 +160,7 @@ def compare(
         guard_scenes: procedural scenes that are one more such guard; 0 leaves them out.
         automatic: also measure the masks that a grid of clicks finds, AP, AR and counts; takes seconds an image.
         find: also measure what the tuned run's finder finds without prompts, where it has one.
+        curve: folder that `samtune curve` wrote, to show in the report.
         quiet: show no progress.
 
     Returns:
@@ -174,12 +176,14 @@ def compare(
     from samtune.evaluation.protocol import encoder_of
     from samtune.inference.remembering import EmbeddingMemory, RememberingPredictor
     from samtune.report.build import build_report
+    from samtune.report.folder import data_curve_in
     from samtune.runtime.distributed import join_processes
     from samtune.training.identity import require_held_out
 
     config = config or EvalConfig()
     data = Dataset.open(Path(dataset))
     others = [Dataset.open(Path(guard)) for guard in guards]
+    data_curve = None if curve is None else data_curve_in(Path(curve))
     candidates = list(tuned) if isinstance(tuned, Sequence) and not isinstance(tuned, str) else [tuned]
     models = [base, *candidates]
     for model in models:
@@ -200,6 +204,7 @@ def compare(
             scenes=guard_scenes,
             automatic=automatic,
             find=find,
+            data_curve=data_curve,
             runs=[Path(one) if isinstance(one, str | Path) else None for one in candidates],
             processes=join_processes(),
             progress=advance,

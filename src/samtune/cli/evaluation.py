@@ -68,6 +68,7 @@ def compare(
     guard_scenes: int = api.GUARD_SCENES,
     automatic: Annotated[bool, Parameter(negative="")] = False,
     find: bool = True,
+    curve: Path | None = None,
     require: Literal["ship", "some", "nothing"] = "nothing",
     config: Annotated[EvalConfig, Flat] = EvalConfig(),
     quiet: Quiet = False,
@@ -84,6 +85,7 @@ def compare(
         guard_scenes: Procedural scenes that are one more such guard; 0 leaves them out.
         automatic: Also measure the masks that a grid of clicks finds: AP, AR and counts; takes seconds an image.
         find: Also measure what the tuned run's finder finds without prompts, where it has one.
+        curve: Folder that `samtune curve` wrote, to show in the report.
         require: ship accepts only that verdict; some also accepts ship for these prompts only.
     """
     found = api.compare(
@@ -96,6 +98,7 @@ def compare(
         guard_scenes=guard_scenes,
         automatic=automatic,
         find=find,
+        curve=curve,
         quiet=quiet,
     )
     show(found)

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -180,7 +179,10 @@ def beyond(points: Sequence[BlendPoint]) -> tuple[float, ...]:
     """The three blends that lie evenly between the best one and the next towards the tuned model; none beyond that."""
     alphas = sorted(point.alpha for point in points)
     place = alphas.index(best_of(points).alpha)
-    return tuple(float(alpha) for alpha in np.linspace(*alphas[place : place + 2], 5)[1:4]) if alphas[place] < 1 else ()
+    if place == len(alphas) - 1:
+        return ()
+    best, following = alphas[place : place + 2]
+    return tuple(best + share * (following - best) for share in (0.25, 0.5, 0.75))
 
 
 def _subject(blender: Blender, predictor: Predictor, alpha: float) -> Subject:

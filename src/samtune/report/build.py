@@ -64,6 +64,7 @@ def build_report(
     guards: Sequence[Dataset] = (),
     scenes: int = 0,
     runs: Sequence[Path | None] = (),
+    data_curve: Path | None = None,
     automatic: bool = False,
     find: bool = True,
     processes: Processes | None = None,
@@ -83,6 +84,7 @@ def build_report(
             leaves them out.
         runs: folder of each tuned model that has one, for its finder, its training curve (`metrics.jsonl`), its curve
             of blends (`blend.json`) or its data curve (`curve.json`).
+        data_curve: `curve.json` of the dataset, where it lies elsewhere.
         automatic: also measure the masks that a grid of clicks finds.
         find: also measure what the finder of the best tuned model finds without prompts, where it has one.
         processes: those that share the images; all must call this. The main one measures what needs no prompts, and
@@ -122,7 +124,7 @@ def build_report(
             prompts.save(folder / "prompts.json")
             gallery = draw_gallery(dataset, (base, tuned[best]), comparisons[0], folder / GALLERY, progress, finds)
             save_comparisons(folder, comparisons, gallery, dataset_health(dataset))
-            _write_report(folder, runs[best] if runs else None)
+            _write_report(folder, runs[best] if runs else None, data_curve)
 
     processes.on_main(write)
     return comparisons
@@ -205,12 +207,13 @@ def _finder_for(dataset: Dataset, config: EvalConfig, tuned: Predictor, run: Pat
     return finder, ""
 
 
-def _write_report(folder: Path, run: Path | None) -> None:
+def _write_report(folder: Path, run: Path | None, data_curve: Path | None) -> None:
     """The report, with what the best model's run has to show."""
     if run is None:
-        write_report(folder)
+        write_report(folder, data_curve=data_curve)
     else:
-        write_report(folder, curve=run / "metrics.jsonl", blend=run / BLEND, data_curve=run / DATA_CURVE)
+        curve = data_curve or run / DATA_CURVE
+        write_report(folder, curve=run / "metrics.jsonl", blend=run / BLEND, data_curve=curve)
 
 
 def guards_by_name(guards: Sequence[Dataset]) -> dict[str, Dataset]:

@@ -103,6 +103,22 @@ def load_comparisons(folder: Path) -> tuple[list[Comparison], list[dict[str, Any
     return [*with_automatic, *comparisons[len(found) :]], gallery, health
 
 
+def data_curve_in(folder: Path) -> Path:
+    """The file of a data curve in the folder that `samtune curve` wrote.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not (folder / DATA_CURVE).is_file():
+        raise DataError.of(
+            expected=f"a folder with {DATA_CURVE}, as samtune curve writes it",
+            found="no such file" if folder.is_dir() else "no such folder",
+            where=str(folder),
+            do="measure the curve first, or let an interrupted one go on: samtune curve DATASET --out FOLDER",
+        )
+    return folder / DATA_CURVE
+
+
 def load_finds(folder: Path) -> dict[str, Any] | None:
     """What the tuned model's finder found, as `comparison.json` has it; None where it has none.
 
