@@ -194,3 +194,11 @@ def test_what_learns_is_said_shortly_or_in_full(place, tiny_folder, tmp_path, na
     settings = ("--model", tiny_folder, "--steps", "1", "--out", tmp_path / "run", "--quiet")
     assert run("train", place / "dataset", *settings, name, "decoder+prompt-encoder") == 0
     assert json.loads((tmp_path / "run" / "run.json").read_text())["trainable"]["what"] == "decoder+prompt-encoder"
+
+
+def test_values_of_a_list_may_follow_one_option(tmp_path, capsys):
+    for values in (("--shares", 0.25, 1.0), ("--shares", 0.25, "--shares", 1.0)):
+        assert run("curve", tmp_path / "nowhere", *values, "--seeds", 2) == 2
+        assert "no such folder" in capsys.readouterr().err
+    assert run("curve", tmp_path / "nowhere", "--shares", 0.25) == 2
+    assert "at least two different shares" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from samtune.utils.progress import is_main_process
 from samtune.utils.results import Result
 
-Flat = Parameter(name="*")
+Flat = Parameter(name="*", consume_multiple=True)
 """The fields of a config become options of their own: `--steps`, not `--config.steps`."""
 Out: TypeAlias = Annotated[Path, Parameter(help="Folder to write.")]
 AsJson: TypeAlias = Annotated[bool, Parameter(name="--json", negative="", help="Print everything as JSON.")]

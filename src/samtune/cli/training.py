@@ -106,7 +106,7 @@ def sweep(
     *,
     search: Annotated[SweepConfig, Flat] = SweepConfig(),
     settings: Annotated[
-        TrainOptions, Parameter(name="*", group="Settings that the search starts from")
+        TrainOptions, Parameter(name="*", group="Settings that the search starts from", consume_multiple=True)
     ] = TrainOptions(),
     config: Path | None = None,
     as_json: AsJson = False,

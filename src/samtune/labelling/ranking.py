@@ -82,7 +82,12 @@ class Ranking(Result):
     def lines(self) -> list[str]:
         """What to tell the user."""
         rows = [
-            (str(place), one.image, f"{one.score:.3f}", f"{one.doubt:.3f}", f"{one.unlike:.3f}", one.nearest or "-")
+            (
+                str(place),
+                one.image,
+                *(f"{value:.3f}" for value in (one.score, one.doubt, one.unlike)),
+                Path(one.nearest).name or "-",
+            )
             for place, one in enumerate(self.ranked[:_SHOWN], start=1)
         ]
         more = len(self.ranked) - len(rows)
