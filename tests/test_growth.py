@@ -85,3 +85,10 @@ def test_nothing_gained_is_foretold_as_nothing_and_the_band_goes_through_the_bas
     low, high = band(found, [0, 150])
     assert low[0] < found.base.mean() < high[0]
     assert ahead.check == pytest.approx(0.7, abs=0.05)
+
+
+def test_the_band_of_two_runs_is_wide_and_stays_an_iou():
+    found = simulated(np.random.default_rng(0), 12, Growth(0.9, 0.05, 10, 1), shares=(0.25, 1.0), runs=1)
+    low, high = band(found, [0, 40, 150])
+    assert low.min() >= 0
+    assert high.max() == 1

@@ -122,9 +122,9 @@ def forecast(measured: Measured, more: int, seed: int = 0) -> Forecast:
 
 
 def band(measured: Measured, images: Sequence[float], seed: int = 0) -> NDArray[np.float64]:
-    """The interval of the fitted curve at some numbers of images: `[2, N]`, low and high."""
+    """The interval of the fitted curve at some numbers of images: `[2, N]`, low and high, 0 to 1 as an IoU is."""
     curves = _resampled(measured, np.random.default_rng(seed))
-    return np.array([_widened(curves.at(number), _degrees(measured)) for number in images]).T
+    return np.clip([_widened(curves.at(number), _degrees(measured)) for number in images], 0, 1).T
 
 
 def _degrees(measured: Measured) -> int:
