@@ -90,11 +90,14 @@ def point(alpha, gain, *damaged):
     return BlendPoint(alpha, {"box": gain, "point": 0.0}, {}, damaged)
 
 
-def test_the_blend_taken_gains_most_among_those_that_damage_nothing():
+def test_the_blend_taken_has_nearly_the_largest_gain_of_those_that_damage_nothing():
     points = [point(0.0, 0.0), point(0.3, 0.02), point(0.5, 0.015), point(0.8, 0.04, "click")]
     assert best_of(points).alpha == 0.3
-    assert beyond(points) == pytest.approx((0.35, 0.4, 0.45))
+    assert beyond(points) == ()
+    assert beyond([*points, point(0.4, 0.03, "click")]) == pytest.approx((0.325, 0.35, 0.375))
     assert beyond([point(0.0, 0.0), point(0.5, 0.02), point(1.0, 0.03)]) == ()
+    flat = [point(0.0, 0.0), point(0.3, 0.017), point(0.4, 0.0181), point(0.5, 0.02), point(0.6, 0.02, "click")]
+    assert (best_of(flat).alpha, beyond(flat)[0]) == (0.4, pytest.approx(0.525))
     assert best_of([point(0.0, 0.0), point(0.5, -0.01), point(1.0, 0.1, "click")]).alpha == 0.0
 
 

@@ -31,7 +31,9 @@ from samtune.utils.files import new_folder, write_json
 
 BLEND = "blend.json"
 ALPHAS = tuple(number / 10 for number in range(11))
-"""The blends that `auto` tries, base and tuned model included; then three on the way from the best to the next."""
+"""The blends that `auto` tries, base and tuned model included; then three where damage begins."""
+ENOUGH = 0.9
+"""Of blends with about the same gain, the one nearest to the base is taken: with this share of the largest gain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,18 +173,24 @@ def blend_json(base: str, tuned: str, alpha: float, points: Sequence[BlendPoint]
 
 
 def best_of(points: Sequence[BlendPoint]) -> BlendPoint:
-    """The blend to take: the one that gains most among those that damage nothing; alpha 0 damages nothing."""
-    return max((point for point in points if not point.damaged), key=lambda point: (point.gain, -point.alpha))
+    """The blend to take: the nearest to the base that damages nothing and has nearly the largest gain of those."""
+    enough = ENOUGH * _most_gaining(points).gain
+    undamaged = [point for point in points if not point.damaged and point.gain >= enough]
+    return min(undamaged, key=lambda point: point.alpha)
 
 
 def beyond(points: Sequence[BlendPoint]) -> tuple[float, ...]:
-    """The three blends that lie evenly between the best one and the next towards the tuned model; none beyond that."""
-    alphas = sorted(point.alpha for point in points)
-    place = alphas.index(best_of(points).alpha)
-    if place == len(alphas) - 1:
+    """Three blends evenly between the one that gains most and the next towards the tuned model, if that one damages."""
+    best = _most_gaining(points)
+    following = min((point for point in points if point.alpha > best.alpha), key=lambda one: one.alpha, default=best)
+    if not following.damaged:
         return ()
-    best, following = alphas[place : place + 2]
-    return tuple(best + share * (following - best) for share in (0.25, 0.5, 0.75))
+    return tuple(best.alpha + share * (following.alpha - best.alpha) for share in (0.25, 0.5, 0.75))
+
+
+def _most_gaining(points: Sequence[BlendPoint]) -> BlendPoint:
+    """Of the blends that damage nothing, as alpha 0 never does, the one that gains most."""
+    return max((point for point in points if not point.damaged), key=lambda point: (point.gain, -point.alpha))
 
 
 def _subject(blender: Blender, predictor: Predictor, alpha: float) -> Subject:

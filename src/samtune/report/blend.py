@@ -26,7 +26,7 @@ def measure_blends(
     *,
     progress: Advance,
 ) -> list[BlendPoint]:
-    """Measure blends with boxes and clicks: eleven a tenth apart, and three beyond the best of these.
+    """Measure blends with boxes and clicks: eleven a tenth apart, and three where damage begins.
 
     Args:
         base, tuned: models of one architecture.
