@@ -18,8 +18,9 @@ import torch
 
 from samtune.finder.head import FinderHead
 from samtune.finder.losses import objectness_loss
-from samtune.finder.proposals import MASK_OVERLAP, propose, similar_masks, suppress
+from samtune.finder.proposals import MASK_OVERLAP, propose
 from samtune.finder.targets import draw
+from samtune.inference.overlaps import MaskRuns, without_duplicates
 from samtune.model.encoder.embeddings import ImageEmbeddings
 
 LAYOUTS = {"nano, 384 px": 384, "SAM 2, 1024 px": 1024}
@@ -87,7 +88,7 @@ def main() -> None:
         for mask, (x, y) in zip(masks, corners, strict=True):
             mask[y : y + grid // 20, x : x + grid // 20] = True
         scores = rng.random(MASKS).astype(np.float32)
-        took = seconds(lambda m=masks, s=scores: suppress(s, similar_masks(m, MASK_OVERLAP)))
+        took = seconds(lambda m=masks, s=scores: without_duplicates(MaskRuns.of_masks(m), s, MASK_OVERLAP))
         print(f"  suppression of {MASKS} masks {1000 * took:.0f} ms")
 
 

@@ -44,6 +44,7 @@ from samtune.finder.verdict import judge
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
+from samtune.studio.models import Models
 from tests.small import make_dataset
 from tests.tiny import tiny_sam2
 
@@ -253,6 +254,16 @@ def test_a_finder_made_with_another_decoder_is_named_or_left_out(run, dataset, t
     few = EvalConfig(jitter=(), mask_prompt=False, clicks=0, background_clicks=0)
     found = api.compare(dataset.root, str(tiny_folder), other, tmp_path / "compared", few, guard_scenes=0, quiet=True)
     assert found.finds is None and any("made for other weights" in line for line in found.lines())
+    exported = api.export(other, tmp_path / "hf", "hf").lines()
+    assert not (tmp_path / "hf" / "finder.safetensors").exists() and "left out: it was made for" in exported[-1]
+    model = Models(str(other)).start
+    assert model.finder is None and "A grid of clicks proposes instead" in model.finder_note
+    assert (mine := Models(str(run)).start).finder is not None and mine.finder_note == ""
+    shards = ShardsConfig(threads=1)
+    many = api.predict_many(
+        image.parent, other, tmp_path / "job", PredictConfig(), shards, find=FindConfig(threshold=0.9), quiet=True
+    )
+    assert "another decoder" in many.lines()[-2] and "not usable" in many.lines()[-1]
 
 
 def test_a_damaged_finder_stops_a_comparison_before_anything_is_written(run, dataset, tmp_path, tiny_folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from samtune.data.table import ImageEntry
+from samtune.evaluation.intervals import jackknife_interval
+from samtune.finder.coco import coco_precision, coco_results, coco_truth
 from samtune.finder.measure import (
     MOST,
     FoundImage,
     TrueImage,
-    coco_precision,
-    coco_results,
-    coco_truth,
     compress,
     decompress,
     judged,
@@ -132,3 +132,25 @@ def test_the_finds_of_an_image_are_judged_one_by_one():
     assert (decompress(truth.masks[2]) == far).all()
     point = matched([truth.unnamed()], [found_image([(one, 0, 0.9), (two, 0, 0.8)])], 1, 0.0).point
     assert (point.precision, point.recall) == (1.0, 2 / 3)
+
+
+def test_average_precision_has_the_interval_of_a_jackknife_over_groups():
+    truth, found = scenes(0)
+    truth[1] = replace(truth[1], image=replace(truth[1].image, group=truth[0].image.group))
+    ours = coco_precision(truth, found, named=True)
+    without = [
+        coco_precision([truth[place] for place in rest], [found[place] for place in rest], named=True).ap
+        for rest in ([2, 3, 4], [0, 1, 3, 4], [0, 1, 2, 4], [0, 1, 2, 3])
+    ]
+    assert ours.ap_interval == pytest.approx(jackknife_interval(ours.ap, without), abs=1e-12)
+    assert ours.ap_interval is not None and 0 <= ours.ap_interval[0] < ours.ap < ours.ap_interval[1] <= 1
+    assert coco_precision(truth[:2], found[:2], named=True).ap_interval is None
+    assert f"AP {100 * ours.ap:.1f} [" in ours.in_short()
+
+
+def test_the_interval_of_a_small_count_error_holds_it():
+    truth = [true_image(number, [(disc(40, 40, 12), 0)]) for number in range(17)]
+    found = [found_image([(disc(40, 40, 12), 0, 0.9)]) for _ in truth[1:]]
+    error = matched(truth, [*found, found_image([])], 1, 0.5).count_error
+    assert error.low is not None and error.high is not None
+    assert error.mean == pytest.approx(1 / 17) and error.low < error.mean < error.high < 1

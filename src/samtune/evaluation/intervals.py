@@ -108,14 +108,23 @@ def mean_interval(
         return None
     sums, sizes = np.bincount(member, numbers).astype(np.float64), np.bincount(member).astype(np.float64)
     mean, error = float(numbers.mean()), _jackknife_error(sums, sizes)
-    if error < _NEAREST:
-        return mean, mean
-    width = highest - lowest
-    share = min(max((mean - lowest) / width, _NEAREST), 1 - _NEAREST)
     effective = float(sizes.sum() ** 2 / (sizes**2).sum())
-    reach = student_t_quantile((1 + confidence) / 2, max(1.0, effective - 1)) * error / (width * share * (1 - share))
-    center = math.log(share / (1 - share))
-    return lowest + width * _logistic(center - reach), lowest + width * _logistic(center + reach)
+    return _on_logit_scale(mean, error, max(1.0, effective - 1), bounds, confidence)
+
+
+def jackknife_interval(
+    figure: float, without: Sequence[float], *, confidence: float = CONFIDENCE
+) -> tuple[float, float] | None:
+    """Interval of a figure, 0 to 1, that is no mean; None with fewer than two parts of the data.
+
+    Args:
+        figure: of all data.
+        without: the same figure without one part of the data at a time; the parts are of about the same size.
+        confidence: of the interval, above 0 and below 1.
+    """
+    if len(without) < 2:
+        return None
+    return _on_logit_scale(figure, _spread(np.asarray(without, np.float64)), len(without) - 1, SHARE, confidence)
 
 
 @lru_cache(maxsize=1024)
@@ -134,9 +143,26 @@ def student_t_quantile(probability: float, degrees: float) -> float:
 
 def _jackknife_error(sums: Floats, sizes: Floats) -> float:
     """Standard error of the mean of all objects, from the means that leave out one group each."""
-    count = len(sums)
-    without = (sums.sum() - sums) / (sizes.sum() - sizes)
-    return math.sqrt((count - 1) / count * float(((without - without.mean()) ** 2).sum()))
+    return _spread((sums.sum() - sums) / (sizes.sum() - sizes))
+
+
+def _spread(without: Floats) -> float:
+    """Standard error of a figure, from its values without one part of the data at a time."""
+    return math.sqrt((len(without) - 1) / len(without) * float(((without - without.mean()) ** 2).sum()))
+
+
+def _on_logit_scale(
+    figure: float, error: float, degrees: float, bounds: tuple[float, float], confidence: float
+) -> tuple[float, float]:
+    """The interval of a figure with this standard error, carried to the logit of its place in its range and back."""
+    if error < _NEAREST:
+        return figure, figure
+    lowest, highest = bounds
+    width = highest - lowest
+    share = min(max((figure - lowest) / width, _NEAREST), 1 - _NEAREST)
+    reach = student_t_quantile((1 + confidence) / 2, degrees) * error / (width * share * (1 - share))
+    center = math.log(share / (1 - share))
+    return lowest + width * _logistic(center - reach), lowest + width * _logistic(center + reach)
 
 
 def _logistic(value: float) -> float:

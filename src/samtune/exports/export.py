@@ -7,7 +7,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -102,17 +102,20 @@ def export(
     loaded = load_model(model)
     run = Path(loaded.name).expanduser()
     facts = read_run(run, loaded.fingerprint(), comparison) if (run / "run.json").is_file() else None
-    finder = finder_of(run, loaded)
+    finder, why_not = finder_of(run, loaded)
     match format:
         case "official":
-            return _official(loaded, facts, finder, out)
+            report = _official(loaded, facts, finder, out)
         case "hf":
-            return _huggingface(loaded, facts, finder, out)
+            report = _huggingface(loaded, facts, finder, out)
         case "adapter":
-            return _adapter(loaded, facts, run, out)
+            report = _adapter(loaded, facts, run, out)
         case "onnx":
             assert layout is not None
-            return _onnx(loaded, facts, finder, out, layout, precision, opset)
+            report = _onnx(loaded, facts, finder, out, layout, precision, opset)
+    if finder is not None and (format == "adapter" or out.suffix == ".pt"):
+        why_not = "it needs the whole model in a folder"
+    return replace(report, notes=(*report.notes, f"finder     left out: {why_not}")) if why_not else report
 
 
 def _official(loaded: LoadedModel, facts: RunFacts | None, finder: Finder | None, out: Path) -> ExportReport:

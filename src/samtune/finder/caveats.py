@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from samtune.data.table import ImageEntry
 from samtune.finder.results import Finder
@@ -31,11 +31,15 @@ def about_decoder(finder: Finder, loaded: LoadedModel) -> list[str]:
     ]
 
 
-def about_sizes(finder: Finder, sizes: Sequence[tuple[int, int]]) -> list[str]:
-    """How many images are of a size far from all that it learned from; `sizes` are widths and heights in pixels."""
-    if not finder.sides:
-        return []
-    unlike = [size for size in sizes if not _is_like(finder, size)]
+def about_sizes(finder: Finder, sizes: Iterable[tuple[int, int]]) -> list[str]:
+    """How many images are of a size far from all that it learned from.
+
+    Args:
+        finder: the finder.
+        sizes: width and height of each image in pixels, or how many images are of which.
+    """
+    counts = Counter(sizes)
+    unlike = [size for size in counts if not _is_like(finder, size)] if finder.sides else []
     if not unlike:
         return []
     width, height = max(unlike, key=lambda size: size[0] * size[1])
@@ -47,8 +51,8 @@ def about_sizes(finder: Finder, sizes: Sequence[tuple[int, int]]) -> list[str]:
         halo = f" --halo {side // 8}" if side < _LEAST_TILE else ""
         tiles = f"; where objects have as many pixels as there, look in tiles (--tile {side}{halo})"
     return [
-        f"the finder learned from images of {learned} pixels; {len(unlike)} of these {len(sizes)} are unlike them, "
-        f"such as {width} x {height}{tiles}"
+        f"the finder learned from images of {learned} pixels; {sum(counts[size] for size in unlike)} of these "
+        f"{counts.total()} are unlike them, such as {width} x {height}{tiles}"
     ]
 
 

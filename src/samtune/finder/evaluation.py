@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,14 @@ from samtune.embeddings.cache import encoder_fingerprint
 from samtune.errors import DataError
 from samtune.finder.calibration import EVIDENCE, calibration_error
 from samtune.finder.caveats import about_classes, about_decoder, about_sizes
+from samtune.finder.coco import Precision, coco_precision, coco_results, coco_truth
 from samtune.finder.finding import answer_boxes, check_fits, find, name_masks
 from samtune.finder.grid import GridFinds, find_by_grid
 from samtune.finder.head import STRIDE
 from samtune.finder.measure import (
     FoundImage,
     Matched,
-    Precision,
     TrueImage,
-    coco_precision,
-    coco_results,
-    coco_truth,
     matched,
     read_true,
     right_finds,
@@ -80,8 +77,8 @@ class MethodResult:
 
     def to_json(self) -> dict[str, Any]:
         """The figures."""
-        named = None if self.named is None else asdict(self.named)
-        return {"one_class": asdict(self.one_class), "named": named, "kept": self.matched.to_json()}
+        named = None if self.named is None else self.named.to_json()
+        return {"one_class": self.one_class.to_json(), "named": named, "kept": self.matched.to_json()}
 
 
 @dataclass(frozen=True)
@@ -134,6 +131,10 @@ class FindEvaluation(Result):
         named = ("named AP", "named AP50") if len(self.classes) > 1 else ()
         head = ("", "AP", "AP50", "AP75", "AR", *named, "precision", "recall", "F1", "count off")
         lines += text_table(head, [row.cells(with_names=bool(named)) for row in self.rows])
+        intervals = self.ours.one_class.in_short()
+        if named and self.ours.named is not None:
+            intervals += f"; named {self.ours.named.in_short()}"
+        lines.append(f"{OURS}: {intervals}")
         point, counts = self.matched.point, self.matched.count_error
         interval = (
             f" [{counts.low:.2f}, {counts.high:.2f}]" if counts.low is not None and counts.high is not None else ""

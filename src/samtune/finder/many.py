@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import torch
 
 from samtune.config import FindConfig
 from samtune.errors import DataError
+from samtune.finder.caveats import about_decoder, about_sizes
 from samtune.finder.finding import check_fits, find
 from samtune.finder.results import Finder
 from samtune.finder.storage import load_finder
+from samtune.finder.verdict import judge
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.inference.shards.run import Method
 from samtune.inference.shards.work import LoadedImage, MaskAnswer
@@ -31,7 +34,9 @@ def finder_method(run: Path, predictor: Predictor, config: FindConfig, chunk: in
     threshold = finder.chosen_threshold(config)
     ask = AskFinder(predictor, finder, threshold, chunk)
     weights = hash_tensors(finder.head.state_dict())
-    return Method({"finder": [weights, threshold]}, dict(enumerate(finder.names, start=1)), lambda job, shard: ask)
+    return Method(
+        {"finder": [weights, threshold]}, dict(enumerate(finder.names, start=1)), lambda job, shard: ask, ask.caveats
+    )
 
 
 class AskFinder:
@@ -48,6 +53,7 @@ class AskFinder:
 
     def __init__(self, predictor: Predictor, finder: Finder, threshold: float, chunk: int) -> None:
         self._predictor, self._finder, self._threshold, self._chunk = predictor, finder, threshold, chunk
+        self._sizes = Counter[tuple[int, int]]()
 
     def is_asked(self, row: int) -> bool:
         """Every image is."""
@@ -59,8 +65,15 @@ class AskFinder:
         """The finds of each image, the surest first; the score is the calibrated one."""
         answers: list[list[MaskAnswer] | DataError] = []
         for one in embedded:
+            self._sizes[one.size[1], one.size[0]] += 1
             finds = find(self._predictor, one, self._finder, chunk=self._chunk).above(self._threshold)
             columns = (finds.scores.tolist(), finds.object_scores.tolist(), (finds.classes + 1).tolist())
             masks = torch.from_numpy(finds.logits)
             answers.append([MaskAnswer(*figures) for figures in zip(masks, *columns, strict=True)])
         return answers
+
+    def caveats(self) -> list[str]:
+        """What to keep in mind about the finds of the images asked about so far."""
+        word = judge(self._finder)
+        doubt = [] if word.is_usable else [f"the finder is not usable: {'; '.join(word.reasons)}"]
+        return [*about_decoder(self._finder, self._predictor.loaded), *about_sizes(self._finder, self._sizes), *doubt]

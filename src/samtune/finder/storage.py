@@ -112,16 +112,18 @@ def has_finder(run: Path) -> bool:
     return any((run / place).is_file() for place in (Path(FOLDER) / FILE, FILE))
 
 
-def finder_of(run: Path, loaded: LoadedModel) -> Finder | None:
-    """The finder that stands beside a model and was made for it; None where there is none, or one of other weights.
+def finder_of(run: Path, loaded: LoadedModel) -> tuple[Finder | None, str]:
+    """The finder that stands beside a model and was made for it, or None and why one that is there is left out.
 
     Raises:
         ModelError: it cannot be read.
     """
     if not has_finder(run):
-        return None
+        return None, ""
     finder = load_finder(run)
-    return finder if finder.decoder == loaded.fingerprint() else None
+    if finder.decoder != loaded.fingerprint():
+        return None, "it was made for other weights; samtune find-train makes it anew"
+    return finder, ""
 
 
 def _described(finder: Finder) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from samtune.evaluation.automatic import AutomaticFigures
 from samtune.evaluation.intervals import summarize
 from samtune.evaluation.protocol import encoder_of
 from samtune.finder.grid import GridFinds, find_by_grid
-from samtune.finder.measure import TrueImage, coco_precision, read_true
+from samtune.finder.coco import coco_precision
+from samtune.finder.measure import TrueImage, read_true
 from samtune.inference.predictor import EmbeddedImage, Predictor
 
 

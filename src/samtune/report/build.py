@@ -31,7 +31,7 @@ from samtune.evaluation.results import Evaluation
 from samtune.finder.evaluation import BASE_GRID, TUNED_GRID, FindEvaluation, evaluate_finder, knows_classes
 from samtune.finder.grid import GridFinds
 from samtune.finder.results import Finder
-from samtune.finder.storage import finder_of, has_finder
+from samtune.finder.storage import finder_of
 from samtune.inference.predictor import Predictor
 from samtune.report.automatic import GridsOfClicks, find_by_grids
 from samtune.report.compared import Compared
@@ -196,11 +196,11 @@ class _Measuring:
 
 def _finder_for(dataset: Dataset, config: EvalConfig, tuned: Predictor, run: Path | None) -> tuple[Finder | None, str]:
     """The finder that stands in a run, or None and why one that is there cannot be measured."""
-    if run is None or not has_finder(run):
+    if run is None:
         return None, ""
-    finder = finder_of(run, tuned.loaded)
+    finder, why_not = finder_of(run, tuned.loaded)
     if finder is None:
-        return None, "not measured: it was made for other weights; samtune find-train makes it anew"
+        return None, f"not measured: {why_not}" if why_not else ""
     if not knows_classes(finder, dataset.split(config.split).images):
         return None, f"not measured: none of these objects is of its classes, {', '.join(finder.classes)}"
     finder.head.to(tuned.device)

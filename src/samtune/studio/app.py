@@ -92,6 +92,7 @@ def _add_state(app: FastAPI, studio: Studio, tuning: Tuning) -> None:
             "tune": tuning.status(),
             "stats": stats(studio),
             "finder": active.finder is not None,
+            "finder_note": active.finder_note,
             "problems": [error_body(one)["error"] for one in studio.source.problems],
             "note": studio.source.note,
             "version": __version__,

@@ -39,15 +39,25 @@ class StudioModel:
         """Models with the same value give the same embeddings."""
         return encoder_fingerprint(self.predictor.loaded.model)
 
-    @cached_property
+    @property
     def finder(self) -> Finder | None:
         """The finder in the model's run; None where there is none, or one of other weights."""
+        return self._finder[0]
+
+    @property
+    def finder_note(self) -> str:
+        """Why a finder that is in the run is left out; empty where none is."""
+        why_not = self._finder[1]
+        return f"The finder in {self.label} is left out: {why_not}. A grid of clicks proposes instead." if why_not else ""
+
+    @cached_property
+    def _finder(self) -> tuple[Finder | None, str]:
         run = Path(self.source)
-        finder = finder_of(run, self.predictor.loaded) if run.is_dir() else None
+        finder, why_not = finder_of(run, self.predictor.loaded) if run.is_dir() else (None, "")
         if finder is not None:
             check_fits(finder, self.predictor)
             finder.head.to(self.predictor.device)
-        return finder
+        return finder, why_not
 
 
 class Models:

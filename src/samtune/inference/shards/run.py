@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,13 @@ class Method:
         asked: what decides the answers, by name, as JSON values.
         categories: names of classes by number.
         make: from job and number of a shard to what is asked of it.
+        caveats: what to keep in mind about this process's answers, in words; asked for when it has given all of them.
     """
 
     asked: Mapping[str, Any]
     categories: Mapping[int, str]
     make: Callable[[Job, int], Ask]
+    caveats: Callable[[], Sequence[str]] = tuple
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class ManyReport(Result):
         images_per_second: of this process; None where it did none.
         model_share: share of its time that encoder and decoder took, 0 to 1; None where it did none.
         shown: some of the images that this process could not look at, and why.
+        caveats: what to keep in mind about its answers, in words.
     """
 
     out: Path
@@ -63,6 +66,7 @@ class ManyReport(Result):
     images_per_second: float | None
     model_share: float | None
     shown: tuple[str, ...] = field(default=())
+    caveats: tuple[str, ...] = field(default=())
 
     def lines(self) -> list[str]:
         """What to tell the user."""
@@ -73,7 +77,8 @@ class ManyReport(Result):
         if self.images_per_second is not None and self.model_share is not None:
             share = f"{100 * self.model_share:.0f} % of the time in the model"
             lines.append(f"here       {self.own_images:,} images, {self.images_per_second:.1f} a second, {share}")
-        return [*lines, f"next       samtune merge {self.out} --out results.json"]
+        lines.append(f"next       samtune merge {self.out} --out results.json")
+        return [*lines, *(f"{'warning':<10} {one}" for one in self.caveats)]
 
 
 def run_shards(
@@ -129,7 +134,7 @@ def run_shards(
     rate, share = done.images / done.seconds, done.model_seconds / done.seconds
     return replace(
         report_of(out), own_images=done.images, images_per_second=rate, model_share=share,
-        shown=tuple(done.damaged[:_SHOWN]),
+        shown=tuple(done.damaged[:_SHOWN]), caveats=tuple(method.caveats()),
     )  # fmt: skip
 
 

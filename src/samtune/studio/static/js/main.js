@@ -28,8 +28,9 @@ const EVERY = 2500;
 async function refresh() {
   const state = await get("/api/state");
   const known = new Map(app.images.map((image) => [image.id, image]));
-  const { models, active, classes, tune, stats, finder, version, name } = state;
-  Object.assign(app, { models, active, classes, tune, stats, finder, version, name });
+  const { models, active, classes, tune, stats, version, name } = state;
+  if (state.finder_note && state.finder_note !== app.finderNote) notice(state.finder_note, 0);
+  Object.assign(app, { models, active, classes, tune, stats, version, name, finderNote: state.finder_note });
   // One value per image for the page's whole life: what others hold stays the one that changes.
   app.images = state.images.map((image) => Object.assign(known.get(image.id) ?? {}, image));
   byId("project").textContent = name;

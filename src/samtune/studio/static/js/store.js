@@ -7,7 +7,7 @@ export const app = {
   images: [],
   tune: null,
   stats: null,
-  finder: false,
+  finderNote: "",
   image: null, // the open one of `images`; its `problem` is why it cannot be shown
   objects: [], // of the open image; `mask` is decoded, `saving` is null, "saving" or "failed"
   selected: null, // id of an object
