@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -86,6 +87,32 @@ def test_training_makes_a_finder_on_request(dataset, tiny_folder, tmp_path):
     assert result.finder is not None and load_finder(tmp_path / "run").about["step"] in (1, 2)
     assert any(line.startswith("finder     not usable") for line in result.lines())
     assert expected_seconds(embeddings(dataset, tmp_path / "run"), FinderConfig(steps=1000, width=8)) > 0
+
+
+def test_a_finder_changes_nothing_else_about_a_run(dataset, tiny_folder, tmp_path):
+    files: list[dict[str, object]] = []
+    for name, finder in (("with", FinderConfig(steps=1, width=8)), ("without", False)):
+        run = tmp_path / name / "run"
+        config = TrainConfig(model=str(tiny_folder), out=run, steps=1, cache_dir=tmp_path / "cache")
+        api.train(dataset.root, config, finder=finder, quiet=True)
+        assert (run / "finder").exists() == (finder is not False)
+        kept = {path.relative_to(run): path for path in run.rglob("*") if path.is_file()}
+        files.append(
+            {
+                str(place): _without_times(path.read_bytes())
+                for place, path in kept.items()
+                if place.parts[0] not in ("finder", "tensorboard")
+            }
+        )
+    assert files[0].keys() == files[1].keys() > {"metrics.jsonl", "config.yaml"}
+    differing = {name for name in files[0] if files[0][name] != files[1][name]}
+    assert differing == set()
+
+
+def _without_times(content: bytes) -> bytes:
+    """A run's file without what differs between two runs of the same settings: seconds, times, the folder's name."""
+    content = re.sub(rb'"?(seconds|started|time)"?: [^,}\n]*', b"", content)
+    return content.replace(b"without", b"").replace(b"with", b"")
 
 
 def test_the_network_learns_and_repeats(dataset, tiny_folder):
@@ -232,6 +259,8 @@ def test_a_comparison_measures_the_finder_of_the_run(run, dataset, tmp_path, tin
         dataset.root, str(tiny_folder), run, tmp_path / "two", few, guard_scenes=0, find=False, quiet=True
     )
     assert without.finds is None and "found as" not in (tmp_path / "two" / "report.html").read_text()
+    alone = json.loads((tmp_path / "two" / "comparison.json").read_text())
+    assert {name for name in content if content[name] != alone[name]} == {"finds", "automatic", "gallery"}
 
 
 def test_a_comparison_on_classes_that_the_finder_does_not_know_leaves_it_out(run, tmp_path, tiny_folder):

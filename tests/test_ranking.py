@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -13,6 +15,7 @@ from PIL import Image
 from samtune import api
 from samtune.config import FinderConfig, RankConfig, TrainConfig
 from samtune.errors import DataError
+from samtune.finder.storage import load_finder, save_finder
 from samtune.inference.predictor import Predictor
 from samtune.labelling.doubt import Doubt, masks_iou, measure_doubt, mirrored_prompts
 from samtune.model.io.load import load_model
@@ -77,7 +80,11 @@ def test_doubt_alone_orders_by_doubt(images, run):
 def test_a_finder_proposes_what_is_asked(images, run, tmp_path):
     api.train_finder(run, FinderConfig(steps=3, device="cpu"), quiet=True)
     found = api.rank_images(images, run, RankConfig(points_per_side=3), quiet=True)
-    assert found.prompts == "finder"
+    assert found.prompts == "finder" and not any("another decoder" in line for line in found.lines())
+    other = shutil.copytree(run, tmp_path / "run")
+    save_finder(replace(load_finder(run), decoder="of other weights"), other / "finder")
+    elsewhere = api.rank_images(images, other, RankConfig(points_per_side=3, views=False), quiet=True)
+    assert any("another decoder" in line for line in elsewhere.lines())
     for one in found.ranked:
         assert (one.signs.undecided is None) == (one.signs.prompts == 0)
 

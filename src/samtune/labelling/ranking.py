@@ -22,6 +22,7 @@ from samtune.data.reading import PLAIN, Reading
 from samtune.data.table import Dataset, ImageEntry
 from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.errors import DataError
+from samtune.finder.caveats import about_decoder, about_sizes
 from samtune.finder.results import Finder
 from samtune.inference.files import image_files
 from samtune.inference.predictor import EmbeddedImage, Predictor
@@ -70,6 +71,7 @@ class Ranking(Result):
         labelled: images that they were compared with.
         ranked: the images.
         unread: images that cannot be read, and why.
+        caveats: what to keep in mind about the finder here, in words.
     """
 
     images: Path
@@ -78,6 +80,7 @@ class Ranking(Result):
     labelled: int
     ranked: tuple[RankedImage, ...]
     unread: tuple[tuple[str, str], ...]
+    caveats: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """What to tell the user."""
@@ -95,6 +98,7 @@ class Ranking(Result):
             *text_table(("", "label next", "score", "doubt", "unlike", "nearest"), rows),
             *([f"and {more} more"] if more else []),
             *(f"left out   {name}: {why}" for name, why in self.unread),
+            *(f"{'warning':<10} {one}" for one in self.caveats),
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -107,6 +111,7 @@ class Ranking(Result):
             "labelled": self.labelled,
             "ranked": [asdict(one) for one in self.ranked],
             "unread": [{"image": name, "why": why} for name, why in self.unread],
+            "caveats": list(self.caveats),
         }
 
     def save(self, path: Path) -> None:
@@ -159,6 +164,7 @@ def rank_images(
     read: list[str] = []
     doubts: list[Doubt] = []
     features: list[NDArray[np.float64]] = []
+    sizes: list[tuple[int, int]] = []
     unread: list[tuple[str, str]] = []
     for done, file in enumerate(files, start=1):
         try:
@@ -179,6 +185,7 @@ def rank_images(
             )
         )
         features.append(features_of(embedded))
+        sizes.append((embedded.size[1], embedded.size[0]))
         read.append(file.name)
         progress("looking at unlabelled images", done, len(files))
     if not read:
@@ -187,7 +194,8 @@ def rank_images(
     order = _ordered(read, doubts, np.stack(features), known, config)
     kept = order[: config.most] if config.most else order
     prompts = "grid" if finder is None else "finder"
-    return Ranking(images, name, prompts, len(known.names), tuple(kept), tuple(unread))
+    caveats = () if finder is None else (*about_decoder(finder, predictor.loaded), *about_sizes(finder, sizes))
+    return Ranking(images, name, prompts, len(known.names), tuple(kept), tuple(unread), caveats)
 
 
 def labelled_images(
