@@ -155,7 +155,8 @@ def main() -> None:
             for line in lines(folder.name, seed, found, ROWS):
                 print(line, flush=True)
         if wanted.grid:
-            for line in lines(folder.name, wanted.seeds - 1, by_grid(dataset, run, folder / "grid", wanted.grid), GRIDS):
+            found = by_grid(dataset, run, folder / "grid", wanted.grid)
+            for line in lines(folder.name, "-", found, GRIDS):
                 print(line, flush=True)
         for images in wanted.few:
             found = with_few(dataset, folder / f"{wanted.name}-of-{images}", images, tune, options)

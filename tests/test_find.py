@@ -33,6 +33,7 @@ from samtune.data.low_res import LowResTargets
 from samtune.data.table import Dataset, write_table
 from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.errors import ConfigError, DataError, ModelError
+from samtune.finder.evaluation import BASE_GRID, MethodResult, about_grids
 from samtune.finder.finding import find
 from samtune.finder.fitting import choose_lessons
 from samtune.finder.matching import OperatingPoint
@@ -234,6 +235,9 @@ def test_evaluation_writes_what_pycocotools_reads(run, dataset, tmp_path, tiny_f
     figures = json.loads((tmp_path / "out" / "find.json").read_text())
     assert set(figures["rows"]) == set(names) and sum(map(sum, figures["confusion"])) >= found.objects
     assert any("true boxes" in line for line in found.lines())
+    for ap50, words in ((1.0, ["no better than the base, grid of clicks"]), (0.0, [])):
+        grid = MethodResult(BASE_GRID, replace(found.ours.one_class, ap50=ap50), None, found.matched, ())
+        assert [one.partition(", on these")[0] for one in about_grids([grid, found.ours])] == words
 
 
 def test_a_comparison_measures_the_finder_of_the_run(run, dataset, tmp_path, tiny_folder):
@@ -452,6 +456,7 @@ def quality(**changed) -> Quality:
         ({"outlined": 0.3}, "cannot outline"),
         ({"named": 0.3}, "cannot name"),
         ({"valid_f1": 0.2}, "overfits"),
+        ({"grid_f1": 0.4, "named": None}, "no better than a grid"),
     ],
 )
 def test_an_honest_word(changed, word):

@@ -251,6 +251,7 @@ def evaluate_finder(
             *about_decoder(finder, tuned.loaded),
             *about_classes(finder, images),
             *about_sizes(finder, [(image.width, image.height) for image in images]),
+            *about_grids(rows),
         ),
     )
 
@@ -265,6 +266,16 @@ def _by_finder(
     found[OURS] = FoundImage.of(find(tuned, embedded, finder, chunk=chunk))
     found[BOUND] = _true_boxes(tuned, embedded, image, finder, chunk)
     return found
+
+
+def about_grids(rows: Sequence[MethodResult]) -> list[str]:
+    """Which grids of clicks find as well as the finder does, where they were measured."""
+    ours = next(row.one_class.ap50 for row in rows if row.name == OURS)
+    return [
+        f"no better than the {row.name}, on these images: AP50 {100 * ours:.1f} against {100 * row.one_class.ap50:.1f}"
+        for row in rows
+        if row.name in (BASE_GRID, TUNED_GRID) and row.one_class.ap50 >= ours
+    ]
 
 
 def _row(

@@ -23,12 +23,13 @@ from samtune.finder.calibration import calibration_error, fit
 from samtune.finder.caveats import sides_of
 from samtune.finder.finding import find
 from samtune.finder.losses import pooled
-from samtune.finder.matching import best_f1, match, operating_points
+from samtune.finder.matching import OperatingPoint, best_f1, match, operating_points
 from samtune.finder.measure import RIGHT, FoundImage, TrueImage, read_true, right_finds
 from samtune.finder.proposals import box_iou
 from samtune.finder.results import Finder, Finds, Quality
 from samtune.finder.training import FinderExample, box_f1, read_examples, train_head
 from samtune.inference.predictor import EmbeddedImage, Predictor
+from samtune.inference.thresholds import read_thresholds
 
 LENT = 0.2
 """Share of the training groups that are held back where there is no validation split."""
@@ -158,6 +159,7 @@ def _proven(
     right, scores = right[counted], np.concatenate([one.scores for one in images])[counted]
     points = tuple(operating_points(scores, right, objects))
     history = finder.about["history"]
+    grid = read_thresholds(predictor.loaded)
     quality = Quality(
         images=len(valid),
         objects=objects,
@@ -168,6 +170,7 @@ def _proven(
         train_f1=finder.about["train_f1"],
         valid_f1=max((one["f1"] for one in history), default=0.0),
         calibration_error=calibration_error(scores, right),
+        grid_f1=OperatingPoint(0.0, grid.precision, grid.recall).f1 if grid else None,
     )
     return replace(calibrated, points=points, quality=quality)
 

@@ -72,6 +72,7 @@ class Quality:
         named: share of the objects whose class is told right from their true masks; None without classes.
         train_f1, valid_f1: of proposed boxes, see `training.box_f1`.
         calibration_error: of the scores, on the images they were fitted on.
+        grid_f1: F1 of a grid of clicks on validation, where `samtune fit-grid` measured it before; it has no names.
     """
 
     images: int
@@ -83,6 +84,7 @@ class Quality:
     train_f1: float
     valid_f1: float
     calibration_error: float
+    grid_f1: float | None = None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def judge(finder: Finder) -> Usefulness:
     if quality is None:
         return Usefulness(False, ("nothing was held out, so nobody knows what it finds in new images", *_rare(finder)))
     few = quality.objects < FEWEST_OBJECTS
-    poor = quality.point.f1 < LEAST_F1
+    poor = quality.point.f1 < LEAST_F1 or _is_no_better_than_a_grid(quality)
     reasons = list(_reasons(quality)) if poor else [_figures(quality)]
     if few:
         reasons.append(f"only {quality.objects} held-out objects, fewer than {FEWEST_OBJECTS}: too few to know")
@@ -52,6 +52,8 @@ def judge(finder: Finder) -> Usefulness:
 def _reasons(quality: Quality) -> Iterator[str]:
     """What holds a poor finder back; its figures alone where no part of it stands out."""
     yield _figures(quality)
+    if _is_no_better_than_a_grid(quality):
+        yield f"no better than a grid of clicks (predict --everything), whose F1 there is {quality.grid_f1:.2f}"
     if quality.outlined < LEAST_SHARE:
         yield f"cannot outline: asked with true boxes, the decoder draws {quality.outlined:.0%} of the objects right"
     if quality.found < LEAST_SHARE:
@@ -63,6 +65,11 @@ def _reasons(quality: Quality) -> Iterator[str]:
             f"overfits: boxes have an F1 of {quality.train_f1:.2f} on training images and {quality.valid_f1:.2f} on "
             "held-out ones; more images help"
         )
+
+
+def _is_no_better_than_a_grid(quality: Quality) -> bool:
+    """Whether a grid of clicks finds as well what has no names anyway."""
+    return quality.named is None and quality.grid_f1 is not None and quality.point.f1 <= quality.grid_f1
 
 
 def _figures(quality: Quality) -> str:

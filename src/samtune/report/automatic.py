@@ -9,8 +9,8 @@ from samtune.data.table import Dataset
 from samtune.evaluation.automatic import AutomaticFigures
 from samtune.evaluation.intervals import summarize
 from samtune.evaluation.protocol import encoder_of
-from samtune.finder.grid import GridFinds, find_by_grid
 from samtune.finder.coco import coco_precision
+from samtune.finder.grid import GridFinds, find_by_grid
 from samtune.finder.measure import TrueImage, read_true
 from samtune.inference.predictor import EmbeddedImage, Predictor
 

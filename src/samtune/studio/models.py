@@ -48,7 +48,9 @@ class StudioModel:
     def finder_note(self) -> str:
         """Why a finder that is in the run is left out; empty where none is."""
         why_not = self._finder[1]
-        return f"The finder in {self.label} is left out: {why_not}. A grid of clicks proposes instead." if why_not else ""
+        if not why_not:
+            return ""
+        return f"The finder in {self.label} is left out: {why_not}. A grid of clicks proposes instead."
 
     @cached_property
     def _finder(self) -> tuple[Finder | None, str]:
