@@ -235,8 +235,9 @@ def test_evaluation_writes_what_pycocotools_reads(run, dataset, tmp_path, tiny_f
     figures = json.loads((tmp_path / "out" / "find.json").read_text())
     assert set(figures["rows"]) == set(names) and sum(map(sum, figures["confusion"])) >= found.objects
     assert any("true boxes" in line for line in found.lines())
-    for ap50, words in ((1.0, ["no better than the base, grid of clicks"]), (0.0, [])):
-        grid = MethodResult(BASE_GRID, replace(found.ours.one_class, ap50=ap50), None, found.matched, ())
+    for more, words in ((0.1, ["no better than the base, grid of clicks"]), (-0.1, [])):
+        figures = replace(found.ours.one_class, ap50=found.ours.one_class.ap50 + more)
+        grid = MethodResult(BASE_GRID, figures, None, found.matched, ())
         assert [one.partition(", on these")[0] for one in about_grids([grid, found.ours])] == words
 
 
