@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import polars as pl
@@ -31,6 +32,7 @@ from samtune.config import (
 )
 from samtune.data.low_res import LowResTargets
 from samtune.data.table import Dataset, write_table
+from samtune.data.views import change_of
 from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.errors import ConfigError, DataError, ModelError
 from samtune.finder.evaluation import BASE_GRID, MethodResult, about_grids
@@ -41,6 +43,7 @@ from samtune.finder.proposals import propose
 from samtune.finder.results import Finder, Quality
 from samtune.finder.run import expected_seconds
 from samtune.finder.storage import load_finder, save_finder
+from samtune.finder.targets import read_truth
 from samtune.finder.training import box_f1, read_examples, train_head
 from samtune.finder.verdict import judge
 from samtune.inference.predictor import EmbeddedImage, Predictor
@@ -121,26 +124,44 @@ def test_the_network_learns_and_repeats(dataset, tiny_folder):
     low_res = LowResTargets(dataset, source.loaded.mask_size)
     train, valid = (read_examples(dataset.split(name).images, low_res, CLASSES) for name in ("train", "valid"))
     config = FinderConfig(steps=60, width=16, eval_every=30)
-    trained = train_head(source, train, valid, low_res, 2, config)
+    trained = train_head(source, train, valid, low_res, CLASSES, config)
     assert trained.history[-1].loss < trained.history[0].loss
     assert trained.step in (30, 60) and max(one.f1 for one in trained.history) > 0.2
     assert box_f1(trained.head, source, valid, trained.most) == max(one.f1 for one in trained.history)
-    again = train_head(source, train, valid, low_res, 2, config)
+    again = train_head(source, train, valid, low_res, CLASSES, config)
     assert all(torch.equal(a, b) for a, b in zip(trained.head.parameters(), again.head.parameters(), strict=True))
-    other = train_head(source, train, valid, low_res, 2, config.model_copy(update={"seed": 1, "steps": 1}))
+    other = train_head(source, train, valid, low_res, CLASSES, config.model_copy(update={"seed": 1, "steps": 1}))
     assert not torch.equal(other.head.answer.weight, trained.head.answer.weight)
 
 
-def test_mirrored_images_have_mirrored_objects(dataset, tiny_folder):
+def test_in_every_view_boxes_go_around_the_masks_that_are_seen(dataset, tiny_folder):
+    low_res = LowResTargets(dataset, load_model(tiny_folder).mask_size)
+    lost = 0
+    for image, number in product(dataset.split("train").images, range(6)):
+        change = change_of(image, number)
+        truth = read_truth(image, low_res, {name: place for place, name in enumerate(CLASSES)}, change)
+        assert [CLASSES[place] for place in truth.classes] == [one.category for one in truth.objects]
+        for box, mask in zip(truth.boxes, low_res.of(truth.objects, change), strict=True):
+            rows, columns = np.nonzero(mask)
+            around = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            assert np.abs(box.numpy() - around).max() <= 1
+        for one in set(image.single_objects) - set(truth.objects):
+            lost += 1
+            assert truth.ignored.numpy()[low_res.of([one], change)[0] > 0].all()
+    assert lost > 0
+
+
+def test_views_that_are_kept_are_not_embedded_again(dataset, tiny_folder):
+    api.embed(dataset.root, EmbedConfig(model=str(tiny_folder), views=4), quiet=True)
     source = embeddings(dataset, tiny_folder)
-    api.embed(dataset.root, EmbedConfig(model=str(tiny_folder), flip=True), quiet=True)
     low_res = LowResTargets(dataset, source.loaded.mask_size)
-    truth = read_examples(dataset.split("train").images, low_res, CLASSES)[0].truth
-    back = truth.mirrored().mirrored()
-    assert torch.allclose(back.boxes, truth.boxes) and not torch.equal(truth.mirrored().boxes, truth.boxes)
     examples = read_examples(dataset.split("train").images, low_res, CLASSES)
-    trained = train_head(source, examples, (), low_res, 2, FinderConfig(steps=2, width=8, flip=True))
-    assert trained.step == 2 and source.cache is not None and source.cache.counts.encoded == 0
+    plain, seen = (
+        train_head(source, examples, (), low_res, CLASSES, FinderConfig(steps=3, width=8, views=views))
+        for views in (1, 4)
+    )
+    assert seen.step == 3 and source.cache is not None and source.cache.counts.encoded == 0
+    assert not torch.equal(plain.head.answer.weight, seen.head.answer.weight)
 
 
 def test_what_a_finder_is_survives_the_disk(run, tmp_path, dataset):

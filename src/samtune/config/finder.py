@@ -26,7 +26,13 @@ class FinderConfig(Config):
     objects_per_image: int = Field(
         default=64, ge=1, description="Objects per image and step whose class is learned; all boxes are, always."
     )
-    flip: bool = Field(default=False, description="Also learn from mirrored images; doubles the embeddings to compute.")
+    views: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Views of each training image to learn from: 2 adds its mirror image, then come turned, recoloured "
+        "and cropped ones. Each is embedded once.",
+    )
     eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means an eighth of the run.")
     seed: int = Field(default=0, ge=0, description="Seed of everything random.")
     device: Device = "auto"

@@ -71,11 +71,11 @@ def coco_precision(truth: Sequence[TrueImage], found: Sequence[FoundImage], *, n
         evaluator.params.maxDets = [1, 10, MOST]
         stats = _stats_of(evaluator, range(1, len(truth) + 1))
         known = dict(evaluator.ious)
-        evaluator.computeIoU = lambda image, category: known[image, category]
+        evaluator.computeIoU = lambda imgId, catId: known[imgId, catId]
         without = [_stats_of(evaluator, rest)[:2] for rest in _all_but_some(truth)]
-    intervals = [jackknife_interval(stats[place], [one[place] for one in without]) for place in range(2)]
-    sizes = [None if value < 0 else float(value) for value in stats[9:12]]
-    return Precision(stats[0], stats[1], stats[2], stats[8], *sizes, *intervals)
+    ap, ap50 = (jackknife_interval(stats[place], [one[place] for one in without]) for place in range(2))
+    small, medium, large = (None if value < 0 else value for value in stats[9:12])
+    return Precision(stats[0], stats[1], stats[2], stats[8], small, medium, large, ap, ap50)
 
 
 def _percent(interval: tuple[float, float] | None) -> str:

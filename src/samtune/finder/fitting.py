@@ -88,7 +88,7 @@ def make_finder(
     low_res = LowResTargets(dataset, predictor.loaded.mask_size)
     train, valid = (read_examples(images, low_res, classes) for images in (lessons.train, lessons.valid))
     trained = train_head(
-        embeddings, train, valid, low_res, len(classes), config, progress=lambda done, all: advance("finder", done, all)
+        embeddings, train, valid, low_res, classes, config, progress=lambda done, all: advance("finder", done, all)
     )
     looked_at = train[:: max(1, len(train) // _TRAIN_LOOKED_AT)][:_TRAIN_LOOKED_AT]
     finder = Finder(

@@ -103,5 +103,5 @@ def expected_seconds(embeddings: DatasetEmbeddings, config: FinderConfig) -> flo
         last = now
 
     short = config.model_copy(update={"steps": _TRIED_STEPS})
-    train_head(embeddings, examples, (), low_res, len(classes), short, progress=measure)
+    train_head(embeddings, examples, (), low_res, classes, short, progress=measure)
     return float(np.median(seconds[1:])) * config.steps

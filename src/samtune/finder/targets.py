@@ -6,7 +6,7 @@ what their windows cost and not 500 whole grids. Source: CenterNet (Zhou et al. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from samtune.data.low_res import LowResTargets
 from samtune.data.table import ImageEntry, ObjectEntry
+from samtune.data.views import AS_IS, Change
 
 SPREAD, LEAST_SPREAD = 0.15, 0.45
 """Standard deviation of the Gaussian: this share of the box's side, and at least so many cells."""
@@ -43,13 +44,6 @@ class Truth:
     def __len__(self) -> int:
         return len(self.objects)
 
-    def mirrored(self) -> Truth:
-        """The same, left to right."""
-        width = self.ignored.shape[1]
-        x0, y0, x1, y1 = self.boxes.unbind(1)
-        boxes = torch.stack([width - x1, y0, width - x0, y1], dim=1)
-        return Truth(self.objects, boxes, self.classes, self.ignored.flip(1))
-
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -66,24 +60,25 @@ class Target:
     weight: Tensor
 
 
-def read_truth(image: ImageEntry, low_res: LowResTargets, classes: Sequence[str]) -> Truth:
+def read_truth(image: ImageEntry, low_res: LowResTargets, numbers: Mapping[str, int], change: Change = AS_IS) -> Truth:
     """The objects of an image as the finder learns them.
 
     Args:
         image: the table's entry.
         low_res: where its masks come from.
-        classes: names in order; an object of another name counts as class 0.
+        numbers: of the classes by name; an object of another name counts as class 0.
+        change: how the image is seen. Of an object that is hardly seen nothing is asked.
     """
-    objects, crowd = image.single_objects, [one for one in image.objects if one.iscrowd]
-    size = low_res.size
-    number = {name: index for index, name in enumerate(classes)}
-    boxes = np.array([one.box for one in objects], np.float32).reshape(-1, 4)
-    boxes *= np.array([size / image.width, size / image.height] * 2, np.float32)
+    seen = [one for one in image.single_objects if change.shows(one.box)]
+    boxes = low_res.boxes(seen, image, change)
+    has_size = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)  # a mask may lie in the half of its box that is not seen
+    objects = tuple(one for one, is_there in zip(seen, has_size, strict=True) if is_there)
+    others = [one for one in image.objects if one.iscrowd or not change.shows(one.box)]
     return Truth(
         objects=objects,
-        boxes=torch.from_numpy(boxes),
-        classes=torch.tensor([number.get(one.category, 0) for one in objects], dtype=torch.int64),
-        ignored=torch.from_numpy(np.any(low_res.of(crowd) > 0, axis=0)),
+        boxes=torch.from_numpy(boxes[has_size]),
+        classes=torch.tensor([numbers.get(one.category, 0) for one in objects], dtype=torch.int64),
+        ignored=torch.from_numpy(np.any(low_res.of(others, change) > 0, axis=0)),
     )
 
 

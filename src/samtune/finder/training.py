@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from samtune.config import FinderConfig
 from samtune.data.low_res import LowResTargets
 from samtune.data.table import ImageEntry
-from samtune.data.views import AS_IS, MIRRORED
+from samtune.data.views import AS_IS, Change, change_of
 from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.errors import DataError
 from samtune.finder.head import FinderHead, FinderOutput
@@ -40,10 +40,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class FinderExample:
-    """One image and what is to be found in it."""
+    """One image, how it is seen, and what is to be found in it."""
 
     image: ImageEntry
     truth: Truth
+    change: Change = AS_IS
+
+    @property
+    def view(self) -> View:
+        """What its embeddings are asked for by."""
+        return View(self.image, self.change)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,38 @@ def read_examples(
     images: Sequence[ImageEntry], low_res: LowResTargets, classes: Sequence[str]
 ) -> tuple[FinderExample, ...]:
     """Images with what is to be found in them; those without objects teach where nothing is."""
-    return tuple(FinderExample(image, read_truth(image, low_res, classes)) for image in images)
+    numbers = {name: number for number, name in enumerate(classes)}
+    return tuple(FinderExample(image, read_truth(image, low_res, numbers)) for image in images)
+
+
+class _Lessons:
+    """The images of each step; those that are seen in several ways are read when such a view is first used."""
+
+    def __init__(
+        self, train: Sequence[FinderExample], low_res: LowResTargets, config: FinderConfig, numbers: Mapping[str, int]
+    ) -> None:
+        self._train, self._low_res, self._config, self._numbers = train, low_res, config, numbers
+        self._seen: dict[tuple[int, int], FinderExample] = {}
+
+    def __call__(self, step: int, rng: np.random.Generator) -> list[FinderExample]:
+        """The images of a step; each pass over the data has its own shuffled order."""
+        chosen: list[FinderExample] = []
+        count = self._config.images_per_step
+        for position in range(step * count, (step + 1) * count):
+            turn, place = divmod(position, len(self._train))
+            order = np.random.default_rng((self._config.seed, turn)).permutation(len(self._train))
+            chosen.append(self._view(int(order[place]), int(rng.integers(self._config.views))))
+        return chosen
+
+    def _view(self, place: int, number: int) -> FinderExample:
+        if number == 0:
+            return self._train[place]
+        if (place, number) not in self._seen:
+            image = self._train[place].image
+            change = change_of(image, number)
+            truth = read_truth(image, self._low_res, self._numbers, change)
+            self._seen[place, number] = FinderExample(image, truth, change)
+        return self._seen[place, number]
 
 
 def train_head(
@@ -84,7 +121,7 @@ def train_head(
     train: Sequence[FinderExample],
     valid: Sequence[FinderExample],
     low_res: LowResTargets,
-    classes: int,
+    classes: Sequence[str],
     config: FinderConfig,
     *,
     progress: Progress = lambda done, total: None,
@@ -96,7 +133,7 @@ def train_head(
         train: what it learns from; at least one object.
         valid: what the best step is chosen on; without any, the last step is taken.
         low_res: the objects' masks.
-        classes: K, 0 for none.
+        classes: names in the order of their numbers; none for a network that does not name.
         config: steps, rate, seed.
         progress: told of steps done and their total.
 
@@ -109,19 +146,20 @@ def train_head(
             found=f"{len(train)} training images without any",
             where=str(embeddings.dataset.root),
         )
-    head = _new_head(embeddings, train, classes, config)
+    head = _new_head(embeddings, train, len(classes), config)
+    lessons = _Lessons(train, low_res, config, {name: number for number, name in enumerate(classes)})
     optimizer = torch.optim.AdamW(_groups(head, config.weight_decay), lr=config.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: (1 + math.cos(math.pi * min(step / config.steps, 1.0))) / 2
     )
-    weights = class_weights(torch.cat([one.truth.classes for one in train]).bincount(minlength=max(classes, 1)))
+    weights = class_weights(torch.cat([one.truth.classes for one in train]).bincount(minlength=max(len(classes), 1)))
     weights = weights.to(embeddings.device)
     most = max(LEAST_MOST, 2 * max(len(one.truth) for one in train))
     every = config.eval_every or max(1, config.steps // 8)
     best, best_step, history, losses = copy.deepcopy(head.state_dict()), 0, list[HeadValidation](), list[Tensor]()
     for step in range(config.steps):
         rng = np.random.default_rng((config.seed, step))
-        loss = _loss(head, embeddings, _chosen(train, step, config, rng), low_res, weights, config, rng)
+        loss = _loss(head, embeddings, lessons(step, rng), low_res, weights, config, rng)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), CLIP)
@@ -147,7 +185,7 @@ def box_f1(head: FinderHead, embeddings: DatasetEmbeddings, examples: Sequence[F
     scores: list[np.ndarray] = []
     right: list[list[np.ndarray]] = [[] for _ in OVERLAPS]
     for one in examples:
-        found = propose(head(embeddings([View(one.image)])), 0, most)
+        found = propose(head(embeddings([one.view])), 0, most)
         iou, score = box_iou(found.boxes.numpy(), one.truth.boxes.numpy()), found.objectness.numpy()
         scores.append(score)
         for hits, least in zip(right, OVERLAPS, strict=True):
@@ -182,31 +220,18 @@ def _groups(head: FinderHead, weight_decay: float) -> list[dict[str, object]]:
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def _chosen(
-    train: Sequence[FinderExample], step: int, config: FinderConfig, rng: np.random.Generator
-) -> list[tuple[FinderExample, bool]]:
-    """The images of a step, and which of them are mirrored; each pass over the data has its own shuffled order."""
-    chosen: list[tuple[FinderExample, bool]] = []
-    for position in range(step * config.images_per_step, (step + 1) * config.images_per_step):
-        turn, place = divmod(position, len(train))
-        order = np.random.default_rng((config.seed, turn)).permutation(len(train))
-        chosen.append((train[order[place]], config.flip and bool(rng.random() < 0.5)))
-    return chosen
-
-
 def _loss(
     head: FinderHead,
     embeddings: DatasetEmbeddings,
-    chosen: Sequence[tuple[FinderExample, bool]],
+    chosen: Sequence[FinderExample],
     low_res: LowResTargets,
     weights: Tensor,
     config: FinderConfig,
     rng: np.random.Generator,
 ) -> Tensor:
     """The loss of one step's images."""
-    output = head(embeddings([View(one.image, MIRRORED if mirrored else AS_IS) for one, mirrored in chosen]))
-    truths = [one.truth.mirrored() if mirrored else one.truth for one, mirrored in chosen]
-    loss = _place_loss(output, truths)
+    output = head(embeddings([one.view for one in chosen]))
+    loss = _place_loss(output, [one.truth for one in chosen])
     if head.classes:
         loss = loss + _name_loss(output, chosen, low_res, weights, config.objects_per_image, rng)
     return loss
@@ -230,7 +255,7 @@ def _place_loss(output: FinderOutput, truths: Sequence[Truth]) -> Tensor:
 
 def _name_loss(
     output: FinderOutput,
-    chosen: Sequence[tuple[FinderExample, bool]],
+    chosen: Sequence[FinderExample],
     low_res: LowResTargets,
     weights: Tensor,
     most: int,
@@ -238,9 +263,9 @@ def _name_loss(
 ) -> Tensor:
     """Of the classes of some objects of each image, told from the class maps under their masks."""
     logits, classes = list[Tensor](), list[Tensor]()
-    for maps, (one, mirrored) in zip(output.classes, chosen, strict=True):
+    for maps, one in zip(output.classes, chosen, strict=True):
         rows = rng.permutation(len(one.truth))[:most]
-        covered = torch.from_numpy(low_res.of([one.truth.objects[row] for row in rows])).to(maps.device)
-        logits.append(pooled(maps, (covered.flip(2) if mirrored else covered).float() / 255))
+        covered = torch.from_numpy(low_res.of([one.truth.objects[row] for row in rows], one.change)).to(maps.device)
+        logits.append(pooled(maps, covered.float() / 255))
         classes.append(one.truth.classes[rows])
     return class_loss(torch.cat(logits), torch.cat(classes).to(weights.device), weights)
