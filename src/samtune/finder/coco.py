@@ -67,11 +67,9 @@ def coco_precision(truth: Sequence[TrueImage], found: Sequence[FoundImage], *, n
         return Precision(0.0, 0.0, 0.0, 0.0, None, None, None)
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(coco_truth(truth, named=named))
-        evaluator = COCOeval_faster(coco, coco.loadRes(results), "segm")
+        evaluator = _Evaluator(coco, coco.loadRes(results), "segm")
         evaluator.params.maxDets = [1, 10, MOST]
         stats = _stats_of(evaluator, range(1, len(truth) + 1))
-        known = dict(evaluator.ious)
-        evaluator.computeIoU = lambda imgId, catId: known[imgId, catId]
         without = [_stats_of(evaluator, rest)[:2] for rest in _all_but_some(truth)]
     ap, ap50 = (jackknife_interval(stats[place], [one[place] for one in without]) for place in range(2))
     small, medium, large = (None if value < 0 else value for value in stats[9:12])
@@ -82,7 +80,20 @@ def _percent(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
-def _stats_of(evaluator: COCOeval_faster, images: Iterable[int]) -> list[float]:
+class _Evaluator(COCOeval_faster):
+    """COCO's evaluation, which computes the overlaps of an image once, however often it is asked."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._known: dict[tuple[int, int], Any] = {}
+
+    def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803  (COCO's names)
+        if (imgId, catId) not in self._known:
+            self._known[imgId, catId] = super().computeIoU(imgId, catId)
+        return self._known[imgId, catId]
+
+
+def _stats_of(evaluator: _Evaluator, images: Iterable[int]) -> list[float]:
     """COCO's twelve figures of some images."""
     evaluator.params.imgIds = list(images)
     evaluator.evaluate()
