@@ -44,7 +44,7 @@ from samtune.finder.results import Finder, Quality
 from samtune.finder.run import expected_seconds
 from samtune.finder.storage import load_finder, save_finder
 from samtune.finder.targets import read_truth
-from samtune.finder.training import box_f1, read_examples, train_head
+from samtune.finder.training import box_f1, read_examples, train_head, views_of
 from samtune.finder.verdict import judge
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.io.load import load_model
@@ -123,15 +123,24 @@ def test_the_network_learns_and_repeats(dataset, tiny_folder):
     source = embeddings(dataset, tiny_folder)
     low_res = LowResTargets(dataset, source.loaded.mask_size)
     train, valid = (read_examples(dataset.split(name).images, low_res, CLASSES) for name in ("train", "valid"))
-    config = FinderConfig(steps=60, width=16, eval_every=30)
+    config = FinderConfig(steps=60, width=16, eval_every=30, views=1, dropout=0.0)
     trained = train_head(source, train, valid, low_res, CLASSES, config)
     assert trained.history[-1].loss < trained.history[0].loss
     assert trained.step in (30, 60) and max(one.f1 for one in trained.history) > 0.2
     assert box_f1(trained.head, source, valid, trained.most) == max(one.f1 for one in trained.history)
-    again = train_head(source, train, valid, low_res, CLASSES, config)
-    assert all(torch.equal(a, b) for a, b in zip(trained.head.parameters(), again.head.parameters(), strict=True))
-    other = train_head(source, train, valid, low_res, CLASSES, config.model_copy(update={"seed": 1, "steps": 1}))
-    assert not torch.equal(other.head.answer.weight, trained.head.answer.weight)
+    config = FinderConfig(steps=3, width=16, views=2)
+    first, again, other, whole = (
+        train_head(source, train, valid, low_res, CLASSES, config.model_copy(update=change)).head
+        for change in ({}, {}, {"seed": 1}, {"dropout": 0.0})
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not any(torch.equal(first.answer.weight, one.answer.weight) for one in (other, whole))
+
+
+@pytest.mark.parametrize(("images", "steps", "views"), [(10, 1000, 16), (60, 1000, 3), (239, 1000, 1), (10, 100, 4)])
+def test_few_images_are_seen_in_more_views(images, steps, views):
+    assert views_of(FinderConfig(steps=steps), images) == views
+    assert views_of(FinderConfig(steps=steps, views=2), images) == 2
 
 
 def test_in_every_view_boxes_go_around_the_masks_that_are_seen(dataset, tiny_folder):

@@ -20,6 +20,11 @@ class FinderConfig(Config):
     lr: float = Field(default=2e-3, gt=0.0, description="Learning rate at the start; a cosine to 0 follows.")
     weight_decay: float = Field(default=0.05, ge=0.0, description="Weight decay of matrices.")
     width: int = Field(default=64, ge=8, multiple_of=8, description="Channels inside the network.")
+    dropout: Fraction = Field(
+        default=0.2,
+        le=0.9,
+        description="Share of the features' channels that a step leaves out, each image others.",
+    )
     context: bool = Field(
         default=True, description="Dilated convolutions at stride 16, for large and for thin objects."
     )
@@ -27,11 +32,12 @@ class FinderConfig(Config):
         default=64, ge=1, description="Objects per image and step whose class is learned; all boxes are, always."
     )
     views: int = Field(
-        default=1,
-        ge=1,
+        default=0,
+        ge=0,
         le=64,
         description="Views of each training image to learn from: 2 adds its mirror image, then come turned, recoloured "
-        "and cropped ones. Each is embedded once.",
+        "and cropped ones. Each is embedded once. 0 means as many as make about 200 of them, at most 16 "
+        "and no more than the steps look at ten times.",
     )
     eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means an eighth of the run.")
     seed: int = Field(default=0, ge=0, description="Seed of everything random.")

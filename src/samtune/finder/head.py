@@ -84,9 +84,17 @@ class FinderHead(nn.Module):
         self.answer = nn.Conv2d(width, 4 * (_BOX_OUTPUTS + classes), 1)
         self._start()
 
-    def forward(self, embeddings: ImageEmbeddings) -> FinderOutput:
-        """Answers for B images; `embeddings` may be of any float type, the answers are float32."""
-        coarse, fine, middle = self._normalised(embeddings)
+    def forward(self, embeddings: ImageEmbeddings, factors: Sequence[Tensor] = ()) -> FinderOutput:
+        """Answers for B images.
+
+        Args:
+            embeddings: of any float type; the answers are float32.
+            factors: of the normalised channels, `[B, C]` for each level, stride 16, 4 and 8; none means 1.
+        """
+        levels = self._normalised(embeddings)
+        if factors:
+            levels = [level * factor[:, :, None, None] for level, factor in zip(levels, factors, strict=True)]
+        coarse, fine, middle = levels
         x = self.from_coarse(coarse)
         for block in self.context:
             x = block(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -10,11 +11,13 @@ import numpy as np
 
 from samtune.config import FinderConfig
 from samtune.data.low_res import LowResTargets
-from samtune.embeddings.dataset import DatasetEmbeddings
+from samtune.data.table import ImageEntry
+from samtune.data.views import change_of
+from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.finder.fitting import Advance, choose_lessons, make_finder
 from samtune.finder.results import Finder
 from samtune.finder.storage import FOLDER, save_finder
-from samtune.finder.training import read_examples, train_head
+from samtune.finder.training import read_examples, train_head, views_of
 from samtune.finder.verdict import Usefulness, judge
 from samtune.inference.predictor import Predictor
 from samtune.utils.results import Result
@@ -82,7 +85,7 @@ def add_finder(
 
 
 def expected_seconds(embeddings: DatasetEmbeddings, config: FinderConfig) -> float:
-    """About how long the training of a finder's network would take, from a few steps of it.
+    """About how long the training of a finder's network would take, from a few steps of it and one more view.
 
     The embeddings of the images these steps use are computed beforehand, where they are not kept already.
     """
@@ -102,6 +105,17 @@ def expected_seconds(embeddings: DatasetEmbeddings, config: FinderConfig) -> flo
         seconds.append(now - last)
         last = now
 
-    short = config.model_copy(update={"steps": _TRIED_STEPS})
+    short = config.model_copy(update={"steps": _TRIED_STEPS, "views": 1})
     train_head(embeddings, examples, (), low_res, classes, short, progress=measure)
-    return float(np.median(seconds[1:])) * config.steps
+    return float(np.median(seconds[1:])) * config.steps + _seconds_of_views(embeddings, lessons.train, config)
+
+
+def _seconds_of_views(embeddings: DatasetEmbeddings, images: Sequence[ImageEntry], config: FinderConfig) -> float:
+    """About how long the views of the training images take that are not kept, from one of them."""
+    numbers = range(1, views_of(config, len(images)))
+    missing = embeddings.missing([View(image, change_of(image, number)) for image in images for number in numbers])
+    if not missing:
+        return 0.0
+    started = monotonic()
+    embeddings(missing[:1])
+    return (monotonic() - started) * len(missing)

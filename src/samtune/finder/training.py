@@ -31,6 +31,10 @@ LEAST_MOST = 100
 """Fewest peaks looked at in an image; else twice the objects of the fullest training image."""
 OVERLAPS = (0.5, 0.6, 0.7, 0.8)
 """IoUs of proposed boxes at which validation counts them as right; its F1 is the mean over these."""
+ENOUGH_VIEWS, MOST_VIEWS = 200, 16
+"""Views of all training images together that are embedded without being asked for, and of one image at most."""
+LEAST_LOOKS = 10
+"""How often a view is looked at, at least, or there are fewer of them."""
 CLIP = 5.0
 _NORMALISED_OVER = 200
 """Images over which the features' mean and spread are measured."""
@@ -86,6 +90,14 @@ def read_examples(
     return tuple(FinderExample(image, read_truth(image, low_res, numbers)) for image in images)
 
 
+def views_of(config: FinderConfig, images: int) -> int:
+    """How many views of each of so many training images there are: few images are remembered, not learned from."""
+    if config.views:
+        return config.views
+    steps_allow = config.steps * config.images_per_step // (LEAST_LOOKS * images)
+    return max(1, min(MOST_VIEWS, round(ENOUGH_VIEWS / images), steps_allow))
+
+
 class _Lessons:
     """The images of each step; those that are seen in several ways are read when such a view is first used."""
 
@@ -93,6 +105,7 @@ class _Lessons:
         self, train: Sequence[FinderExample], low_res: LowResTargets, config: FinderConfig, numbers: Mapping[str, int]
     ) -> None:
         self._train, self._low_res, self._config, self._numbers = train, low_res, config, numbers
+        self._views = views_of(config, len(train))
         self._seen: dict[tuple[int, int], FinderExample] = {}
 
     def __call__(self, step: int, rng: np.random.Generator) -> list[FinderExample]:
@@ -102,7 +115,7 @@ class _Lessons:
         for position in range(step * count, (step + 1) * count):
             turn, place = divmod(position, len(self._train))
             order = np.random.default_rng((self._config.seed, turn)).permutation(len(self._train))
-            chosen.append(self._view(int(order[place]), int(rng.integers(self._config.views))))
+            chosen.append(self._view(int(order[place]), int(rng.integers(self._views))))
         return chosen
 
     def _view(self, place: int, number: int) -> FinderExample:
@@ -230,11 +243,23 @@ def _loss(
     rng: np.random.Generator,
 ) -> Tensor:
     """The loss of one step's images."""
-    output = head(embeddings([one.view for one in chosen]))
+    output = head(embeddings([one.view for one in chosen]), _dropped(head, len(chosen), config.dropout, rng))
     loss = _place_loss(output, [one.truth for one in chosen])
     if head.classes:
         loss = loss + _name_loss(output, chosen, low_res, weights, config.objects_per_image, rng)
     return loss
+
+
+def _dropped(head: FinderHead, images: int, share: float, rng: np.random.Generator) -> list[Tensor]:
+    """Factors of the features' channels that leave out some of them, others in each image; none where `share` is 0.
+
+    Source: Tompson et al. (2015), on the kept features themselves: there are few images, and always the same ones.
+    """
+    if not share:
+        return []
+    kept = [rng.random((images, count), np.float32) >= share for count in head.channels]
+    device = next(head.parameters()).device
+    return [torch.from_numpy(one.astype(np.float32) / (1 - share)).to(device) for one in kept]
 
 
 def _place_loss(output: FinderOutput, truths: Sequence[Truth]) -> Tensor:
