@@ -84,12 +84,12 @@ def with_few(dataset: Path, out: Path, images: int, tune: Sequence[str], options
         return None
     drawn = {train[place] for place in np.random.default_rng(0).permutation(len(train))[:images]}
     held_out = {image.image_path for name in ("valid", "test") for image in whole.split(name).images}
-    part = part_of(dataset, [*drawn, *held_out], out / "dataset")
+    part = part_of(dataset, [*drawn, *held_out], dataset.with_name(f"{dataset.name}-of-{images}"))
     return measured(part, tuned(part, out / "run", tune), out / "find", 0, options)
 
 
 def part_of(dataset: Path, images: Sequence[str], out: Path) -> Path:
-    """Some images of a dataset as one of its own, which shares masks, images and embeddings with it."""
+    """Some images of a dataset as one of its own beside it, which shares masks, images and embeddings with it."""
     if not (out / "table.parquet").is_file():
         out.mkdir(parents=True, exist_ok=True)
         for one in dataset.iterdir():
@@ -119,7 +119,8 @@ def lines(name: str, seed: object, found: Figures, rows: Sequence[str]) -> Itera
         cells += [percent(one, "ap"), percent(one, "ap50"), f"{100 * one['ar']:.1f}"]
         cells += [percent(named, "ap"), percent(named, "ap50"), f"{kept['f1']:.2f}"]
         off = kept["relative_count_error"]
-        cells += [percent({"off": off["mean"], "off_interval": off["low"] and (off["low"], off["high"])}, "off")]
+        ends = None if off["low"] is None else (off["low"], off["high"])
+        cells += [percent({"off": off["mean"], "off_interval": ends}, "off")]
         is_ours = row == "finder + tuned"
         cells += [f"{found['calibration_error']:.3f}" if is_ours else ""]
         cells += [f"{found['seconds']:.0f}" if is_ours and "seconds" in found else ""]
