@@ -1,4 +1,4 @@
-"""Recipes of training against the plain one (boxes, no average of the weights, no views), on held-out images.
+"""Recipes of training against the plain one (boxes, the official recipe's loss), on held-out images.
 
     python benchmarks/ablation.py ../shared/data/lens_coco ../shared/data/nuts_coco --out build/ablation --seeds 3
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -49,6 +49,7 @@ _FEW_TEST_IMAGES = 3
 _OWN_SPLIT = "0.6,0.1,0.3"
 _BOXES, _MIXTURE = PromptPolicy(preset="boxes"), PromptPolicy(preset="mixture")
 _ONCE = PromptPolicy(preset="mixture", per_object=1)
+_NO_END = PromptPolicy(preset="mixture", boxes_last=0)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Arm:
     area_bce: float = 0.0
     edge_bce: float = 0.0
     no_object: float = 5.0
+    focal_alpha: float = 0.5
     ema: float = 0.0
     views: int = 1
     train: str = "decoder"
@@ -71,6 +73,7 @@ class Arm:
                 area_bce=self.area_bce,
                 edge_bce=self.edge_bce,
                 no_object=self.no_object,
+                focal_alpha=self.focal_alpha,
             ),
             optimizer=OptimizerConfig(lr=LR, ema=self.ema),
             trainable=TrainableConfig(train=self.train),
@@ -85,8 +88,10 @@ class Arm:
 
 
 ARMS = {
-    PLAIN: Arm(),
+    PLAIN: Arm(focal_alpha=0.25),
     "default": Arm(_MIXTURE),
+    "default, no boxes last": Arm(_NO_END),
+    "default, focal alpha 0.25": Arm(_MIXTURE, focal_alpha=0.25),
     "default, one prompt an object": Arm(_ONCE),
     "default, background not weighed": Arm(_MIXTURE, no_object=1.0),
     "default, area": Arm(_MIXTURE, area_bce=0.3),
@@ -94,8 +99,9 @@ ARMS = {
     "default, edge": Arm(_MIXTURE, edge_bce=0.5),
     "default, 4 views": Arm(_MIXTURE, views=4),
     "default, LoRA": Arm(_MIXTURE, train="decoder+lora"),
-    "plain, area": Arm(area_bce=0.3),
-    "plain, EMA": Arm(ema=0.99),
+    "plain, focal alpha 0.5": Arm(),
+    "plain, area": Arm(area_bce=0.3, focal_alpha=0.25),
+    "plain, EMA": Arm(ema=0.99, focal_alpha=0.25),
 }
 """The recipes: the plain one, and what was added to it, one by one and together."""
 
@@ -130,22 +136,16 @@ FIGURES: dict[str, Figure] = {
 
 
 def prepared(source: Path, out: Path) -> Path:
-    """A set's dataset, made where it is not there; one without splits of its own gets some with enough test images."""
+    """A set's dataset, made where it is not there; one without a test split of its own gets one with enough images."""
     dataset = out / source.name / "dataset"
     if (dataset / "table.parquet").is_file():
         return dataset
     samtune.prepare(source, dataset, quiet=True)
     table = Dataset.open(dataset).table
-    has_splits = any((source / name).is_dir() for name in ("train", "valid", "val", "test"))
-    if not has_splits and table.filter(pl.col("split") == "test")["image_id"].n_unique() < _FEW_TEST_IMAGES:
+    tested = table.filter(pl.col("split") == "test")["image_id"].n_unique()
+    if not (source / "test").is_dir() and tested < _FEW_TEST_IMAGES:
         samtune.prepare(source, dataset, PrepareConfig(split=_OWN_SPLIT), quiet=True)
     return dataset
-
-
-def held_out(dataset: Path) -> Literal["valid", "test"]:
-    """The split to measure on: test where it has objects, else valid."""
-    table = Dataset.open(dataset).table.filter(pl.col("mask_path").is_not_null())
-    return "test" if "test" in table["split"] else "valid"
 
 
 def with_few_images(dataset: Path, images: int, seed: int) -> Path:
@@ -184,12 +184,12 @@ def cell(source: Path, arm: str, seed: int, images: int, options: argparse.Names
         found = samtune.resume(run, finder=False, quiet=True)
     else:
         shutil.rmtree(run, ignore_errors=True)
-        settings = {"out": run, "steps": options.steps, "eval_every": options.steps, "eval_objects": 20}
+        settings = {"out": run, "steps": options.steps, "eval_every": -(-options.steps // 5), "eval_objects": 100}
         config = ARMS[arm].config(**settings, seed=seed, cache_dir=dataset.resolve() / "embeddings", device="cpu")
         found = samtune.train(with_few_images(dataset, images, seed), config, finder=False, quiet=True)
     if found.signal:  # its checkpoint is saved, and goes on the next time
         sys.exit(128 + found.signal)
-    asked = EvalConfig(split=held_out(dataset), max_objects=options.objects, jitter=(0.2,), device="cpu")
+    asked = EvalConfig(max_objects=options.objects, jitter=(0.2,), device="cpu")
     measured = replace(samtune.evaluate(dataset, run, asked, quiet=True), model=arm)
     measured.save(target)
     shutil.rmtree(run, ignore_errors=True)

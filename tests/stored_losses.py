@@ -27,7 +27,7 @@ RECIPES = {
     "losses": {
         "flip": True,
         "prompts": PromptPolicy(box=0.5, point=0.5, correction_clicks=1, negative=0.3),
-        "loss": LossConfig(no_object=1.0),
+        "loss": LossConfig(no_object=1.0, focal_alpha=0.25),
     },
     # every kind of step often enough for each kind of step to occur among twenty
     "losses_mixture": {
@@ -44,7 +44,7 @@ RECIPES = {
             negative=0.3,
             negative_boxes=0.3,
         ),
-        "loss": LossConfig(no_object=1.0),
+        "loss": LossConfig(no_object=1.0, focal_alpha=0.25),
     },
 }
 """Settings by the name of the file."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
@@ -19,12 +20,12 @@ from samtune.errors import ConfigError, DataError, ModelError, StorageError
 from samtune.model.io.load import load_model
 from samtune.training.batches import BACKGROUND, OBJECT, Sampling, TrainingBatches, loader
 from samtune.training.checkpoint import save_last
-from samtune.training.loop import train
+from samtune.training.loop import SHARES, train
 from samtune.training.optimizer import lr_factor
 from samtune.training.order import EpochOrder
 from samtune.training.run import new, resumed
 from samtune.training.step import learn
-from samtune.training.tracking.events import StepDone, Validated
+from samtune.training.tracking.events import Event, Noted, StepDone, Validated
 from tests.small import make_dataset
 from tests.system import full_disk
 
@@ -252,24 +253,81 @@ def test_images_without_objects_teach_the_object_score(dataset):
     assert (batch.image_index == empty).any()
 
 
-def test_the_best_weights_are_a_model_and_a_run_is_one_too(dataset, config):
-    run = new(dataset.root, config)
-    told: list = []
-    finished = train(run, [told.append])
-    best = max((event for event in told if isinstance(event, Validated)), key=lambda event: event.metrics["valid/box"])
-    assert finished.best_step == best.step
-    loaded = load_model(run.folder.path)
-    stored = load_file(run.folder.best / "model.safetensors")
-    for name, tensor in loaded.model.state_dict().items():
-        assert torch.equal(tensor, stored[name])
-
-
 def test_a_run_that_helps_nothing_keeps_the_base_model(dataset, config):
     run = new(dataset.root, config.model_copy(update={"optimizer": OptimizerConfig(lr=1e-12)}))
     assert train(run).best_step == 0
     before = load_model(config.model).model.state_dict()
     for name, tensor in load_model(run.folder.best).model.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+@pytest.fixture
+def learnt(dataset, config):
+    """A run of clicks that has learnt something, from random weights; finished."""
+    settings = {"steps": 16, "eval_every": 16, "optimizer": OptimizerConfig(lr=3e-3, clip=1.0)}
+    settings |= {"loss": LossConfig(focal=0.0, bce=1.0), "prompts": PromptPolicy(point=1)}
+    run = new(dataset.root, config.model_copy(update=settings))
+    assert train(run).best_step == 16
+    return run
+
+
+def test_the_best_weights_are_a_model_and_a_run_is_one_too(learnt):
+    stored = load_file(learnt.folder.best / "model.safetensors")
+    loaded = load_model(learnt.folder.path).model.state_dict()
+    for name, tensor in loaded.items():
+        assert torch.equal(tensor, stored[name])
+    same({name: loaded[name] for name in learnt.parameters}, weights(learnt))
+
+
+def test_last_weights_that_lose_are_taken_back_towards_the_base_model(learnt):
+    """Weights five times as far from the base model as those that training had found, as if it had gone too far."""
+    run, found = learnt, weights(learnt)
+    start = {name: tensor.clone() for name, tensor in run.state.start.items()}
+    with torch.no_grad():
+        for name, parameter in run.parameters.items():
+            parameter.copy_(torch.lerp(start[name], found[name], 5.0))
+    base = run.state.progress.base
+    kept = {"best_step": 0, "best_iou": base["point"], "lost": ("point",)}
+    run.state.progress = replace(run.state.progress, **kept)
+    far = weights(run)
+    save_last(run.folder, run.state)
+
+    again, told = resumed(run.folder.path), list[Event]()
+    finished = train(again, [told.append])
+    assert finished.best_step == 16
+    assert finished.best_share < 1
+    same(weights(again), far)
+    stored = load_file(again.folder.best / "model.safetensors")
+    for name in found:
+        torch.testing.assert_close(stored[name], torch.lerp(start[name], far[name], finished.best_share))
+    notes = [event.text for event in told if isinstance(event, Noted)]
+    assert notes[0].startswith("the last weights lose") and len(notes) == 1 + len(SHARES)
+
+    before = again.folder.best.stat().st_mtime_ns
+    once_more = train(resumed(run.folder.path))
+    assert (once_more.best_share, again.folder.best.stat().st_mtime_ns) == (finished.best_share, before)
+
+
+def test_weights_that_lose_a_kind_of_prompt_are_never_the_best(dataset, config, learnt):
+    """A model that knows clicks, from which boxes go astray: the mean over both kinds would not be asked."""
+    settings = {"model": str(learnt.folder.path), "out": config.out.with_name("next"), "steps": 2, "eval_every": 1}
+    settings |= {"optimizer": OptimizerConfig(lr=0.3, warmup=0.0, clip=10.0), "prompts": PromptPolicy(box=1, point=1)}
+    run, told = new(dataset.root, config.model_copy(update=settings)), list[Event]()
+    train(run, [told.append])
+    base, *others = [event for event in told if isinstance(event, Validated)]
+    assert not base.lost and base.best
+    assert others[-1].lost
+    for event in others:
+        changes = {kind: event.metrics[f"valid/{kind}"] - base.metrics[f"valid/{kind}"] for kind in ("box", "point")}
+        assert list(event.lost) == [kind for kind, change in changes.items() if change <= -0.005]
+        assert not (event.lost and event.best)
+
+
+def test_without_held_out_objects_the_last_weights_are_the_best(tmp_path, config):
+    data = make_dataset(tmp_path / "set", valid=0)
+    run = new(data.root, config.model_copy(update={"optimizer": OptimizerConfig(lr=0.3, clip=10.0)}))
+    assert train(run).best_step == STEPS
+    assert run.state.progress.lost == ()
 
 
 def test_the_learning_rate_warms_up_and_decays():
@@ -365,6 +423,21 @@ def test_steps_take_turns_as_the_policy_says(dataset):
     assert sum(one.corrections == 2 for one in found) / 300 == pytest.approx(0.3, abs=0.07)
     assert not any(one.has_masks and one.corrections for one in found)
     assert all((one.prompts(policy).masks is not None) == one.has_masks for one in found[:20])
+
+
+def test_the_last_steps_ask_with_boxes(dataset):
+    policy = PromptPolicy(box=0.2, point=0.8, negative=0.5, boxes_last=0.4)
+    batches = TrainingBatches(dataset.split("train"), Sampling(16, 2, 8, False, 0, policy, steps=10))
+    shares = []
+    for step in range(10):
+        batch = batches[step]
+        shares.append((batch.prompts(policy).labels[batch.kinds == OBJECT] == 2).any(1).float().mean().item())
+    assert max(shares[:6]) < 1
+    assert shares[6:] == [1.0] * 4
+    endless = TrainingBatches(dataset.split("train"), Sampling(16, 2, 8, False, 0, policy))
+    assert all(torch.equal(one, two) for one, two in zip(endless[5].tensors, batches[5].tensors, strict=True))
+    with pytest.raises(ValidationError, match="boxes_last goes with boxes"):
+        PromptPolicy(point=1, boxes_last=0.5)
 
 
 @pytest.mark.parametrize("each", [1, 2])

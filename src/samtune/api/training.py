@@ -51,6 +51,7 @@ class TrainResult(Result):
         note: why there is no finder, where it was left out by itself.
         stopped_early: why the run ended before its last step by itself, in words; empty where it did not.
         advice: what should learn, and the held-out figures that say so.
+        best_share: how far the best weights lie from the base model's towards those of their step; 1 is all the way.
     """
 
     folder: Path
@@ -61,12 +62,15 @@ class TrainResult(Result):
     note: str = ""
     stopped_early: str = ""
     advice: tuple[str, ...] = ()
+    best_share: float = 1.0
 
     def lines(self) -> list[str]:
         """What to tell the user."""
         if self.signal:
             return [f"interrupted after step {self.step}; continue with: samtune train --resume {self.folder}"]
         best = f"best at step {self.best_step}" if self.best_step else "no step was better than the base model"
+        if self.best_share < 1:
+            best += f", {self.best_share:.0%} of the way from the base model, so that no kind of prompt is lost"
         made = self.finder.lines() if self.finder else [f"finder     {self.note}"] if self.note else []
         advised = [f"advice     {line}" for line in self.advice]
         return [
@@ -212,7 +216,16 @@ def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig 
     if finished.signal is None and finder is not False and run.processes.is_main:
         report, note = _finder_after(run, monotonic() - started, finder or None, quiet)
     waited = f"{run.config.patience} validations without a better one" if finished.is_out_of_patience else ""
-    return TrainResult(run.folder.path, finished.step, finished.best_step, finished.signal, report, note, waited)
+    return TrainResult(
+        folder=run.folder.path,
+        step=finished.step,
+        best_step=finished.best_step,
+        signal=finished.signal,
+        finder=report,
+        note=note,
+        stopped_early=waited,
+        best_share=finished.best_share,
+    )
 
 
 def _finder_after(

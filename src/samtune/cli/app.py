@@ -9,6 +9,7 @@ checkpoint is saved).
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,8 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
         code = app(tokens, exit_on_error=False, print_error=False, result_action="return_int_as_exit_code_else_zero")
     except SamtuneError as error:
         code = _complain(str(error), error.exit_code)
+    except cyclopts.UnusedCliTokensError as error:
+        code = _complain(_value_of_no_option(error), UsageError.exit_code)
     except cyclopts.CycloptsError as error:
         code = _complain(_usage_message(error), UsageError.exit_code)
     except KeyboardInterrupt:
@@ -103,13 +106,28 @@ def _usage_message(error: cyclopts.CycloptsError) -> str:
     """What cyclopts or pydantic found wrong with an option or a YAML key, in one line for each mistake."""
     if not isinstance(error.__cause__, ValidationError):
         return f"{error}\nsee `samtune --help`, or `samtune COMMAND --help`"
-    lines: list[str] = []
+    lines: dict[str, str] = {}
     for mistake in error.__cause__.errors(include_url=False):
-        name = ".".join(str(part) for part in mistake["loc"])
+        # a choice of types, such as a number or `auto`, has a mistake for each, with the type's name at the end
+        name = ".".join(str(part) for part in mistake["loc"] if not re.search(r"[\[-]", str(part)))
         message = mistake["msg"].removeprefix("Value error, ")
         found = f", found {mistake['input']!r}" if name else ""
-        lines.append(f"{'--' + name.replace('_', '-') + ': ' if name else ''}{message}{found}")
-    return "\n".join(lines)
+        line = f"{'--' + name.replace('_', '-') + ': ' if name else ''}{message}{found}"
+        if name and name in lines:
+            line = f"{lines[name].removesuffix(found)}, or: {message}{found}"
+        lines[name or line] = line
+    return "\n".join(lines.values())
+
+
+def _value_of_no_option(error: cyclopts.UnusedCliTokensError) -> str:
+    """A value that belongs to no option, such as a second dataset."""
+    return str(
+        UsageError.of(
+            expected="values that an option or the command takes",
+            found=f"{(error.unused_tokens or [''])[0]!r}, which belongs to none",
+            do="leave it out, or name its option before it",
+        )
+    )
 
 
 def _complain(message: str, code: int) -> int:

@@ -23,6 +23,7 @@ _PLAIN: dict[str, Any] = {
     "negative": 0.0,
     "negative_boxes": 0.0,
     "per_object": 1,
+    "boxes_last": 0.0,
 }
 """Nothing but what is named: where weights of one's own start."""
 _CORRECTED: dict[str, Any] = {"correction_clicks": 3, "point_at": "mixed"}
@@ -30,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mixture": _PLAIN
     | _CORRECTED
     | {"box": 0.5, "point": 0.3, "points": 0.2, "per_object": 2, "box_tight": 0.3, "mask_steps": 0.05}
-    | {"correction_steps": 0.1, "negative": 0.05, "negative_boxes": 0.3},
+    | {"correction_steps": 0.1, "negative": 0.05, "negative_boxes": 0.3, "boxes_last": 0.3},
     "boxes": _PLAIN | {"box": 1.0},
     "clicks": _PLAIN | _CORRECTED | {"point": 0.6, "points": 0.4, "correction_steps": 0.3, "negative": 0.1},
     "interactive": _PLAIN
@@ -112,6 +113,11 @@ class PromptPolicy(Config):
         description="Prompts about each object in a step, spread over the kinds: with 2, and boxes for half of them, "
         "every object is asked for with a box and with clicks.",
     )
+    boxes_last: Fraction = Field(
+        default=_DEFAULT["boxes_last"],
+        description="Share of the steps, at the end of a run, in which every object is asked for with boxes: what "
+        "they lost to the other kinds comes back.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -137,6 +143,8 @@ class PromptPolicy(Config):
     def _some_kind(self) -> PromptPolicy:
         if self.box + self.point + self.points <= 0:
             raise ValueError("prompts.box, prompts.point and prompts.points are all 0: give one of them a weight")
+        if self.boxes_last > 0 and self.box == 0:
+            raise ValueError("prompts.boxes_last goes with boxes, and prompts.box is 0: give it a weight")
         return self
 
     @property

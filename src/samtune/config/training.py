@@ -21,7 +21,7 @@ def _whole_number(value: Any) -> Any:
 
 
 class LossConfig(Config):
-    """Weights of the loss terms. Source: SAM 2's training recipe, 20 : 1 : 1 : 1."""
+    """Weights of the loss terms. Source: SAM 2's training recipe, 20 : 1 : 1 : 1; its focal alpha is 0.25."""
 
     focal: float = Field(default=20.0, ge=0.0, description="Weight of the focal loss on mask logits.")
     dice: float = Field(default=1.0, ge=0.0, description="Weight of the dice loss on masks.")
@@ -33,7 +33,11 @@ class LossConfig(Config):
         description="How much a prompt where nothing is counts in that cross-entropy, against one about an object.",
     )
     focal_alpha: float = Field(
-        default=0.25, ge=-1.0, le=1.0, description="Focal loss alpha; negative turns class weighting off."
+        default=0.5,
+        ge=-1.0,
+        le=1.0,
+        description="Weight of an object's pixels in the focal loss, against those of the background; below a half "
+        "masks come out too small. Negative turns the weighting off.",
     )
     focal_gamma: float = Field(default=2.0, ge=0.0, description="Focal loss gamma.")
     bce: float = Field(

@@ -44,7 +44,8 @@ class Tried:
     Attributes:
         number: from 0, the settings as given.
         state: `complete`, `pruned`, `failed` or `running`.
-        iou: the best mean IoU on the validation split; None where nothing was measured.
+        iou: mean IoU of its best weights on the validation split, those of a trial that was not trained to its end as
+            far as it came; None where nothing was measured.
         steps: steps it was measured after, with the IoU there.
         seconds: how long it took.
         choice: what it changed.
@@ -147,7 +148,8 @@ class Search:
                     raise optuna.TrialPruned
 
         try:
-            finished = _train(self._dataset, config.model_copy(update={"out": folder}), self._config.kinds, listen)
+            config = config.model_copy(update={"out": folder})
+            signal, reached = _train(self._dataset, config, self._config.kinds, listen)
         except optuna.TrialPruned:
             self._study.tell(trial, state=TrialState.PRUNED)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run that nobody goes on with
@@ -157,12 +159,12 @@ class Search:
             if trial.number == 0:
                 raise
             return None
-        if finished is not None:  # by a signal
+        if signal is not None:
             self._study.tell(trial, state=TrialState.FAIL)
             self._study.enqueue_trial(dict(trial.params))
             shutil.rmtree(folder, ignore_errors=True)
-            return finished
-        self._study.tell(trial, max(measured))
+            return signal
+        self._study.tell(trial, reached)
         return None
 
 
@@ -172,20 +174,28 @@ def winner(tried: Sequence[Tried]) -> Tried | None:
     return max(ended, key=lambda one: one.iou or 0.0, default=None)
 
 
-def _train(dataset: Path, config: TrainConfig, kinds: Sequence[str], listener: Listener) -> int | None:
-    """A run whose best weights are chosen by the same prompts in all trials; the signal that interrupted it."""
+def _train(
+    dataset: Path, config: TrainConfig, kinds: Sequence[str], listener: Listener
+) -> tuple[int | None, float | None]:
+    """A run whose best weights are chosen by the same prompts in all trials.
+
+    Returns:
+        The signal that interrupted it, and the mean IoU of its best weights on the validation split.
+    """
     run = new(dataset, config)
     both = PromptPolicy.model_validate(dict.fromkeys(kinds, 1.0))
     run = replace(run, validation=Validation(run.dataset, both, config.eval_objects))
     with removed_if_not_started(run), file_listeners(run.folder, config) as own:
-        return train(run, [*own, listener]).signal
+        signal = train(run, [*own, listener]).signal
+    return signal, run.state.progress.best_iou
 
 
 def _tried(trial: optuna.trial.FrozenTrial, base: TrainConfig) -> Tried:
     every = base.eval_every
     steps = tuple((min(count * every, base.steps), value) for count, value in trial.intermediate_values.items())
     state = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}.get(trial.state.name, "running")
-    best = max((value for _, value in steps), default=None)
+    reached = max((value for _, value in steps), default=None)
     seconds = trial.duration.total_seconds() if trial.duration else 0.0
     choice: Mapping[str, Any] = trial.user_attrs.get("choice", trial.params)
-    return Tried(trial.number, state, best, steps, seconds, dict(choice))
+    iou = trial.value if state == "complete" else reached
+    return Tried(trial.number, state, iou, steps, seconds, dict(choice))

@@ -187,7 +187,10 @@ class TrainingBatch:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How batches are drawn: the model's low-res mask size in pixels, and the settings of `TrainConfig`."""
+    """How batches are drawn: the model's low-res mask size in pixels, and the settings of `TrainConfig`.
+
+    `steps` is the length of the run, 0 for one without an end.
+    """
 
     mask_size: int
     images_per_step: int
@@ -197,6 +200,12 @@ class Sampling:
     prompts: PromptPolicy
     views: int = 1
     loss_scale: int = 1
+    steps: int = 0
+
+    @property
+    def boxes_from(self) -> float:
+        """The step from which on every object is asked for with boxes."""
+        return self.steps * (1 - self.prompts.boxes_last) if self.steps else float("inf")
 
 
 class TrainingBatches(TorchDataset[TrainingBatch]):
@@ -301,6 +310,8 @@ class TrainingBatches(TorchDataset[TrainingBatch]):
         columns = zip(PromptDraws.count(policy), (generator, more), strict=True)
         draws = [torch.rand(len(kinds), count, generator=source).numpy() for count, source in columns]
         _spread_kinds(draws[0][: len(boxes), 0], each)
+        if number // (self.world * self.sampling.images_per_step) >= self.sampling.boxes_from:
+            draws[0][:, 0] = 0.0  # what says box wherever boxes have any weight
         neighbours = np.full((len(kinds), 2), -1, np.float32)
         if policy.points > 0:
             neighbours[: len(boxes)] = _neighbours(covered, boxes, each, more)

@@ -1,12 +1,15 @@
 """The training loop. It reads from top to bottom: validate the base model, step, validate, keep the best, save, stop.
 
+Weights that are worse than the base model for a kind of prompt they were trained on are never the best. Where the last
+ones are, weights between the base model's and theirs are measured at the end.
+
 Everything it has to say goes out as events; see `tracking/` for the listeners.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from samtune.errors import SamtuneError
@@ -21,6 +24,9 @@ from samtune.training.samples import draw_validation
 from samtune.training.signals import stop_on_signal
 from samtune.training.tracking.events import Event, Listener, Noted, RunFinished, RunStarted, Validated
 from samtune.training.update import Update
+
+SHARES = (0.8, 0.6, 0.4, 0.2)
+"""How far from the base model towards the last weights, where these lose a kind of prompt."""
 
 
 def train(run: Run, listeners: Sequence[Listener] = ()) -> RunFinished:
@@ -72,26 +78,65 @@ def train(run: Run, listeners: Sequence[Listener] = ()) -> RunFinished:
                 _save(run)
             if stopping:
                 break
+        if state.progress.lost and (state.progress.step == config.steps or run.is_out_of_patience):
+            _go_back(run, emit)
+            _save(run)
     progress = state.progress
     seconds = time.monotonic() - started
-    finished = RunFinished(progress.step, progress.best_step, seconds, stop.signal, run.is_out_of_patience)
+    finished = RunFinished(
+        progress.step, progress.best_step, seconds, stop.signal, run.is_out_of_patience, progress.best_share
+    )
     emit(finished)
     return finished
 
 
 def _validate(run: Run, emit: Callable[[Event], None]) -> None:
     """Measure on the fixed prompts; the best weights so far go to `checkpoints/best`."""
-    state, progress = run.state, run.state.progress
+    state = run.state
     _require_finite_weights(run)
     with state.averaged_weights():
         metrics = run.measure()
-        iou = run.validation.criterion(metrics)
-        is_best = iou is None or progress.best_iou is None or iou > progress.best_iou
-        if is_best:
-            state.progress = replace(progress, best_step=progress.step, best_iou=iou)
-            run.processes.on_main(run.save_best)
+        if state.progress.step == 0:
+            state.progress = replace(state.progress, base=run.validation.of_kinds(metrics))
+        state.progress = replace(state.progress, lost=run.validation.lost(metrics, state.progress.base))
+        is_best = _keep_if_best(run, metrics, state.progress.lost)
         images = draw_validation(run) if run.processes.is_main else {}
-    emit(Validated(progress.step, metrics, is_best, run.validation.objects, images))
+    emit(Validated(state.progress.step, metrics, is_best, run.validation.objects, images, state.progress.lost))
+
+
+def _keep_if_best(run: Run, metrics: Mapping[str, float], lost: Sequence[str], share: float = 1.0) -> bool:
+    """Write the weights as they are now to `checkpoints/best`, where they lose nothing and none was better before."""
+    progress, iou = run.state.progress, run.validation.criterion(metrics)
+    is_first = iou is None or progress.best_iou is None
+    if not is_first and (lost or iou <= progress.best_iou):
+        return False
+    run.state.progress = replace(progress, best_step=progress.step, best_iou=iou, best_share=share)
+    run.processes.on_main(run.save_best)
+    return True
+
+
+def _go_back(run: Run, emit: Callable[[Event], None]) -> None:
+    """Measure weights between the base model's and the last ones, which lose a kind of prompt; keep the best.
+
+    What is damaged comes back before what was gained is gone (Wortsman et al. 2022, see `evaluation/blend.py`).
+    """
+    state = run.state
+    lost = " and ".join(state.progress.lost)
+    emit(Noted(state.progress.step, f"the last weights lose against the base model with {lost} prompts: going back"))
+    with state.averaged_weights(), state.towards_start() as go:
+        for share in SHARES:
+            go(share)
+            metrics = run.measure()
+            found = run.validation.lost(metrics, state.progress.base)
+            is_best = _keep_if_best(run, metrics, found, share)
+            emit(Noted(state.progress.step, _share_line(share, run.validation.of_kinds(metrics), found, is_best)))
+    state.progress = replace(state.progress, lost=())
+
+
+def _share_line(share: float, figures: Mapping[str, float], lost: Sequence[str], is_best: bool) -> str:
+    values = "  ".join(f"valid/{kind} IoU {value:.3f}" for kind, value in figures.items())
+    said = "  best so far" if is_best else f"  loses {' and '.join(lost)}" if lost else ""
+    return f"{share:.0%} of the way from the base model: {values}{said}"
 
 
 def _save(run: Run) -> None:

@@ -266,6 +266,7 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder, processes: Proce
         loss_scale=config.loss.scale,
         seed=config.seed,
         prompts=config.prompts,
+        steps=config.steps,
     )
     validation = Validation(dataset, config.prompts, config.eval_objects)
     if config.patience and "valid" not in validation.objects:

@@ -10,6 +10,7 @@ import torch
 
 from samtune.config import PromptPolicy
 from samtune.data.table import Dataset, ImageEntry, ObjectEntry
+from samtune.evaluation.paired import NEGLIGIBLE
 from samtune.evaluation.protocol import measure, read_truth, spread
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.runtime.distributed import Processes
@@ -57,7 +58,16 @@ class Validation:
 
         None where there is no validation split.
         """
-        return fmean(metrics[f"valid/{kind}"] for kind in self.kinds) if "valid" in self.objects else None
+        return fmean(self.of_kinds(metrics).values()) if "valid" in self.objects else None
+
+    def of_kinds(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The figures of the trained kinds on the validation split; none where there is no such split."""
+        return {kind: metrics[f"valid/{kind}"] for kind in self.kinds} if "valid" in self.objects else {}
+
+    def lost(self, metrics: Mapping[str, float], base: Mapping[str, float]) -> tuple[str, ...]:
+        """The kinds of prompts that are worse than the base model's `base`, by `NEGLIGIBLE` or more."""
+        found = self.of_kinds(metrics)
+        return tuple(kind for kind, before in base.items() if found[kind] <= before - NEGLIGIBLE)
 
     def measure(
         self, predictor: Predictor, embed: Callable[[ImageEntry], EmbeddedImage], processes: Processes

@@ -63,6 +63,7 @@ class Validated:
         best: whether these are the best weights so far.
         objects: how many objects each split's figures rest on.
         images: some objects of the validation split as uint8 `[H, W, 3]` RGB, by name: image, truth, base, model now.
+        lost: kinds of prompts that are worse than the base model's; such weights are never the best.
     """
 
     step: int
@@ -70,6 +71,7 @@ class Validated:
     best: bool
     objects: Mapping[str, int] = field(default_factory=dict)
     images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class RunFinished:
         seconds: time this session took.
         signal: number of the signal that asked for an early end, or None; the run can be resumed.
         is_out_of_patience: it ended before its last step, because validation had not got better for long enough.
+        best_share: how far the best weights lie from the base model's towards those of their step; 1 is all the way.
     """
 
     step: int
@@ -102,6 +105,7 @@ class RunFinished:
     seconds: float
     signal: int | None = None
     is_out_of_patience: bool = False
+    best_share: float = 1.0
 
 
 Event: TypeAlias = RunStarted | StepDone | Validated | Noted | RunFinished
