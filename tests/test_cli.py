@@ -96,6 +96,8 @@ MISTAKES = {
     "an unknown command": (["trian"], 'Did you mean "train"?'),
     "an unknown option": (["train", "x", "--stps", "3"], "Did you mean --steps?"),
     "a value out of range": (["train", "x", "--steps", "0"], "--steps"),
+    "a value of two types": (["train", "x", "--batch", "0"], "--batch: Input should be 'auto', or: Input should be"),
+    "one value too many": (["train", "x", "y"], "'y', which belongs to none"),
     "no dataset": (["train"], "a dataset to train on"),
     "no such dataset": (["train", "nowhere"], "samtune prepare"),
     "no such model": (["evaluate", "DATASET", "--model", "nanno"], "did you mean 'nano'"),

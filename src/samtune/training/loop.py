@@ -101,7 +101,7 @@ def _validate(run: Run, emit: Callable[[Event], None]) -> None:
         state.progress = replace(state.progress, lost=run.validation.lost(metrics, state.progress.base))
         is_best = _keep_if_best(run, metrics, state.progress.lost)
         images = draw_validation(run) if run.processes.is_main else {}
-    emit(Validated(state.progress.step, metrics, is_best, run.validation.objects, images, state.progress.lost))
+    emit(Validated(state.progress.step, metrics, is_best, run.validation.objects, images, tuple(state.progress.lost)))
 
 
 def _keep_if_best(run: Run, metrics: Mapping[str, float], lost: Sequence[str], share: float = 1.0) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -32,7 +32,7 @@ class Progress:
     best_iou: float | None = None
     best_share: float = 1.0
     base: dict[str, float] = field(default_factory=dict)
-    lost: tuple[str, ...] = ()
+    lost: Sequence[str] = ()
     images_at_once: int = 0
     prompts_at_once: int = 0
 
