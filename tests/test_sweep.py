@@ -13,7 +13,7 @@ from PIL import Image
 
 from samtune import api
 from samtune.cli import main
-from samtune.config import OptimizerConfig, SweepConfig, TrainConfig
+from samtune.config import OptimizerConfig, PromptPolicy, SweepConfig, TrainConfig
 from samtune.errors import ConfigError, DataError
 from samtune.model.io.load import load_model
 from samtune.search import report
@@ -37,6 +37,7 @@ def base(tiny_folder, tmp_path):
         eval_objects=6,
         objects_per_image=2,
         optimizer=OptimizerConfig(lr=1e-3),
+        prompts=PromptPolicy(preset="boxes"),
     )
 
 
