@@ -107,8 +107,7 @@ def _validate(run: Run, emit: Callable[[Event], None]) -> None:
 def _keep_if_best(run: Run, metrics: Mapping[str, float], lost: Sequence[str], share: float = 1.0) -> bool:
     """Write the weights as they are now to `checkpoints/best`, where they lose nothing and none was better before."""
     progress, iou = run.state.progress, run.validation.criterion(metrics)
-    is_first = iou is None or progress.best_iou is None
-    if not is_first and (lost or iou <= progress.best_iou):
+    if iou is not None and progress.best_iou is not None and (lost or iou <= progress.best_iou):
         return False
     run.state.progress = replace(progress, best_step=progress.step, best_iou=iou, best_share=share)
     run.processes.on_main(run.save_best)
