@@ -134,8 +134,8 @@ def _go_back(run: Run, emit: Callable[[Event], None]) -> None:
 
 def _share_line(share: float, figures: Mapping[str, float], lost: Sequence[str], is_best: bool) -> str:
     values = "  ".join(f"valid/{kind} IoU {value:.3f}" for kind, value in figures.items())
-    judged = "  best so far" if is_best else f"  loses {' and '.join(lost)}" if lost else ""
-    return f"{share:.0%} of the way from the base model: {values}{judged}"
+    mark = "  best so far" if is_best else f"  loses {' and '.join(lost)}" if lost else ""
+    return f"{share:.0%} of the way from the base model: {values}{mark}"
 
 
 def _save(run: Run) -> None:
