@@ -120,9 +120,7 @@ def _started_lines(event: RunStarted) -> list[str]:
 def _validated_line(event: Validated) -> str:
     figures = "  ".join(f"{name} IoU {value:.3f}" for name, value in event.metrics.items())
     who = "base model" if event.step == 0 else f"step {event.step}"
-    mark = (
-        "  best so far" if event.best and event.step else f"  loses {' and '.join(event.lost)}" if event.lost else ""
-    )
+    mark = "  best so far" if event.best and event.step else f"  loses {' and '.join(event.lost)}" if event.lost else ""
     return f"{who}: {figures}{mark}"
 
 
