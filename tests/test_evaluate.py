@@ -20,6 +20,7 @@ from samtune.config import CacheConfig, EvalConfig
 from samtune.data.masks import write_mask_file
 from samtune.errors import DataError
 from samtune.evaluation.boundaries import Boundary
+from samtune.evaluation.comparison import compare
 from samtune.evaluation.fixed_prompts import ObjectPrompts, PromptSet, TrueMasks, make_prompts, masks_of
 from samtune.evaluation.full_size import full_size_masks, overlap_of
 from samtune.evaluation.metrics import Overlap, box_mask, ellipse_mask
@@ -305,6 +306,24 @@ def test_a_damaged_prompt_file_is_named(tmp_path, content):
     (tmp_path / "prompts.json").write_text(content)
     with pytest.raises(DataError, match=r"prompts\.json"):
         PromptSet.load(tmp_path / "prompts.json")
+
+
+def test_figures_of_edges_are_summed_up_where_they_were_measured(found):
+    of_boxes = [one.answers["box"].boundary for one in found.objects]
+    ours = found.boundaries("box")
+    assert ours["iou"].mean == pytest.approx(sum(one.iou for one in of_boxes) / len(of_boxes))
+    assert ours["hausdorff_95"].mean == pytest.approx(sum(one.hausdorff_95 for one in of_boxes) / len(of_boxes))
+    assert found.to_json()["summary"]["point"]["boundary"]["f_score"]["count"] == len(of_boxes)
+    assert found.boundaries(JITTERED) == {}
+    assert found.to_json()["summary"][JITTERED]["boundary"] is None
+    assert sum("boundary IoU" in line for line in found.lines()) == 2
+    same = compare(found, found)
+    assert {name: one.change.mean for name, one in same.boundaries["point"].items()} == {
+        "iou": 0,
+        "f_score": 0,
+        "surface_dice": 0,
+    }
+    assert same.to_json()["boundaries"]["box"]["iou"]["state"] == "unclear"
 
 
 def test_the_parquet_file_has_a_row_for_each_object_and_prompt(found, tmp_path):

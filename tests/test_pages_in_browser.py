@@ -47,7 +47,7 @@ def pages(tmp_path_factory, tiny_folder, chromium):
         Predictor(load_model(tiny_folder)),
         [Predictor(load_model(root / "other"))],
         root / "out",
-        EvalConfig(mask_prompt=False, clicks=1),
+        EvalConfig(mask_prompt=False, clicks=1, boundaries=True),
         names=("nano", HOSTILE),
         runs=[root / "other"],
         automatic=True,

@@ -148,7 +148,7 @@ def _f_score(forth: NDArray[np.float32], back: NDArray[np.float32], tolerance: f
     if not len(forth) or not len(back):
         return 0.0
     precision, recall = (float(np.mean(distances <= tolerance)) for distances in (forth, back))
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
 def _surface_dice(forth: NDArray[np.float32], back: NDArray[np.float32], tolerance: float) -> float:

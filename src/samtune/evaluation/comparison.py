@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,8 +11,8 @@ from samtune.errors import DataError
 from samtune.evaluation.automatic import AutomaticComparison
 from samtune.evaluation.guards import guards_of
 from samtune.evaluation.paired import Guard, PairedDifference, paired_change
-from samtune.evaluation.results import FORMAT, TARGETS, Evaluation, kind_title
-from samtune.evaluation.verdict import ORDER, Verdict, corrected_confidence, damage_text, decide
+from samtune.evaluation.results import BOUNDARIES, FORMAT, HAUSDORFF, TARGETS, Evaluation, kind_title
+from samtune.evaluation.verdict import NAMES, ORDER, Verdict, corrected_confidence, damage_text, decide
 from samtune.utils.results import Result
 from samtune.utils.text import html_lines, html_table
 
@@ -34,6 +34,8 @@ class Comparison(Result):
         sets: by name, both models on images of another kind; their guards are among `guards`.
         models: tuned models compared with this base; the verdict is corrected for their number.
         automatic: masks found without prompts, where they were measured; no part of the verdict.
+        boundaries: by prompt kind and figure of edges, 0 to 1, the difference where edges were measured; no part of the
+            verdict.
     """
 
     base: Evaluation
@@ -46,6 +48,7 @@ class Comparison(Result):
     sets: dict[str, tuple[Evaluation, Evaluation]]
     models: int = 1
     automatic: AutomaticComparison | None = None
+    boundaries: dict[str, dict[str, PairedDifference]] = field(default_factory=dict)
 
     @property
     def box(self) -> PairedDifference:
@@ -110,6 +113,10 @@ class Comparison(Result):
                 f"{kind_title(kind):<14} {found}; {found.improved} objects better, {found.worsened} worse"
                 for kind, found in self.kinds.items()
             ),
+            *(
+                f"{f'edges, {NAMES[kind]}':<14} {BOUNDARIES['iou']} {found['iou']}"
+                for kind, found in self.boundaries.items()
+            ),
             *self._click_lines(),
             *(self.automatic.lines() if self.automatic else []),
             f"{'trivial':<14} filled box {filled:.3f}, ellipse {ellipse:.3f}",
@@ -148,6 +155,9 @@ class Comparison(Result):
             "point": _with_state(self.point),
             "kinds": {name: _with_state(found) for name, found in self.kinds.items()},
             "clicks": [_with_state(found) for found in self.clicks],
+            "boundaries": {
+                kind: {name: _with_state(one) for name, one in found.items()} for kind, found in self.boundaries.items()
+            },
             "categories": {name: _with_state(found) for name, found in self.categories.items()},
             "sizes": {name: _with_state(found) for name, found in self.sizes.items()},
             "automatic": None if self.automatic is None else asdict(self.automatic),
@@ -194,6 +204,7 @@ def compare(
         guards=(*guards_of(base, tuned, sets or {}), *guards),
         sets=dict(sets or {}),
         models=models,
+        boundaries={kind: found for kind in GAINS if (found := _edges(base, tuned, kind))},
     )
 
 
@@ -215,6 +226,20 @@ def _difference(base: Evaluation, tuned: Evaluation, kind: str, rows: Sequence[i
     """The difference for one prompt kind over some objects."""
     before, after = ([model.objects[row].answers[kind].iou for row in rows] for model in (base, tuned))
     return PairedDifference.of(before, after, [base.groups[row] for row in rows])
+
+
+def _edges(base: Evaluation, tuned: Evaluation, kind: str) -> dict[str, PairedDifference]:
+    """The difference for every figure of edges that is a share; empty where edges were not measured of both."""
+    if not base.boundaries(kind) or not tuned.boundaries(kind):
+        return {}
+    before, after = ([one.answers[kind].boundary for one in model.objects] for model in (base, tuned))
+    return {
+        name: PairedDifference.of(
+            [getattr(one, name) for one in before], [getattr(one, name) for one in after], base.groups
+        )
+        for name in BOUNDARIES
+        if name != HAUSDORFF
+    }
 
 
 def _prompts_of(evaluation: Evaluation) -> list[tuple[str, ...]]:

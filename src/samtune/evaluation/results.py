@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from samtune.config import EvalConfig
 from samtune.errors import DataError
 from samtune.evaluation.boundaries import Boundary
-from samtune.evaluation.intervals import Summary, summarize
+from samtune.evaluation.intervals import COUNT, SHARE, Summary, summarize
 from samtune.evaluation.metrics import Calibration, Detection, calibration, detection
 from samtune.utils.files import new_file, write_json
 from samtune.utils.results import Result
@@ -31,6 +31,14 @@ KINDS = ("box", "point")
 """Prompt kinds of every evaluation: exact boxes and single clicks."""
 MASK = "mask"
 """The prompt kind of rough outlines."""
+HAUSDORFF = "hausdorff_95"
+BOUNDARIES = {
+    "iou": "boundary IoU",
+    "f_score": "boundary F",
+    "surface_dice": "surface Dice",
+    HAUSDORFF: "95 % Hausdorff",
+}
+"""Figures of how well edges lie, and what people call them; 0 to 1, but for the distance, which is in pixels."""
 TARGETS = (0.85, 0.9)
 """IoUs for which the clicks an annotator needs are counted."""
 SIZES = (("tiny", 16**2), ("small", 32**2), ("medium", 96**2), ("large", math.inf))
@@ -181,6 +189,17 @@ class Evaluation(Result):
         """Mean, median and interval of a figure over all objects."""
         return _summary(self.values(kind, figure), self.groups)
 
+    def boundaries(self, kind: str) -> dict[str, Summary]:
+        """The same for how well edges lie, by the figures of `BOUNDARIES`; empty where that was not measured."""
+        found = [one.answers[kind].boundary for one in self.objects]
+        if None in found:
+            return {}
+        values = {name: [getattr(one, name) for one in found] for name in BOUNDARIES}
+        return {
+            name: _summary(ours, self.groups, bounds=COUNT if name == HAUSDORFF else SHARE)
+            for name, ours in values.items()
+        }
+
     def trivial(self, guess: str) -> Summary:
         """The same for `filled_box` or `ellipse`."""
         return _summary([getattr(found, guess) for found in self.objects], self.groups)
@@ -244,9 +263,11 @@ class Evaluation(Result):
             f"  trivial guesses  filled box {self.trivial('filled_box').mean:.3f}, "
             f"ellipse {self.trivial('ellipse').mean:.3f}",
             _three_guesses(*three["box"]),
+            *_edges(self.boundaries("box")),
             *(_line(kind_title(kind), self.summary(kind), self.summary(kind, "dice")) for kind in others),
             _line("one click", point, self.summary("point", "dice")),
             _three_guesses(*three["point"]),
+            *_edges(self.boundaries("point")),
         ]
         for target in TARGETS:
             needed = self.clicks_needed(target)
@@ -348,14 +369,15 @@ class Evaluation(Result):
         figures = ("iou", "dice", "first_of_three", "best_of_three") if kind in KINDS else ("iou", "dice")
         return {
             **{figure: asdict(self.summary(kind, figure)) for figure in figures},
+            "boundary": {name: asdict(one) for name, one in self.boundaries(kind).items()} or None,
             "calibration": asdict(self.calibration(kind)),
             "by_category": {name: asdict(one) for name, one in self.by("category", kind).items()},
             "by_size": {name: asdict(one) for name, one in self.by("size", kind).items()},
         }
 
 
-def _summary(values: Sequence[float], groups: Sequence[str]) -> Summary:
-    found = summarize(values, groups)
+def _summary(values: Sequence[float], groups: Sequence[str], bounds: tuple[float, float] = SHARE) -> Summary:
+    found = summarize(values, groups, bounds=bounds)
     assert found is not None  # an evaluation without objects is refused before it is made
     return found
 
@@ -390,6 +412,12 @@ def kind_title(kind: str) -> str:
 
 def _three_guesses(first: float, best: float) -> str:
     return f"  three guesses    the model's first {first:.3f}, the best by the truth {best:.3f}"
+
+
+def _edges(found: Mapping[str, Summary]) -> list[str]:
+    """One line about edges, where they were measured."""
+    figures = [f"{title} {found[name].mean:.3f}" for name, title in BOUNDARIES.items() if name in found]
+    return [f"  edges            {', '.join(figures)} px"] if figures else []
 
 
 def _line(name: str, iou: Summary, dice: Summary) -> str:

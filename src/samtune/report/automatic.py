@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from samtune.data.table import Dataset
 from samtune.evaluation.automatic import AutomaticFigures
-from samtune.evaluation.intervals import summarize
+from samtune.evaluation.intervals import COUNT, summarize
 from samtune.evaluation.protocol import encoder_of
 from samtune.finder.coco import coco_precision
 from samtune.finder.grid import GridFinds, find_by_grid
@@ -70,7 +70,7 @@ def _figures(truth: Sequence[TrueImage], found: Sequence[GridFinds]) -> Automati
     precision = coco_precision(truth, [one.ranked for one in found], named=False)
     counts = [(len(these.kept.masks), len(one.masks)) for one, these in zip(truth, found, strict=True)]
     errors = [float(abs(masks - objects)) for masks, objects in counts]
-    error = summarize(errors, [one.image.group for one in truth], bounds=(0.0, 1e9))  # no upper end: a log scale
+    error = summarize(errors, [one.image.group for one in truth], bounds=COUNT)
     assert error is not None
     return AutomaticFigures(
         ap=precision.ap,

@@ -21,7 +21,7 @@ from samtune import __version__
 from samtune.drawing import BASE, FALSE, MISSED, TRUTH, TUNED, hex_color
 from samtune.errors import DataError
 from samtune.evaluation.comparison import Comparison
-from samtune.evaluation.results import TARGETS, ClicksNeeded, kind_title
+from samtune.evaluation.results import BOUNDARIES, HAUSDORFF, TARGETS, ClicksNeeded, kind_title
 from samtune.report.charts import (
     blend_chart,
     calibration_chart,
@@ -76,6 +76,15 @@ def write_report(
         outcome=comparison.verdict.outcome.value.replace(" ", "-"),
         warnings=[text for text in comparison.warnings if text not in comparison.verdict.reasons],
         clicks_needed=_clicks_needed(comparison),
+        edges={
+            f"{kind_title(kind)}, {BOUNDARIES[name]}": one
+            for kind, found in comparison.boundaries.items()
+            for name, one in found.items()
+        },
+        distances={
+            kind_title(kind): [model.boundaries(kind)[HAUSDORFF].mean for model in (comparison.base, comparison.tuned)]
+            for kind in comparison.boundaries
+        },
         charts=_charts(comparison, blend),
         training=_training(curve),
         data_curve=_data_curve(data_curve),
