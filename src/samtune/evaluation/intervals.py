@@ -22,8 +22,8 @@ SHARE = (0.0, 1.0)
 """Range of an IoU, a share, an error of the predicted IoU."""
 DIFFERENCE = (-1.0, 1.0)
 """Range of the difference of two of them."""
-COUNT = (0.0, 1e9)
-"""Range of counts and of pixels: no upper end, which is a log scale."""
+COUNT = (0.0, 1e6)
+"""Range of errors of counts and of distances in pixels: without an upper end; with so far a one the scale is a log."""
 _NEAREST = 1e-9
 """Distance from the end of the range, as a share of it, below which a mean counts as lying this far from it."""
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from samtune.data.masks import encode_rle, format_counts
 from samtune.data.table import Dataset, ImageEntry
-from samtune.evaluation.intervals import Summary, summarize
+from samtune.evaluation.intervals import COUNT, Summary, summarize
 from samtune.finder.finding import full_masks
 from samtune.finder.matching import OperatingPoint, match
 from samtune.finder.results import Finds
@@ -27,8 +27,6 @@ RIGHT = 0.5
 """IoU from which a mask is right where one number is asked for."""
 _CROWDED = 0.5
 """Share of a find that lies in a crowd region from which on it counts neither way."""
-_COUNT_ERRORS = (0.0, 1e5)
-"""Range of an error of a count: it has no upper end, and with so far a one the interval is that of a log scale."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +189,7 @@ def matched(truth: Sequence[TrueImage], found: Sequence[FoundImage], classes: in
         errors.append(abs(int(counted.sum()) - len(one.masks)))
         relative.append(errors[-1] / max(len(one.masks), 1))
     groups = [one.image.group for one in truth]
-    error, share = (summarize(values, groups, bounds=_COUNT_ERRORS) for values in (errors, relative))
+    error, share = (summarize(values, groups, bounds=COUNT) for values in (errors, relative))
     assert error is not None and share is not None
     precision = hits / finds if finds else 1.0
     point = OperatingPoint(threshold, precision, hits / max(objects, 1))
