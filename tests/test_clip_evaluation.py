@@ -21,7 +21,7 @@ from samtune.errors import DataError
 from samtune.evaluation.clips.davis import annotated_clips, is_clip_set
 from samtune.evaluation.clips.guard import CLIPS, FRAMES, SIDE
 from samtune.evaluation.clips.measures import clip_scores, edge_map, edge_measure, region_measure
-from samtune.evaluation.clips.protocol import follow_clips, labels_of
+from samtune.evaluation.clips.protocol import follow_clips, labels_of, stand_still
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
 from samtune.model.video import video_model
@@ -161,9 +161,25 @@ def test_evaluate_puts_base_and_tuned_side_by_side(tmp_path, loaded, capsys):
         for row in written["objects"]:
             figures = row if key is None else row[key]
             assert figures["j_and_f"] == pytest.approx(again[row["clip"]][row["object"]].jf, abs=1e-3)
+    assert "to beat" in shown and written["still"]["j_and_f"]["count"] == 6
     mean = np.mean([row["j_and_f"] - row["base"]["j_and_f"] for row in written["objects"]])
     assert written["differences"]["j_and_f"]["change"]["mean"] == pytest.approx(mean)
     assert written["differences"]["j_and_f"]["change"]["groups"] == 3
+
+
+def test_masks_that_stand_still_are_the_line_to_beat(tmp_path):
+    """Against a loop of its own; object 2 appears on the second frame, and stays where it appeared."""
+    _, labels = moving_discs(6)
+    labels[0][labels[0] == 2] = 0
+    clips = annotated_clips(write_set(tmp_path / "set", labels), "test")
+    still = stand_still(clips)["one"]
+    for number, start in ((1, 0), (2, 1)):
+        left = (labels[start] == number) & ~((labels[0] == 1) & (number == 2) & (labels[start] != 2))
+        expected = np.mean([region_measure(left, frame == number) for frame in labels[1:-1]])
+        assert still[number].j == pytest.approx(expected)
+    assert still[1].j < 0.5
+    never = annotated_clips(write_set(tmp_path / "same", labels[[2] * 5]), "test")
+    assert [one.jf for one in stand_still(never)["one"].values()] == [1.0, 1.0]
 
 
 def test_the_verdict_looks_at_clips_where_both_models_can_follow(tmp_path, loaded, tiny_folder):

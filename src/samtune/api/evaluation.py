@@ -94,7 +94,7 @@ def evaluate_clips(
         StorageError: the disk refused.
     """
     from samtune.evaluation.clips.davis import annotated_clips
-    from samtune.evaluation.clips.protocol import follow_clips
+    from samtune.evaluation.clips.protocol import follow_clips, stand_still
     from samtune.evaluation.clips.results import ClipEvaluation
     from samtune.model.video import video_model
     from samtune.utils.files import write_json
@@ -116,6 +116,7 @@ def evaluate_clips(
         prompt=config.prompt,
         split=config.split,
         scores=scores[0],
+        still=stand_still(found),
         base="" if before is None else before.loaded.name,
         base_scores=None if before is None else scores[1],
     )

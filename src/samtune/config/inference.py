@@ -63,7 +63,8 @@ class FixedPromptsConfig(ReadingConfig):
     """Prompts of the command line, and how the images they are about are read."""
 
     boxes: Path | None = Field(
-        default=None, description="COCO annotations or detections (JSON) whose boxes are prompts."
+        default=None,
+        description="COCO annotations or detections (JSON) whose boxes are prompts; with --many also CSV or Parquet.",
     )
     box: tuple[str, ...] = Field(
         default=(), description="A box x0,y0,x1,y1 in pixels, for every image; may be repeated."

@@ -261,7 +261,12 @@ def prompts_of_coco(file: Path, images: Iterable[str]) -> list[tuple[str, NamedP
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError.of(expected="a JSON file with COCO boxes", found=str(error), where=str(file)) from error
+        raise DataError.of(
+            expected="a JSON file with COCO boxes",
+            found=str(error),
+            where=str(file),
+            do="write them as COCO; where images are many (--many), rows as CSV or Parquet are read too",
+        ) from error
     names: dict[Any, str] = {}
     entries = content
     if isinstance(content, dict):

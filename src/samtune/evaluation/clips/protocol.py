@@ -68,6 +68,25 @@ def labels_of(
             yield found.labels(), _truth(truth[found.number], frames.size)
 
 
+def stand_still(clips: Sequence[AnnotatedClip]) -> ClipScores:
+    """The scores of true masks left where they are on the first annotated frame that shows each object.
+
+    No model is asked: it is what following has to beat. Annotations are those that `follow_clips` has looked at.
+    """
+    return {clip.name: clip_scores(_left_where_they_are(clip)) for clip in clips}
+
+
+def _left_where_they_are(clip: AnnotatedClip) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Object numbers left and true, on every frame that counts; a later object covers an earlier one."""
+    left: NDArray[np.uint8] | None = None
+    for number, (_, path) in enumerate(sorted(clip.truth.items())):
+        truth = read_label_image(path)
+        left = np.zeros_like(truth) if left is None else left
+        left = np.where((truth > 0) & ~np.isin(truth, left), truth, left)
+        if 0 < number < len(clip.truth) - 1:
+            yield left, truth
+
+
 def first_prompts(truth: dict[int, Path], frames: FrameFolder, kind: str) -> list[ClipPrompt]:
     """A prompt about every object on the first annotated frame that shows it."""
     prompts: dict[int, ClipPrompt] = {}
