@@ -1,6 +1,6 @@
 """nano's ONNX decoder in a real browser: a box answered by onnxruntime-web in a page, compared with samtune's own mask.
 
-    python benchmarks/onnx_browser.py --ort node_modules/onnxruntime-web/dist [--export FOLDER] [--chromium chromium]
+    python benchmarks/onnx_browser.py --ort node_modules/onnxruntime-web/dist [--precision fp16] [--chromium chromium]
 
 Needs Chromium and the npm package onnxruntime-web. A page served on loopback loads the decoder in the transformers.js
 layout, answers the same box 20 times, and posts mask and times back. Printed: the share of pixels that differ, the
@@ -136,16 +136,14 @@ def main() -> None:
     """Export, ask the browser, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ort", type=Path, required=True, help="the dist folder of onnxruntime-web")
-    parser.add_argument(
-        "--export", type=Path, help="an export of nano in the transformersjs layout; made when left out"
-    )
+    parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32")
     parser.add_argument("--chromium", default="chromium", help="the browser")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        folder = arguments.export or Path(place) / "nano"
-        if arguments.export is None:
-            export("nano", folder, "onnx", layout="transformersjs")
-        files = folder / "onnx" / "vision_encoder.onnx", folder / "onnx" / "prompt_encoder_mask_decoder.onnx"
+        folder, suffix = Path(place) / "nano", "_fp16" if arguments.precision == "fp16" else ""
+        export("nano", folder, "onnx", layout="transformersjs", precision=arguments.precision)
+        names = "vision_encoder", "prompt_encoder_mask_decoder"
+        files = folder / "onnx" / f"{names[0]}{suffix}.onnx", folder / "onnx" / f"{names[1]}{suffix}.onnx"
         own, image = Predictor(load_model("nano")), probe_image()
         features = OnnxPredictor(*files, "transformersjs").embed(image)
         box = scale_boxes(torch.tensor(BOX), image.shape[:2], own.loaded.image_size).tolist()

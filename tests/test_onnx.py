@@ -18,6 +18,7 @@ from samtune.exports.onnx import check, graphs, layouts
 from samtune.exports.onnx.modules import DecoderGraph
 from samtune.exports.onnx.write import anylabeling_config, transformersjs_configs, write_onnx
 from samtune.exports.verify import probe_image
+from samtune.inference.predictor import Predictor
 from samtune.model.architecture import image_config
 from samtune.model.catalogue import BACKBONES
 from samtune.model.decoder.reference import decode, select_masks
@@ -105,7 +106,7 @@ def nano():
 def files(nano, tmp_path_factory):
     """Encoder and decoder of every layout, made from the same two core graphs: exporting those takes a minute."""
     folder = tmp_path_factory.mktemp("onnx")
-    cores = [make(nano.model, torch.float32, 18) for make in (graphs.encoder_core, graphs.decoder_core)]
+    cores = [graphs.encoder_core(nano.model, torch.float32, 18), graphs.decoder_core(nano.model, 18)]
     sizes = layouts.Sizes(nano.image_size, nano.model.config.mask_decoder_config.hidden_size)
     written = {}
     for layout in layouts.NAMES:
@@ -142,6 +143,28 @@ def test_graphs_are_one_file_of_plain_float_operations(files):
             assert not any(tensor.external_data for tensor in model.graph.initializer)
             assert not UNWANTED & {node.op_type for node in model.graph.node}
             assert b"/src/samtune/" not in path.read_bytes()
+
+
+def test_half_weights_halve_a_decoder_and_keep_its_masks(nano, files, tmp_path):
+    """nano's weights are float16 numbers already, those of a tuned model are not: here they are moved a little."""
+    random, moved = np.random.default_rng(0), onnx.load(files["anylabeling"][1])
+    for weight in moved.graph.initializer:
+        values = onnx.numpy_helper.to_array(weight)
+        if values.dtype == np.float32 and values.size > 3:
+            values = values * (1 + 1e-3 * random.standard_normal(values.shape, np.float32))
+            weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    paths = tmp_path / "whole.onnx", tmp_path / "half.onnx"
+    for graph, path in zip((moved, graphs.with_half_weights(moved)), paths, strict=True):
+        graphs.save(graph, path)
+    assert paths[1].stat().st_size < 0.55 * paths[0].stat().st_size
+    whole, half = (check.OnnxPredictor(files["anylabeling"][0], path, "anylabeling") for path in paths)
+    features, predictor = whole.embed(probe_image()), Predictor(nano)
+    embedded, differing = predictor.embed(probe_image()), []
+    for prompt, _ in check.random_prompts(nano, "anylabeling", each=3, seed=1):
+        batch = predictor.to_model_frame(embedded, PromptBatch.from_prompts([prompt]))
+        shown, other = (tool.show(features, batch, embedded.size)[0] for tool in (whole, half))
+        differing.append(np.mean(shown != other))
+    assert np.mean(differing) <= 1e-4
 
 
 def test_many_prompts_at_once_and_padding_change_nothing(nano, files):
@@ -294,5 +317,13 @@ def test_two_hundred_prompts_of_nano(nano, files, layout):
     each = 50 if layout == "transformersjs" else 40
     tool = check.OnnxPredictor(*files[layout], layout)
     found = check.compare(nano, tool, check.random_prompts(nano, layout, each, seed=2), probe_image())
+    assert found.prompts == 200
+    assert found.pixels <= 1e-4
+
+
+@pytest.mark.slow
+def test_two_hundred_prompts_of_nano_in_fp16(nano, tmp_path):
+    found = write_onnx(nano, tmp_path, "anylabeling", name="nano", precision="fp16", opset=18, each=40).difference
+    print(found)
     assert found.prompts == 200
     assert found.pixels <= 1e-4

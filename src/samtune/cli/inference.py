@@ -97,7 +97,8 @@ def export(
         model: Run or model to export.
         format: official loads in the sam2 package, hf in transformers, adapter in peft, onnx in the tool of --layout.
         layout: Tool the ONNX files are for: X-AnyLabeling, transformers.js, or RectLabel and labelme.
-        precision: Arithmetic inside the ONNX files; fp16 halves them, for browsers.
+        precision: Of ONNX files; fp16 halves them, for browsers: the encoder computes in it, the decoder keeps weights
+            in it.
         opset: ONNX opset, 18 or later.
         comparison: Folder that `samtune compare` wrote; its verdict goes into the model card.
     """

@@ -81,7 +81,7 @@ def export(
             layout.
         comparison: folder `samtune compare` wrote, whose verdict goes into the model card; RUN/comparison if left out.
         layout: of `onnx`: which tool the files are for, X-AnyLabeling, transformers.js or RectLabel and labelme.
-        precision: of the arithmetic inside `onnx` files.
+        precision: of `onnx` files: fp16 is the encoder's arithmetic and the decoder's weights.
         opset: of `onnx` files, 18 or later.
 
     Returns:

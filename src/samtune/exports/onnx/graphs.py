@@ -32,6 +32,9 @@ DECODER_INPUTS = (*FEATURES, "points", "labels", "mask", "has_mask")
 DECODER_OUTPUTS = ("masks", "scores", "present")
 IR_VERSION = 10
 """Of the file format: what onnxruntime 1.18 and its web builds read."""
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+_LARGE = 512
+"""Values of a weight that is worth halving."""
 
 
 def encoder_core(model: Sam2Model, dtype: torch.dtype, opset: int) -> onnx.ModelProto:
@@ -41,10 +44,10 @@ def encoder_core(model: Sam2Model, dtype: torch.dtype, opset: int) -> onnx.Model
     return export_graph(module, (torch.zeros(1, 3, size, size),), ("pixels",), FEATURES, None, opset)
 
 
-def decoder_core(model: Sam2Model, dtype: torch.dtype, opset: int) -> onnx.ModelProto:
+def decoder_core(model: Sam2Model, opset: int) -> onnx.ModelProto:
     """`DECODER_INPUTS` to `DECODER_OUTPUTS`, see `DecoderGraph`; the numbers of prompts N and points P are free."""
-    copied = _copy(model, dtype)
-    module = DecoderGraph(copied, dtype).eval()
+    copied = _copy(model, torch.float32)
+    module = DecoderGraph(copied).eval()
     config: Any = copied.config.mask_decoder_config
     channels, size = int(config.hidden_size), input_size(model)
     side, low = size // 16, size // 4
@@ -60,6 +63,24 @@ def decoder_core(model: Sam2Model, dtype: torch.dtype, opset: int) -> onnx.Model
     n, p = Dim("N"), Dim("P")
     free = (None, None, None, {0: n, 1: p}, {0: n, 1: p}, {0: n}, None)
     return export_graph(module, arguments, DECODER_INPUTS, DECODER_OUTPUTS, free, opset)
+
+
+def with_half_weights(core: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with its large weights kept as float16, half the size; the arithmetic stays in float32.
+
+    The runtime makes them float32 again when it loads the graph.
+    """
+    halved = deepcopy(core)
+    graph, casts = halved.graph, []
+    for weight in graph.initializer:
+        name, values = weight.name, numpy_helper.to_array(weight)
+        if weight.data_type == FLOAT and values.size >= _LARGE:
+            weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+            casts.append(helper.make_node("Cast", [weight.name], [name], to=FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return halved
 
 
 class Editor:
@@ -130,9 +151,6 @@ class Editor:
     def _declare(declared: Any, values: Sequence[tuple[str, int, Sequence[int | str]]]) -> None:
         del declared[:]
         declared.extend(helper.make_tensor_value_info(name, kind, list(shape)) for name, kind, shape in values)
-
-
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:

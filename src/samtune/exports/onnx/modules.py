@@ -24,7 +24,7 @@ from samtune.model.encoder.embeddings import encode
 from samtune.model.preprocess import LOW_RES_CLAMP
 
 _MASKED = -10000.0
-"""Added to the scores of padding; large enough for its softmax to be 0 and within fp16's range."""
+"""Added to the scores of padding; large enough for its softmax to be 0."""
 
 
 class EncoderGraph(nn.Module):
@@ -48,8 +48,7 @@ class DecoderGraph(nn.Module):
     """Prompt encoder and mask decoder for N prompts on one image, all with a mask prompt or all without.
 
     Args:
-        model: supplies the weights.
-        dtype: of the arithmetic on pixels; points are encoded in float32, inputs and outputs are float32.
+        model: supplies the weights, in float32.
     """
 
     matrix: Tensor
@@ -59,25 +58,25 @@ class DecoderGraph(nn.Module):
     positions: Tensor
     outputs: Tensor
 
-    def __init__(self, model: Sam2Model, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: Sam2Model) -> None:
         super().__init__()
         decoder, prompts = model.mask_decoder, model.prompt_encoder
-        self.decoder, self.mask_embed, self.dtype = decoder, prompts.mask_embed, dtype
+        self.decoder, self.mask_embed = decoder, prompts.mask_embed
         self.size = input_size(model)
         config = decoder.config
         self.fall_back = bool(config.dynamic_multimask_via_stability)
         self.delta = float(config.dynamic_multimask_stability_delta)
         self.least_stability = float(config.dynamic_multimask_stability_thresh)
-        matrix = prompts.shared_embedding.positional_embedding.detach().float()
+        matrix = prompts.shared_embedding.positional_embedding.detach()
         self.register_buffer("matrix", matrix)
-        self.register_buffer("labelled", prompts.point_embed.weight.detach().float().clone())
-        self.register_buffer("not_a_point", prompts.not_a_point_embed.weight.detach().float().clone())
-        self.register_buffer("no_mask", prompts.no_mask_embed.weight.detach().to(dtype).view(1, -1, 1, 1).clone())
+        self.register_buffer("labelled", prompts.point_embed.weight.detach().clone())
+        self.register_buffer("not_a_point", prompts.not_a_point_embed.weight.detach().clone())
+        self.register_buffer("no_mask", prompts.no_mask_embed.weight.detach().view(1, -1, 1, 1).clone())
         with torch.no_grad():
             positions = model.get_image_wide_positional_embeddings()[0].flatten(1).t().contiguous()
-        self.register_buffer("positions", positions.to(dtype))
+        self.register_buffer("positions", positions)
         outputs = [decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight]
-        self.register_buffer("outputs", torch.cat([weight.detach() for weight in outputs]).to(dtype))
+        self.register_buffer("outputs", torch.cat([weight.detach() for weight in outputs]))
 
     def forward(
         self,
@@ -104,16 +103,15 @@ class DecoderGraph(nn.Module):
             to 3 the candidates; object score logits `[N, 1]`.
         """
         tokens, bias = self._tokens(points, labels)
-        image, high, middle = (each.to(self.dtype) for each in (image, high, middle))
-        given = has_mask.to(self.dtype).view(1, 1, 1, 1)
-        dense = given * self.mask_embed(mask.to(self.dtype)) + (1 - given) * self.no_mask
+        given = has_mask.view(1, 1, 1, 1)
+        dense = given * self.mask_embed(mask) + (1 - given) * self.no_mask
         rows = (image + dense).flatten(2).transpose(1, 2)
         tokens, rows = self._transformer(tokens, rows, bias)
         masks, scores, present = self._heads(tokens, rows, high, middle)
         several = _step(_is_real(labels).sum(1, keepdim=True) - 1.5)
         unambiguous = torch.maximum(several, has_mask.view(1, 1))
-        masks, scores = self._choose(masks.float(), scores.float(), unambiguous)
-        return masks.clamp(-LOW_RES_CLAMP, LOW_RES_CLAMP), scores, present.float()
+        masks, scores = self._choose(masks, scores, unambiguous)
+        return masks.clamp(-LOW_RES_CLAMP, LOW_RES_CLAMP), scores, present
 
     def _tokens(self, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Output tokens, points and one padding point `[n, T, C]`; what is added to scores of padding, `[n, 1, 1, T]`.
@@ -128,9 +126,9 @@ class DecoderGraph(nn.Module):
         n = points.shape[0]
         outputs = self.outputs.unsqueeze(0).expand(n, -1, -1)
         last = self.not_a_point.unsqueeze(0).expand(n, -1, -1)
-        tokens = torch.cat([outputs, embedded.to(self.dtype), last.to(self.dtype)], dim=1)
+        tokens = torch.cat([outputs, embedded, last], dim=1)
         bias = F.pad(_MASKED * (1 - _is_real(labels)), (outputs.shape[1], 1))
-        return tokens, bias.to(self.dtype).unsqueeze(1).unsqueeze(1)
+        return tokens, bias.unsqueeze(1).unsqueeze(1)
 
     def _transformer(self, tokens: Tensor, rows: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """The two-way transformer on tokens `[n, T, C]` and pixels `[n, L, C]`."""

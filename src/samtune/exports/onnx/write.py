@@ -14,7 +14,7 @@ import yaml
 
 from samtune.errors import ConfigError
 from samtune.exports.onnx.check import OnnxDifference, OnnxPredictor, compare, random_prompts, refuse_if_different
-from samtune.exports.onnx.graphs import decoder_core, encoder_core, save
+from samtune.exports.onnx.graphs import decoder_core, encoder_core, save, with_half_weights
 from samtune.exports.onnx.layouts import NAMES, Layout, Precision, Sizes, decoder, encoder
 from samtune.exports.verify import probe_image
 from samtune.model.io.loaded import LoadedModel
@@ -67,7 +67,8 @@ def write_onnx(
         folder: exists.
         layout: of which tool.
         name: of the model, for file names and the tool's menu.
-        precision: of the arithmetic inside; inputs and outputs are float32 in any case.
+        precision: fp16 is the encoder's arithmetic and the decoder's weights; the decoder computes in float32, which
+            its masks need. Inputs and outputs are float32 in any case.
         opset: of the operations.
         each: prompts of each kind that are compared.
 
@@ -75,15 +76,16 @@ def write_onnx(
         SamtuneError: the masks differ.
         OSError: the disk refused.
     """
-    dtype = torch.float16 if precision == "fp16" else torch.float32
-    names, suffix = NAMES[layout], "_fp16" if precision == "fp16" else ""
+    half = precision == "fp16"
+    names, suffix = NAMES[layout], "_fp16" if half else ""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
     paths = [folder / part.format(name=stem, suffix=suffix) for part in (names.encoder, names.decoder)]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     config: Any = loaded.model.config.mask_decoder_config
     sizes = Sizes(loaded.image_size, int(config.hidden_size))
-    save(encoder(encoder_core(loaded.model, dtype, opset), layout, sizes), paths[0])
-    save(decoder(decoder_core(loaded.model, dtype, opset), layout, sizes), paths[1])
+    save(encoder(encoder_core(loaded.model, torch.float16 if half else torch.float32, opset), layout, sizes), paths[0])
+    core = decoder_core(loaded.model, opset)
+    save(decoder(with_half_weights(core) if half else core, layout, sizes), paths[1])
     if layout == "anylabeling":
         text = yaml.safe_dump(anylabeling_config(stem, name, paths[0].name, paths[1].name), sort_keys=False)
         (folder / f"{stem}.yaml").write_text(text, encoding="utf-8")
