@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REAL := $(if $(SAMTUNE_REAL_DATA),$(SAMTUNE_REAL_DATA),../shared/data)
 
-.PHONY: studio-screenshots shards-fire ablation resume-fire studio-kill onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets verdict-proofs data-curves evaluation-cost finder-sets lock clean
+.PHONY: clips studio-screenshots shards-fire ablation resume-fire studio-kill onnx-browser demo test coverage wheel test-gpu install lint types layers check notebooks proofs fuzz parity bench bench-prepare bench-large real-sets verdict-proofs data-curves evaluation-cost finder-sets lock clean
 
 demo: $(READY)  ## Draw a dataset, tune the built-in model on it, compare both, write a report
 	$(BIN)/samtune demo --out demo
@@ -58,6 +58,10 @@ onnx-browser: $(READY)  ## nano's ONNX decoder in Chromium; needs chromium and n
 
 shards-fire: $(READY)  ## 100,000 small images in shards, workers killed 20 times (SHARDS_OPTIONS="--images 20000 --kills 20")
 	$(BIN)/python -m tests.shards_fire $(SHARDS_OPTIONS)
+
+clips: $(READY)  ## J&F of base and tuned: a memory for nano, tuning on frames, clips to measure; half an hour; goes on where it was
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/clip_memory.py --out build/clips
+	$(BIN)/python benchmarks/clip_tuning.py --out build/clips --sets $(addprefix $(REAL)/,lens_coco plants_coco)
 
 fuzz: $(READY)  ## 10,000 damaged COCO files, 2,000 of YOLO, LabelMe, VIA and mask folders each, new ones each time
 	SAMTUNE_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz_coco.py

@@ -86,6 +86,7 @@ def untrained(seed: int) -> LoadedModel:
     for parameter in (whole.memory_temporal_positional_encoding, whole.no_object_pointer):
         torch.nn.init.normal_(parameter, std=0.02)
     torch.nn.init.constant_(whole.mask_downsample.weight, 20 / 16)  # a mask as logits from -10 to 10
+    assert whole.mask_downsample.bias is not None
     torch.nn.init.constant_(whole.mask_downsample.bias, -10)
     kept = image.state_dict()
     memory = {name: tensor for name, tensor in whole.state_dict().items() if name not in kept}
@@ -362,7 +363,7 @@ class Stage:
 STAGES = (
     Stage("decoder", decoder_step, 300, 4e-4, 0),
     Stage("places", places_step, 900, 0, 1e-3),
-    Stage("whole", whole_step, 800, 2e-4, 5e-4),
+    Stage("whole", whole_step, 700, 2e-4, 5e-4),
 )
 
 
