@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--shard-images", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--pause", type=float, default=30.0, help="most seconds between two kills")
+    parser.add_argument("--pause", type=float, default=8.0, help="most seconds between two kills")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
