@@ -5,8 +5,8 @@
 
 For drawn clips (shapes that move and hide each other), and for each labelled set: frames of training clips become a
 dataset, `samtune.train` tunes the decoder on it with default prompts, and `samtune.evaluate_clips` follows the objects
-of other clips with base and tuned model. A labelled set has no clips; its clips here are a window that moves over a
-labelled image, as a camera would that pans over a photograph: nothing in them moves by itself.
+of other clips with base, tuned model and blends of the two. A labelled set has no clips; its clips here are a window
+that moves over a labelled image, as a camera would that pans over a photograph: nothing in them moves by itself.
 
 The line to beat is printed with each: true masks left where they are given. Nothing is asserted. What is there already
 is not made again; with `--piece` it ends after so many seconds, with exit code 3 while there is more to do.
@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=40, help="to measure on, at most")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--alphas", type=float, nargs="*", default=[0.25, 0.5], help="of blends of base and tuned")
     parser.add_argument("--prompts", nargs="+", default=["mask"], choices=["mask", "box", "click"])
     parser.add_argument("--piece", type=float, default=0, help="seconds after which to stop; 0 for none")
     wanted = parser.parse_args()
@@ -185,15 +186,20 @@ def measure(root: Path, source: Path | None, wanted: argparse.Namespace, pause: 
         )  # fmt: skip
         api.train(frames, config, finder=False, quiet=True)
     pause()
+    models = {"tuned": run}
+    for alpha in wanted.alphas:
+        models[f"blend {alpha:g}"] = blended = root / f"blend-{alpha:g}"
+        if not blended.exists():
+            api.blend(wanted.out / "base", run, blended, alpha=alpha, quiet=True)
     for kind in wanted.prompts:
-        file = root / f"{kind}.json"
-        if not file.exists():
-            lines = api.evaluate_clips(
-                test, run, ClipEvalConfig(prompt=kind), base=wanted.out / "base", out=file, quiet=True
-            ).lines()
-            file.with_suffix(".txt").write_text("\n".join(lines))
-        print(f"{root.name}: {file.with_suffix('.txt').read_text()}", flush=True)
-        pause()
+        for name, model in models.items():
+            file = root / f"{name} by {kind}.json"
+            if not file.exists():
+                config = ClipEvalConfig(prompt=kind)
+                found = api.evaluate_clips(test, model, config, base=wanted.out / "base", out=file, quiet=True)
+                file.with_suffix(".txt").write_text("\n".join(found.lines()))
+            print(f"{root.name}, {name}: {file.with_suffix('.txt').read_text()}", flush=True)
+            pause()
 
 
 if __name__ == "__main__":
