@@ -16,8 +16,9 @@ import numpy as np
 from samtune.api.loading import predictor_of
 from samtune.config import AutomaticConfig
 from samtune.data.table import Dataset
+from samtune.finder.coco import coco_precision
 from samtune.finder.grid import fit_grid
-from samtune.finder.measure import FoundImage, coco_precision, compress, matched, read_true
+from samtune.finder.measure import FoundImage, compress, matched, read_true
 from samtune.inference.automatic import everything
 from samtune.inference.predictor import Predictor
 from samtune.inference.reading import dataset_of
