@@ -69,7 +69,7 @@ def boundary_iou(predicted: Mask, truth: Mask, depth: int) -> float:
     _check(predicted, truth)
     bands = [mask & ~_eroded(mask, depth) for mask in (predicted, truth)]
     union = np.count_nonzero(bands[0] | bands[1])
-    return np.count_nonzero(bands[0] & bands[1]) / union if union else 1.0
+    return float(np.count_nonzero(bands[0] & bands[1]) / union) if union else 1.0
 
 
 def boundary_f(predicted: Mask, truth: Mask, tolerance: float) -> float:
