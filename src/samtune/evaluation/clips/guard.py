@@ -19,7 +19,7 @@ from samtune.model.io.loaded import LoadedModel
 from samtune.model.video import video_model
 from samtune.synthetic.clips import write_clips
 
-CLIPS, FRAMES, SIDE = 4, 6, 256
+CLIPS, FRAMES, SIDE = 12, 5, 192
 """How many clips are drawn, of how many frames, of how many pixels a side."""
 
 
