@@ -227,7 +227,8 @@ def _embedded(row: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _reach(comparison: Comparison) -> float:
     """The largest bound of any interval shown, so that all are drawn to one scale."""
-    shown = [*comparison.kinds.values(), *comparison.categories.values(), *comparison.sizes.values()]
+    edges = [one for found in comparison.boundaries.values() for one in found.values()]
+    shown = [*comparison.kinds.values(), *edges, *comparison.categories.values(), *comparison.sizes.values()]
     changes = [found.change for found in (*shown, *comparison.guards)]
     bounds = [abs(value) for one in changes for value in (one.low, one.mean, one.high) if value is not None]
     return max(0.02, min(1.0, max(bounds)))
