@@ -107,7 +107,7 @@ evaluation-cost: $(READY)  ## What evaluating 10,000 objects costs beside the de
 
 finder-sets: $(READY)  ## The finder on the real sets under SAMTUNE_REAL_DATA, three seeds; an hour on one core
 	$(BIN)/python benchmarks/finder_sets.py $(addprefix $(REAL)/,lens_coco nuts_coco:0.6,0.2,0.2 plants_coco \
-	  nanoshapes_coco kudzu_via:0.6,0.2,0.2) --out build/finder-sets --seeds 3 --grid 3 --few 10 25 50
+	  nanoshapes_coco kudzu_via:0.6,0.2,0.2) --out build/finder-sets --seeds 3 --grid 2 --few 10 25 50
 
 ablation: $(READY)  ## The recipes against the plain one on the real sets under SAMTUNE_REAL_DATA; hours on two cores; goes on where it was
 	$(BIN)/python benchmarks/ablation.py $(addprefix $(REAL)/,lens_coco plants_coco nanoshapes_coco nuts_coco kudzu_via) \
