@@ -210,6 +210,13 @@ def test_guards_with_one_name_or_without_objects_are_refused(tiny_folder, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_one_image_alone_is_no_comparison(tiny_folder, tmp_path):
+    dataset = make_dataset(tmp_path / "set", train=0, valid=0, test=2, empty=1)
+    with pytest.raises(DataError, match="at least two images with objects in the test split"):
+        api.compare(dataset.root, tiny_folder, tiny_folder, tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_without_a_data_curve_is_named_before_anything_is_measured(tiny_folder, tmp_path):
     dataset = make_dataset(tmp_path / "set", train=0, valid=0, test=1, empty=0)
     for curve, found in ((dataset.root, "no such file"), (tmp_path / "nowhere", "no such folder")):

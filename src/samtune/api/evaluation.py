@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Literal
 
 from samtune.api.loading import name_of, predictor_of
 from samtune.config import ClipEvalConfig, EvalConfig
-from samtune.errors import ConfigError
+from samtune.errors import ConfigError, DataError
 from samtune.utils.progress import progress, stages
 from samtune.utils.results import Result
 from samtune.utils.text import text_table
 
 if TYPE_CHECKING:
     from samtune.api.loading import Model
+    from samtune.data.table import Dataset
     from samtune.evaluation.blend import BlendPoint
     from samtune.evaluation.clips.results import ClipEvaluation
     from samtune.evaluation.fixed_prompts import PromptSet
@@ -169,7 +170,8 @@ def compare(
 
     Raises:
         ConfigError: `out` holds something that is no comparison.
-        DataError: the split has no objects, an image or mask cannot be read, or a run was tuned on images of the split.
+        DataError: the split has objects on one image alone or on none, an image or mask cannot be read, or a run was
+            tuned on images of the split.
         ModelError: a model cannot be loaded.
         StorageError: the disk refused.
     """
@@ -190,6 +192,7 @@ def compare(
     for model in models:
         if isinstance(model, str | Path):
             require_held_out(Path(model), data, config.split)
+    _require_several_images(data, config.split)
     memory = EmbeddingMemory()
     loaded = [predictor_of(model, config.device) for model in models]
     loaded = [RememberingPredictor(one, encoder_of(one), memory) for one in loaded]
@@ -288,6 +291,18 @@ def blend(
     chosen = best_of(points).alpha if points else float(alpha)
     write_blend(first, second, chosen, points, Path(out))
     return BlendResult(Path(out), chosen, tuple(points))
+
+
+def _require_several_images(dataset: Dataset, split: str) -> None:
+    """Refuse to compare on one image: nothing says then how much of a difference is chance."""
+    images = [image for image in dataset.split(split).images if image.single_objects]
+    if len(images) == 1:
+        raise DataError.of(
+            expected=f"at least two images with objects in the {split} split, for an interval",
+            found=f"one, {images[0].image_path}",
+            where=str(dataset.root),
+            do="annotate more images or give this split a larger share; samtune evaluate measures a single image",
+        )
 
 
 def _dataset_for_blend(tuned: Model, dataset: Path | str | None) -> Path:
