@@ -299,7 +299,7 @@ def test_a_comparison_measures_the_finder_of_the_run(run, dataset, tmp_path, tin
 
 
 def test_a_comparison_on_classes_that_the_finder_does_not_know_leaves_it_out(run, tmp_path, tiny_folder):
-    other = make_dataset(tmp_path / "other", train=0, valid=0, test=2)
+    other = make_dataset(tmp_path / "other", train=0, valid=0, test=3)
     write_table(other.root, other.table.with_columns(category=other.table["category"] + " thing"))
     few = EvalConfig(jitter=(), mask_prompt=False, clicks=0, background_clicks=0)
     found = api.compare(other.root, str(tiny_folder), run, tmp_path / "out", few, guard_scenes=0, quiet=True)
