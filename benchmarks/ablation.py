@@ -1,4 +1,4 @@
-"""Recipes of training against the plain one (boxes, the official recipe's loss), on held-out images.
+"""Recipes of training against the plain one (boxes, the official recipe's loss) or another, on held-out images.
 
     python benchmarks/ablation.py ../shared/data/lens_coco ../shared/data/nuts_coco --out build/ablation --seeds 3
 
@@ -57,6 +57,7 @@ class Arm:
     """One recipe: what it changes about a run's settings."""
 
     prompts: PromptPolicy = _BOXES
+    focal: float = 20.0
     area_bce: float = 0.0
     edge_bce: float = 0.0
     no_object: float = 5.0
@@ -70,6 +71,7 @@ class Arm:
         return TrainConfig(
             prompts=self.prompts,
             loss=LossConfig(
+                focal=self.focal,
                 area_bce=self.area_bce,
                 edge_bce=self.edge_bce,
                 no_object=self.no_object,
@@ -95,6 +97,7 @@ ARMS = {
     "default, one prompt an object": Arm(_ONCE),
     "default, background not weighed": Arm(_MIXTURE, no_object=1.0),
     "default, area": Arm(_MIXTURE, area_bce=0.3),
+    "default, area 5, focal 5": Arm(_MIXTURE, focal=5.0, area_bce=5.0),
     "default, EMA": Arm(_MIXTURE, ema=0.99),
     "default, edge": Arm(_MIXTURE, edge_bce=0.5),
     "default, 4 views": Arm(_MIXTURE, views=4),
@@ -199,16 +202,16 @@ def cell(source: Path, arm: str, seed: int, images: int, options: argparse.Names
 
 
 def table(options: argparse.Namespace, images: int) -> list[str]:
-    """Rows of Markdown: every figure of every arm against the plain recipe's, over the seeds that both have."""
+    """Rows of Markdown: every figure of every arm against one arm's, over the seeds that both have."""
     lines: list[str] = []
     for arm in ARMS:
-        if arm == PLAIN:
+        if arm == options.against:
             continue
         for name, figure in FIGURES.items():
             sets = [pair for source in options.sources if (pair := _pair(options, source, arm, images, figure))]
             if not sets:
                 continue
-            cells = [f"{fmean(plain):.3f} -> {fmean(new):.3f}" for _, plain, new, _ in sets]
+            cells = [f"{fmean(before):.3f} -> {fmean(after):.3f}" for _, before, after, _ in sets]
             change = _over_sets(sets)
             names = ", ".join(f"{source} {cell}" for (source, *_), cell in zip(sets, cells, strict=True))
             lines.append(f"| {arm} | {images or 'all'} | {name} | {change} | {names} |")
@@ -218,23 +221,23 @@ def table(options: argparse.Namespace, images: int) -> list[str]:
 def _pair(
     options: argparse.Namespace, source: Path, arm: str, images: int, figure: Figure
 ) -> tuple[str, list[float], list[float], list[str]] | None:
-    """A set's name, a figure of every object with the plain recipe and with another, and the objects' groups.
+    """A set's name, a figure of every object with `--against` and with another arm, and the objects' groups.
 
     Values are means over the seeds that both arms have.
     """
-    plain: list[list[float]] = []
-    new: list[list[float]] = []
+    before: list[list[float]] = []
+    after: list[list[float]] = []
     groups: list[str] = []
     for seed in range(options.seeds):
         folder = options.out / source.name
-        files = [folder / file_name(one, seed, images, options.steps) for one in (PLAIN, arm)]
+        files = [folder / file_name(one, seed, images, options.steps) for one in (options.against, arm)]
         if all(file.is_file() for file in files):
-            (before, groups), (after, _) = (figure(Evaluation.load(file)) for file in files)
-            plain.append(before)
-            new.append(after)
-    if not plain or not plain[0]:
+            (old, groups), (new, _) = (figure(Evaluation.load(file)) for file in files)
+            before.append(old)
+            after.append(new)
+    if not before or not before[0]:
         return None
-    return source.name.split("_")[0], _means(plain), _means(new), groups
+    return source.name.split("_")[0], _means(before), _means(after), groups
 
 
 def _means(rows: Sequence[Sequence[float]]) -> list[float]:
@@ -243,7 +246,7 @@ def _means(rows: Sequence[Sequence[float]]) -> list[float]:
 
 def _over_sets(sets: Sequence[tuple[str, list[float], list[float], list[str]]]) -> str:
     """The mean difference over sets, each counting alike, and its interval from those of the sets."""
-    changes = [paired_change(plain, new, groups) for _, plain, new, groups in sets]
+    changes = [paired_change(before, after, groups) for _, before, after, groups in sets]
     mean = fmean(change.mean for change in changes)
     limits = [(one.low, one.high) for one in changes if one.low is not None and one.high is not None]
     halves = [(high - low) / 2 for low, high in limits]
@@ -307,6 +310,7 @@ def main() -> None:
     parser.add_argument("sources", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=[PLAIN, "default"])
+    parser.add_argument("--against", choices=list(ARMS), default=PLAIN, help="the arm that the table compares with")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--objects", type=int, default=120, help="most held-out objects of a set")
@@ -325,7 +329,11 @@ def main() -> None:
                 for size in sizes:
                     for arm in options.arms:
                         cell(source, arm, seed, size, options)
-    print("| arm | training images | figure | against plain, mean over sets | by set |", "|---" * 5 + "|", sep="\n")
+    print(
+        f"| arm | training images | figure | against {options.against}, mean over sets | by set |",
+        "|---" * 5 + "|",
+        sep="\n",
+    )
     for size in sizes:
         print(*table(options, size), sep="\n")
 
