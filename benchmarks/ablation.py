@@ -44,7 +44,7 @@ from samtune.training.run import Run, new
 
 PLAIN = "plain"
 LR = 2e-4
-"""Of all arms: the one that nano's results are measured with."""
+"""Of an arm that names none: the one that nano's results are measured with."""
 _FEW_TEST_IMAGES = 3
 _OWN_SPLIT = "0.6,0.1,0.3"
 _BOXES, _MIXTURE = PromptPolicy(preset="boxes"), PromptPolicy(preset="mixture")
@@ -65,6 +65,7 @@ class Arm:
     ema: float = 0.0
     views: int = 1
     train: str = "decoder"
+    lr: float = LR
 
     def config(self, **settings: Any) -> TrainConfig:
         """The settings of a run."""
@@ -77,7 +78,7 @@ class Arm:
                 no_object=self.no_object,
                 focal_alpha=self.focal_alpha,
             ),
-            optimizer=OptimizerConfig(lr=LR, ema=self.ema),
+            optimizer=OptimizerConfig(lr=self.lr, ema=self.ema),
             trainable=TrainableConfig(train=self.train),
             views=self.views,
             **settings,
@@ -85,8 +86,9 @@ class Arm:
 
     @property
     def key(self) -> str:
-        """Of its files: equal recipes are one, whatever they are called."""
-        return f"{zlib.crc32(repr(self).encode()):08x}"
+        """Of its files: equal recipes are one, whatever they are called; a further field changes no other recipe's."""
+        own = {name: value for name, value in vars(self).items() if value != vars(Arm())[name]}
+        return f"{zlib.crc32(repr(own).encode()):08x}"
 
 
 ARMS = {
@@ -102,6 +104,9 @@ ARMS = {
     "default, edge": Arm(_MIXTURE, edge_bce=0.5),
     "default, 4 views": Arm(_MIXTURE, views=4),
     "default, LoRA": Arm(_MIXTURE, train="decoder+lora"),
+    "default, lr 5e-5": Arm(_MIXTURE, lr=5e-5),
+    "default, lr 1e-4": Arm(_MIXTURE, lr=1e-4),
+    "default, lr 4e-4": Arm(_MIXTURE, lr=4e-4),
     "plain, focal alpha 0.5": Arm(),
     "plain, area": Arm(area_bce=0.3, focal_alpha=0.25),
     "plain, EMA": Arm(ema=0.99, focal_alpha=0.25),

@@ -118,6 +118,10 @@ MISTAKES = {
     "mirrored twice": (["train", "x", "--flip", "--views", "4"], "flip or views, not both"),
     "nothing to choose by": (["train", "ONLY_TRAIN", "--train", "auto", "--out", "x"], "a validation split"),
     "patience without validation": (["train", "ONLY_TRAIN", "--patience", "2", "--out", "x"], "--patience waits"),
+    "nothing to learn by": (
+        ["train", "x", *(f"--loss.{term}=0" for term in ("focal", "dice", "iou", "object-score"))],
+        "give one of them a weight",
+    ),
     "an unknown service": (["train", "x", "--track", "wandbb"], "--track"),
     "a choice without auto": (["train", "x", "--trainable.try-encoder"], "--train auto"),
     "no image": (["predict", "nowhere", "--model", "MODEL", "--out", "x", "--point", "1,1"], "nowhere"),

@@ -104,6 +104,9 @@ def test_a_changed_dataset_is_named(run):
     image.write_bytes(image.read_bytes() + b"\0")
     with pytest.raises(DataError, match=rf"images/{image.name} has \d+ bytes and had \d+"):
         resumed(run.path)
+    image.unlink()
+    with pytest.raises(DataError, match=rf"images/{image.name} is missing"):
+        resumed(run.path)
     shutil.rmtree(root)
     make_dataset(root, train=7)
     with pytest.raises(DataError, match="13 images where there were 12"):
@@ -148,8 +151,11 @@ def test_patience_ends_a_run_and_needs_a_validation_split(made, tmp_path):
     ended = api.train(made / "set", config, finder=False, quiet=True)
     assert (ended.step, ended.best_step) == (4, 0)
     assert "2 validations without a better one" in ended.lines()[0]
+    assert "--train auto" in ended.lines()[-1]
     again = api.resume(ended.folder, finder=False, quiet=True)
-    assert again.step == 4
+    assert (again.step, again.advice) == (4, ended.advice)
+    too_long = config.model_copy(update={"out": tmp_path / "long", "patience": 20})
+    assert any("cannot end this run early" in note for note in new(made / "set", too_long).notes)
     without = make_dataset(tmp_path / "set", valid=0)
     with pytest.raises(ConfigError, match="--patience"):
         new(without.root, config.model_copy(update={"out": tmp_path / "other"}))

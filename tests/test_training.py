@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from samtune import api
 from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
 from samtune.data.low_res import low_res_targets
 from samtune.data.table import Dataset
@@ -302,6 +303,11 @@ def test_last_weights_that_lose_are_taken_back_towards_the_base_model(learnt):
         torch.testing.assert_close(stored[name], torch.lerp(start[name], far[name], finished.best_share))
     notes = [event.text for event in told if isinstance(event, Noted)]
     assert notes[0].startswith("the last weights lose") and len(notes) == 1 + len(SHARES)
+
+    (listed,) = api.runs(run.folder.path.parent).runs
+    assert listed.best_at == f"16, {finished.best_share:.0%}"
+    assert base["point"] < listed.best["point"] == again.state.progress.best_iou
+    assert listed.best == again.state.progress.best
 
     before = again.folder.best.stat().st_mtime_ns
     once_more = train(resumed(run.folder.path))

@@ -36,6 +36,8 @@ _AUTO = "auto"
 """What learns where held-out objects decide it."""
 _NO_FINDER_BELOW_SECONDS = 60.0
 """Of a run as short as this nobody expects more than the run."""
+_NOTHING_GAINED = "the decoder alone gained nothing; try the image encoder too: --train auto"
+"""What a run of the decoder advises that has ended with the base model's weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +145,7 @@ def _train_new(
 
     run = new(dataset, config)
     with removed_if_not_started(run), _alone_in_run(run.folder.path):
-        found = _train(run, listeners, finder, quiet)
-    if found.signal is None and not found.best_step and config.trainable.train == "decoder":
-        found = replace(found, advice=("the decoder alone gained nothing; try the image encoder too: --train auto",))
-    return found
+        return _train(run, listeners, finder, quiet)
 
 
 @contextmanager
@@ -215,6 +214,7 @@ def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig 
     report, note = None, ""
     if finished.signal is None and finder is not False and run.processes.is_main:
         report, note = _finder_after(run, monotonic() - started, finder or None, quiet)
+    gained_nothing = finished.signal is None and not finished.best_step and run.config.trainable.train == "decoder"
     waited = f"{run.config.patience} validations without a better one" if finished.is_out_of_patience else ""
     return TrainResult(
         folder=run.folder.path,
@@ -224,6 +224,7 @@ def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig 
         finder=report,
         note=note,
         stopped_early=waited,
+        advice=(_NOTHING_GAINED,) if gained_nothing else (),
         best_share=finished.best_share,
     )
 

@@ -55,6 +55,13 @@ class LossConfig(Config):
         default=1, description="Masks are compared at this many times the decoder's own resolution; for thin objects."
     )
 
+    @model_validator(mode="after")
+    def _some_term(self) -> LossConfig:
+        terms = ("focal", "dice", "iou", "object_score", "bce", "area_bce", "edge_bce")
+        if not any(getattr(self, name) for name in terms):
+            raise ValueError(f"{', '.join(f'loss.{name}' for name in terms)} are all 0: give one of them a weight")
+        return self
+
 
 class OptimizerConfig(Config):
     """AdamW with linear warm-up and cosine decay."""

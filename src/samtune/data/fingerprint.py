@@ -15,6 +15,8 @@ from samtune.utils.checksums import sha256
 
 MOST_FILES = 1000
 """Images, and as many masks, whose sizes are looked at, spread evenly over the table."""
+_MISSING = -1
+"""Stands for the size of a file that is not there."""
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
@@ -40,7 +42,9 @@ def find_change(dataset: Dataset, before: Mapping[str, Any]) -> str:
     if not changed:
         return ""
     more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
-    return f"{changed[0]} has {now['sizes'][changed[0]]} bytes and had {before['sizes'][changed[0]]}{more}"
+    size, had = now["sizes"][changed[0]], before["sizes"][changed[0]]
+    what = "is missing" if size == _MISSING else f"has {size} bytes and had {max(had, 0)}"
+    return f"{changed[0]} {what}{more}"
 
 
 def read_fingerprint(path: Path) -> dict[str, Any] | None:
@@ -61,4 +65,4 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        return -1
+        return _MISSING

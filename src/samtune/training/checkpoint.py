@@ -245,6 +245,18 @@ def load_last(folder: RunFolder, state: TrainingState) -> str:
     )
 
 
+def read_progress(folder: RunFolder) -> Progress:
+    """How far a run was when it last saved; at its start where that cannot be read."""
+    try:
+        return _progress(folder.last)
+    except (OSError, ValueError, TypeError):
+        return Progress()
+
+
+def _progress(checkpoint: Path) -> Progress:
+    return Progress(**json.loads((checkpoint / "progress.json").read_text()))
+
+
 def _read_checkpoint(path: Path) -> tuple[Progress, dict[str, Tensor]]:
     """What a checkpoint holds, when its files are what was written.
 
@@ -253,8 +265,7 @@ def _read_checkpoint(path: Path) -> tuple[Progress, dict[str, Tensor]]:
     """
     if damage := find_damage(path):
         raise ValueError(damage)
-    progress = Progress(**json.loads((path / "progress.json").read_text()))
-    return progress, load_file(path / "state.safetensors")
+    return _progress(path), load_file(path / "state.safetensors")
 
 
 def _restore(state: TrainingState, progress: Progress, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -109,7 +109,8 @@ def _keep_if_best(run: Run, metrics: Mapping[str, float], lost: Sequence[str], s
     progress, iou = run.state.progress, run.validation.criterion(metrics)
     if iou is not None and progress.best_iou is not None and (lost or iou <= progress.best_iou):
         return False
-    run.state.progress = replace(progress, best_step=progress.step, best_iou=iou, best_share=share)
+    figures = run.validation.of_kinds(metrics)
+    run.state.progress = replace(progress, best_step=progress.step, best_iou=iou, best_share=share, best=figures)
     run.processes.on_main(run.save_best)
     return True
 

@@ -109,7 +109,7 @@ class Run:
     @property
     def validate_every(self) -> int:
         """Steps between validations."""
-        return self.config.eval_every or max(1, self.config.steps // 10)
+        return _validate_every(self.config)
 
     @property
     def validates_now(self) -> bool:
@@ -289,7 +289,12 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder, processes: Proce
         device=device,
         precision=precision,
         processes=processes,
-        notes=(trainable.note, *_cache_note(config, trainable), *_processes_note(config, processes)),
+        notes=(
+            trainable.note,
+            *_cache_note(config, trainable),
+            *_patience_note(config),
+            *_processes_note(config, processes),
+        ),
         state=TrainingState(
             parameters=trainable.parameters,
             optimizer=make_optimizer(parameter_groups(trainable, config.optimizer), device),
@@ -329,6 +334,16 @@ def _cache_note(config: TrainConfig, trainable: Trainable) -> list[str]:
     if config.cache and not trainable.upstream_frozen:
         return ["the embedding cache is off: what it would keep is learning"]
     return []
+
+
+def _validate_every(config: TrainConfig) -> int:
+    return config.eval_every or max(1, config.steps // 10)
+
+
+def _patience_note(config: TrainConfig) -> list[str]:
+    if config.patience * _validate_every(config) < config.steps:
+        return []
+    return [f"--patience {config.patience} cannot end this run early: it has no more validations than that"]
 
 
 def _processes_note(config: TrainConfig, processes: Processes) -> list[str]:

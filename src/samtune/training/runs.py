@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samtune.errors import DataError, ModelError
-from samtune.training.checkpoint import RUNS, RunFolder, read_about, read_settings
+from samtune.training.checkpoint import RUNS, RunFolder, read_about, read_progress, read_settings
 from samtune.training.identity import PLACES, flat
 from samtune.training.tracking.chart import read_metrics
 from samtune.utils.results import Result
@@ -26,6 +26,7 @@ class RunRow:
         steps: steps done.
         of_steps: steps it was to do.
         best_step: step of its best weights; 0 is the base model, None where nothing has been measured yet.
+        best_share: how far these lie from the base model's towards those of that step; 1 is all the way.
         before: mean IoU of the base model on the validation split, by kind of prompt.
         best: that of the best weights.
         settings: all of them, with dotted names.
@@ -37,9 +38,16 @@ class RunRow:
     steps: int
     of_steps: int
     best_step: int | None
+    best_share: float
     before: dict[str, float]
     best: dict[str, float]
     settings: dict[str, Any]
+
+    @property
+    def best_at(self) -> str:
+        """The step of its best weights, and how far towards it they are where it is not all the way."""
+        step = "" if self.best_step is None else str(self.best_step)
+        return step if self.best_share == 1 else f"{step}, {self.best_share:.0%}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +83,7 @@ class RunTable(Result):
         table = [titles]
         for run in self.runs:
             figures = [_figure(values.get(kind)) for kind in kinds for values in (run.before, run.best)]
-            best_step = "" if run.best_step is None else str(run.best_step)
-            row = [run.name, *([Path(run.dataset).name] if several else []), f"{run.steps}/{run.of_steps}", best_step]
+            row = [run.name, *([Path(run.dataset).name] if several else []), f"{run.steps}/{run.of_steps}", run.best_at]
             table.append([*row, *figures, *(_setting(run.settings.get(name)) for name in self.differing)])
         return table
 
@@ -121,15 +128,18 @@ def _row(folder: RunFolder) -> RunRow:
     lines = read_metrics(folder.metrics)
     measured = [line for line in lines if "loss" not in line]
     best = max((line for line in measured if line.get("best")), key=lambda line: line["step"], default=None)
+    progress = read_progress(folder)
+    went_back = progress.best_share < 1  # at the end, to weights that the lines of validations do not know
     return RunRow(
         name=folder.path.name,
         dataset=str(dataset),
         base=str(read_about(folder).get("base", {}).get("name", config.model)),
         steps=max((line["step"] for line in lines), default=0),
         of_steps=config.steps,
-        best_step=best["step"] if best else None,
+        best_step=progress.best_step if went_back else best["step"] if best else None,
+        best_share=progress.best_share,
         before=_held_out(measured[0] if measured else {}),
-        best=_held_out(best or {}),
+        best=progress.best if went_back else _held_out(best or {}),
         settings=flat(config.model_dump(mode="json")),
     )
 

@@ -21,6 +21,7 @@ class Progress:
         best_step: step of the weights in `checkpoints/best`, 0 for the base model.
         best_iou: their mean IoU on the validation split's fixed prompts; None where there is no validation split.
         best_share: how far those weights lie from the base model's towards the tuned ones; 1 is all the way.
+        best: what those weights reached on the validation split, by kind of prompt.
         base: what the base model reached on the validation split, by kind of prompt.
         lost: the kinds that the weights measured last are worse at than the base model.
         images_at_once: images of a step that go through the model together since memory ran out; 0 while it has not.
@@ -31,6 +32,7 @@ class Progress:
     best_step: int = 0
     best_iou: float | None = None
     best_share: float = 1.0
+    best: dict[str, float] = field(default_factory=dict)
     base: dict[str, float] = field(default_factory=dict)
     lost: Sequence[str] = ()
     images_at_once: int = 0
