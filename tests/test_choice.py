@@ -27,7 +27,7 @@ def settings(tiny_folder, out, **more) -> TrainConfig:
     what = TrainableConfig(train="auto", lora_rank=2, **more)
     optimizer = OptimizerConfig(lr=1e-12, encoder_lr=1e-12)
     return TrainConfig(
-        model=str(tiny_folder), out=out, steps=2, eval_every=2, device="cpu", trainable=what, optimizer=optimizer
+        model=str(tiny_folder), out=out, steps=2, eval_every=2, device="auto", trainable=what, optimizer=optimizer
     )
 
 
@@ -42,6 +42,14 @@ def test_where_the_decoder_gains_nothing_the_encoder_is_tried(place, tiny_folder
     said = "\n".join(found.lines())
     assert all(train in said for train in CANDIDATES)
     assert "kept: decoder, since nothing was surely better" in said
+
+
+def test_folders_beside_a_run_that_are_taken_are_named_before_it_is_trained(place, tiny_folder, tmp_path):
+    (tmp_path / "run-lora").mkdir()
+    (tmp_path / "run-lora" / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="run-lora"):
+        samtune.train(place / "set", settings(tiny_folder, tmp_path / "run"), quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run-lora"]
 
 
 def test_nothing_can_be_chosen_without_held_out_objects(place, tiny_folder):

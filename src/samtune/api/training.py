@@ -170,9 +170,12 @@ def _train_automatically(
     Runs that were not kept stay beside it, with what learned in their names. A finder is made only when asked for.
     """
     from samtune.runtime.distributed import join_processes
-    from samtune.training.choice import CANDIDATES, FIRST, Trial, advice, compared, require_validation, swap, winner
+    from samtune.training import choice
+    from samtune.training.choice import CANDIDATES, FIRST, Trial
 
-    require_validation(dataset)
+    choice.require_validation(dataset)
+    if config.out is not None:
+        choice.require_room(config.out)
 
     def settings(train: str, out: Path | None) -> TrainConfig:
         what = config.trainable.model_copy(update={"train": train, "try_encoder": False})
@@ -182,17 +185,18 @@ def _train_automatically(
     if result.signal is not None:
         return result
     folder, results, others = result.folder, {FIRST: result}, list[Trial]()
-    first = compared(dataset, config, config.model, folder, FIRST)
+    first = choice.compared(dataset, config, config.model, folder, FIRST)
     for train in CANDIDATES if config.trainable.try_encoder or not first.change.is_better else ():
-        beside = folder.with_name(f"{folder.name}-{train.removeprefix('decoder+')}")
+        beside = choice.beside(folder, train)
         results[train] = _train_new(dataset, settings(train, beside), listeners, False, quiet)
         if results[train].signal is not None:
             return results[train]
-        others.append(compared(dataset, config, folder, beside, train))
-    kept, processes = winner(others), join_processes()
+        others.append(choice.compared(dataset, config, folder, beside, train))
+    kept, processes = choice.winner(others), join_processes()
     if kept is not None:
-        processes.on_main(lambda: swap(folder, kept.folder))
-    result = replace(results[kept.train if kept else FIRST], folder=folder, advice=tuple(advice(first, others)))
+        processes.on_main(lambda: choice.swap(folder, kept.folder))
+    said = tuple(choice.advice(first, others))
+    result = replace(results[kept.train if kept else FIRST], folder=folder, advice=said)
     if not finder or not processes.is_main:
         return result
     made = train_finder(folder, finder if isinstance(finder, FinderConfig) else None, quiet=quiet)

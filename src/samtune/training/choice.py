@@ -18,7 +18,9 @@ from samtune.evaluation.paired import PairedDifference
 from samtune.evaluation.protocol import evaluate_all
 from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
+from samtune.runtime.device import choose_device
 from samtune.utils.files import storage_errors
+from samtune.utils.output_folders import check_output
 
 AUTO, FIRST = "auto", "decoder"
 CANDIDATES = ("decoder+lora", "decoder+encoder-last-2")
@@ -60,6 +62,21 @@ def require_validation(dataset: Path) -> None:
         )
 
 
+def beside(folder: Path, train: str) -> Path:
+    """Where a run that is compared with the one in `folder` goes, or stays when it is not kept."""
+    return folder.with_name(f"{folder.name}-{train.removeprefix('decoder+')}")
+
+
+def require_room(folder: Path) -> None:
+    """The runs that are compared are put beside the first one: better to know before it is trained that they can be.
+
+    Raises:
+        ConfigError: one of these folders holds something.
+    """
+    for train in (FIRST, *CANDIDATES):
+        check_output(beside(folder, train), do="choose another --out: --train auto compares runs in folders beside it")
+
+
 def compared(dataset: Path, config: TrainConfig, before: Path | str, after: Path, train: str) -> Trial:
     """Compare two models on the validation split's objects, as many as validation looks at.
 
@@ -72,7 +89,8 @@ def compared(dataset: Path, config: TrainConfig, before: Path | str, after: Path
     """
     data = Dataset.open(dataset)
     asked = EvalConfig.exact_prompts("valid", config.eval_objects)
-    models = [Predictor(load_model(model, device=config.device)) for model in (before, after)]
+    device = choose_device(config.device)
+    models = [Predictor(load_model(model, device=device)) for model in (before, after)]
     first, second = evaluate_all(models, data, asked, names=("before", "after"))
     old, new = (
         [fmean(one.answers[kind].iou for kind in config.prompts.kinds) for one in found.objects]
@@ -110,5 +128,5 @@ def swap(folder: Path, better: Path) -> None:
         StorageError: the disk refused.
     """
     with storage_errors(folder):
-        folder.rename(folder.with_name(f"{folder.name}-{FIRST}"))
+        folder.rename(beside(folder, FIRST))
         better.rename(folder)

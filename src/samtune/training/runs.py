@@ -15,6 +15,10 @@ from samtune.utils.results import Result
 from samtune.utils.text import csv_text, text_table
 
 
+_SHOWN = PLACES | {"steps"}
+"""Settings that are in no column of their own: what all runs differ in, and what stands beside the steps done."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunRow:
     """One run.
@@ -71,7 +75,7 @@ class RunTable(Result):
         return [
             name
             for name in names
-            if name not in PLACES and len({repr(run.settings.get(name)) for run in self.runs}) > 1
+            if name not in _SHOWN and len({repr(run.settings.get(name)) for run in self.runs}) > 1
         ]
 
     def rows(self) -> list[list[str]]:
