@@ -14,7 +14,6 @@ from samtune.training.tracking.chart import read_metrics
 from samtune.utils.results import Result
 from samtune.utils.text import csv_text, text_table
 
-
 _SHOWN = PLACES | {"steps"}
 """Settings that are in no column of their own: what all runs differ in, and what stands beside the steps done."""
 
