@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Sam2Model
 
+from samtune.config import TrainableConfig
 from samtune.model.encoder import embeddings
 from samtune.model.encoder import fast as encoder
+from samtune.model.trainable import select_trainable
 from samtune.nano.architecture import reset_layers
 from samtune.runtime import matmul
 from tests.tiny import TINY_SIZE, tiny_config, tiny_sam2
@@ -73,6 +75,47 @@ def test_gradients_flow_where_something_learns(part):
     assert encoder.encode(model, pixels).requires_grad
     with torch.no_grad():
         assert not encoder.encode(model, pixels).requires_grad
+
+
+def gradients(encode: Any, model: Sam2Model, pixels: torch.Tensor) -> torch.Tensor:
+    """Of everything that learns, by a sum in which every value of the embeddings has another weight; one vector."""
+    generator = torch.Generator().manual_seed(7)
+    model.zero_grad()
+    total = sum(
+        (tensor.float() * torch.randn(tensor.shape, generator=generator)).sum() for tensor in encode(model, pixels).tensors
+    )
+    assert isinstance(total, torch.Tensor)
+    total.backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad and p.grad is not None])
+
+
+@pytest.mark.parametrize("train", ["all", "lora", "encoder-last-1"])
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("most_kept", [encoder.LARGEST_KEPT, 0])
+def test_gradients_are_those_of_the_plain_encoder(monkeypatch, train, recomputed, most_kept):
+    monkeypatch.setattr(encoder, "STRIP", 300)
+    monkeypatch.setattr(encoder, "LARGEST_KEPT", most_kept)
+    model = tiny_sam2(0)
+    config = TrainableConfig(train=train, gradient_checkpointing=recomputed, lora_rank=2)
+    learning: Any = select_trainable(model, config, seed=0).model
+    with torch.no_grad():
+        for name, parameter in learning.named_parameters():
+            if ".lora_B." in name:  # zero at first, which would stop the gradients of the other half
+                parameter.normal_(generator=torch.Generator().manual_seed(3))
+    pixels = torch.randn(2, 3, TINY_SIZE, TINY_SIZE, generator=torch.Generator().manual_seed(1))
+    expected, found = (gradients(encode, learning, pixels) for encode in (embeddings.encode, encoder.encode))
+    assert len(expected) > 100
+    assert expected.norm() > 0
+    torch.testing.assert_close(found, expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-4)
+
+
+def test_gradients_in_bf16_are_as_good_as_the_plain_encoders():
+    model = tiny_sam2(0).train().requires_grad_(True)
+    pixels = torch.randn(2, 3, TINY_SIZE, TINY_SIZE, generator=torch.Generator().manual_seed(1))
+    exact = gradients(embeddings.encode, model, pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, ours = (gradients(encode, model, pixels) for encode in (embeddings.encode, encoder.encode))
+    assert 0 < (ours - exact).norm() < 1.2 * (plain - exact).norm()
 
 
 def test_a_pyramid_of_another_build_is_left_to_the_plain_encoder():

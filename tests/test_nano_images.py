@@ -94,8 +94,8 @@ def test_sets_are_drawn_evenly_whatever_their_size(corpus, tmp_path):
     assert [chosen.name for chosen in source] == ["few", "many"]
     assert [chosen.name for chosen in real.held_out] == ["unseen"]
     assert [chosen.complete for chosen in source] == [True, False]
-    rng = np.random.default_rng(0)
-    complete = [real.view(rng, 0, 64, 4, 0.0).occupied is not None for _ in range(300)]
+    rng, stage = np.random.default_rng(0), PretrainStage(size=64, steps=1, objects=4)
+    complete = [real.view(rng, 0, stage).occupied is not None for _ in range(300)]
     assert 0.4 < np.mean(complete) < 0.6
 
 
@@ -147,8 +147,14 @@ def test_a_window_lies_in_the_image_and_shows_its_object(seed, height, width, co
 def test_small_objects_are_seen_large_and_whole_images_small(corpus, tmp_path):
     real = open_images(tiny(corpus, tmp_path / "run"))
     rng = np.random.default_rng(0)
-    sides = [mask.sum() ** 0.5 for _ in range(200) for mask in real.view(rng, 0, 128, 1, 0.0).masks]
-    assert min(sides) < 20 and max(sides) > 80  # 27 px in the whole image at 128 px
+
+    def sides(stage: PretrainStage) -> list[float]:
+        return [mask.sum() ** 0.5 for _ in range(200) for mask in real.view(rng, 0, stage).masks]
+
+    drawn = sides(PretrainStage(size=128, steps=1, objects=1))
+    assert min(drawn) < 20 and max(drawn) > 80  # 27 px in the whole image at 128 px
+    whole = sides(PretrainStage(size=128, steps=1, objects=1, whole=1.0))
+    assert max(whole) < 30
 
 
 def test_masks_lie_where_the_image_shows_the_object():
@@ -347,6 +353,6 @@ def test_held_out_figures_do_not_depend_on_what_was_drawn(corpus, tmp_path):
     config = tiny(corpus, tmp_path / "run")
     bank, real, model = draw_scenes(config), open_images(config), untrained_nano(0, 128).eval()
     first = measure(model, bank, real, 1)
-    real.view(np.random.default_rng(0), 0, 64, 3, 1.0)
+    real.view(np.random.default_rng(0), 0, PretrainStage(size=64, steps=1, objects=3, paste=1.0))
     assert measure(model, bank, real, 1) == first
     assert 0 <= first["unseen_click"] <= 1 and first["sets_box"] == first["unseen_box"]

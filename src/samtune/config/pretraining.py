@@ -33,6 +33,9 @@ class PretrainStage(Config):
         default=0.5,
         description="Share of steps with a correction click on the first mask; the same share of those goes on, to 3.",
     )
+    whole: Fraction = Field(
+        default=0.4, description="Share of the views of real images that show all of the image, as users' images are."
+    )
     paste: Fraction = Field(default=0.0, description="Share of views with objects of other real images laid over them.")
     degrade: bool = Field(default=False, description="Sometimes blur, add noise, or compress once more.")
     loss: LossConfig = LossConfig(focal=0.0, bce=1.0)

@@ -25,7 +25,12 @@ class LossConfig(Config):
 
     focal: float = Field(default=20.0, ge=0.0, description="Weight of the focal loss on mask logits.")
     dice: float = Field(default=1.0, ge=0.0, description="Weight of the dice loss on masks.")
-    iou: float = Field(default=1.0, ge=0.0, description="Weight of the L1 loss on the predicted IoU.")
+    iou: float = Field(default=1.0, ge=0.0, description="Weight of the loss on the predicted IoU.")
+    iou_error: Literal["absolute", "squared"] = Field(
+        default="absolute",
+        description="That loss: absolute (L1, as SAM 2's recipe) predicts the median of what a mask reaches, squared "
+        "(as SAM's) the mean, by which the best of three is chosen better where much is uncertain.",
+    )
     object_score: float = Field(default=1.0, ge=0.0, description="Weight of the cross-entropy on 'an object is there'.")
     no_object: float = Field(
         default=5.0,

@@ -80,7 +80,7 @@ def make_batch(bank: SceneBank, real: RealImages, stage: PretrainStage, generato
         if source is None:
             view = real.with_pasted(rng, bank.view(rng, stage.size, stage.objects), stage.paste)
         else:
-            view = real.view(rng, source, stage.size, stage.objects, stage.paste)
+            view = real.view(rng, source, stage)
         centered.append(source is not None and rng.random() < _CENTER_SHARE)
         views.append(turned(rng, view))
     pixels = [normalised(recoloured(rng, degraded(rng, view.image) if stage.degrade else view.image)) for view in views]

@@ -32,7 +32,8 @@ from samtune.config import PretrainConfig, PretrainStage
 from samtune.model.architecture import input_size
 from samtune.model.decoder.fast import decode
 from samtune.model.decoder.reference import DecoderOutput, select_masks
-from samtune.model.encoder.embeddings import ImageEmbeddings, encode
+from samtune.model.encoder.embeddings import ImageEmbeddings
+from samtune.model.encoder.fast import encode
 from samtune.model.io.load import load_model
 from samtune.model.preprocess import upscale_masks
 from samtune.nano.architecture import untrained_nano

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.config import PretrainConfig
+from samtune.config import PretrainConfig, PretrainStage
 from samtune.data.images import read_image
 from samtune.data.masks import Region, rasterise_region, region_of
 from samtune.data.prepare.spool import TABLE
@@ -32,8 +32,6 @@ LONGEST = 640
 """Longest side of the images that are kept, in pixels."""
 _KEPT = 6000
 """Most images that are kept in memory, about 1 MB each."""
-_WHOLE_SHARE = 0.4
-"""Views that show a whole image."""
 _TRIES = 30
 _LAYOUT = {"images", "labels", "annotations", "masks"}
 """Names of folders that are parts of a set, not sets."""
@@ -119,15 +117,14 @@ class RealImages:
         place = int(np.searchsorted(np.cumsum(self.shares), rng.random(), side="right"))
         return place if place < len(self.sources) else None
 
-    def view(self, rng: np.random.Generator, source: int, size: int, most: int, paste_share: float) -> TrainingView:
+    def view(self, rng: np.random.Generator, source: int, stage: PretrainStage) -> TrainingView:
         """A view of a random object's image: set, image and object are each drawn evenly.
 
         Args:
             rng: the source of randomness.
             source: which source.
-            size: side of the view.
-            most: most targets.
-            paste_share: how many of the views get one to five objects of other images.
+            stage: side of the view, most targets, how many show the whole image, and how many get one to five objects of
+                other images.
 
         Raises:
             DataError: an image cannot be read, or objects large enough are too rare to be found.
@@ -140,10 +137,10 @@ class RealImages:
                 continue
             first = int(rng.integers(len(regions)))
             height, width = image.shape[:2]
-            window = choose_window(rng, height, width, regions[first].box, size, _WHOLE_SHARE)
-            view = crop_view(rng, image, regions, first, window, size, most, complete=chosen.complete)
+            window = choose_window(rng, height, width, regions[first].box, stage.size, stage.whole)
+            view = crop_view(rng, image, regions, first, window, stage.size, stage.objects, complete=chosen.complete)
             if view is not None:
-                return self.with_pasted(rng, view, paste_share)
+                return self.with_pasted(rng, view, stage.paste)
         raise DataError.of(
             expected="objects of at least 4 x 4 pixels of the input",
             found=f"none in {_TRIES} views",

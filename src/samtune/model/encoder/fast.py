@@ -1,4 +1,4 @@
-"""The image encoder without gradients, on a CPU: the same function of the same weights as `embeddings.py`, faster.
+"""The image encoder on a CPU: the same function of the same weights as `embeddings.py`, faster.
 
 The reference encoder spends a third of its time waiting for memory: one block of the first stage writes, reads and
 frees several hundred MB. Three remarks save most of that; nothing is approximated, what differs is rounding.
@@ -11,12 +11,14 @@ frees several hundred MB. Three remarks save most of that; nothing is approximat
 3. *Leave out what an image does not need*: the position encodings of the pyramid (for video), the padding of windows
    after the attention, and a product inside transformers' attention whose result is unused.
 
-Adapters (LoRA) work: layers are called, not read. Only the pyramid's convolutions are read.
+Adapters (LoRA) work: layers are called, not read. Only the pyramid's convolutions are read. Gradients flow, and blocks
+that shall be computed again in the backward pass are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -36,21 +38,21 @@ from samtune.runtime.matmul import uses_onednn
 
 STRIP = 8192
 """Pixels of a strip, about: few enough for a processor's cache, enough for efficient matrix products."""
+LARGEST_KEPT = 2**24
+"""Attention weights of one block that the backward pass may keep: 32 MB in bf16."""
 _UPSTREAM = ("vision_encoder.", "mask_decoder.conv_s")
 
 
 def encode(model: Sam2Model, pixel_values: Tensor) -> ImageEmbeddings:
     """Run the image encoder. Arguments and result are those of `samtune.model.encoder.embeddings.encode`.
 
-    Where gradients flow, on a GPU, and for pyramids of another build than SAM 2's, that is what runs.
+    On a GPU, and for pyramids of another build than SAM 2's, that is what runs.
 
     Args:
         model: a transformers `Sam2Model` (or the same wrapped by adapters inside).
         pixel_values: `[B, 3, S, S]`, normalised, S the model's input side.
     """
-    if torch.is_grad_enabled() and not is_frozen(model):
-        return embeddings.encode(model, pixel_values)
-    with torch.no_grad():
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(model)):
         if pixel_values.device.type == "cpu" and _is_mergeable(model.vision_encoder.neck):
             return functional_call(_Strips(model), _in_working_precision(model), (pixel_values,))
         return embeddings.encode(model, pixel_values)
@@ -110,9 +112,15 @@ def _stages(backbone: Sam2HieraDetModel, pixel_values: Tensor) -> Iterator[Tenso
     pixels = pixels + backbone._get_pos_embed(pixels.shape[1:3])
     for number, block in enumerate(backbone.blocks):
         assert isinstance(block, Sam2MultiScaleBlock)
-        pixels = _windowed_block(block, pixels) if block.window_size else _global_block(block, pixels)
+        run = partial(_windowed_block if block.window_size else _global_block, block)
+        pixels = block._gradient_checkpointing_func(run, pixels) if _is_recomputed(block) else run(pixels)
         if number in backbone.stage_ends:
             yield pixels
+
+
+def _is_recomputed(block: Sam2MultiScaleBlock) -> bool:
+    """Whether the block keeps nothing for the backward pass, as transformers' own layers decide it."""
+    return block.gradient_checkpointing and block.training and torch.is_grad_enabled()
 
 
 def _windowed_block(block: Sam2MultiScaleBlock, pixels: Tensor) -> Tensor:
@@ -177,9 +185,12 @@ def _attended(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor
     """Attention, `[n, H, q, d]`, `[n, H, k, d]`, `[n, H, k, e]` to `[n, H, q, e]`.
 
     Two products and a softmax where they go through oneDNN, because torch's fused attention (2.13) multiplies by MKL;
-    one head after the other, so that the largest table of weights is a fourth or eighth of all.
+    one head after the other, so that the largest table of weights is a fourth or eighth of all. The backward pass would
+    keep that table, so a large one is left to the fused attention there, which keeps none.
     """
-    if query.dtype == torch.float32 and not uses_onednn():
+    is_kept = torch.is_grad_enabled() and query.requires_grad
+    weights = query[..., 0].numel() * key.shape[2]
+    if (query.dtype == torch.float32 and not uses_onednn()) or (is_kept and weights > LARGEST_KEPT):
         return F.scaled_dot_product_attention(query, key, value, scale=scale)
     query, key = query * scale, key.transpose(2, 3)
     if len(query) > 1:

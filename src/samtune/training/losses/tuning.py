@@ -109,7 +109,9 @@ def tuning_loss(
 
     with torch.no_grad():
         reached = hard_iou(output.masks > 0, binary(targets)[:, None])
-    iou = ((output.iou_scores.float() - reached).abs().mean(1) * present).sum() / counts.objects
+    error = output.iou_scores.float() - reached
+    error = error.abs() if config.iou_error == "absolute" else error.square()
+    iou = (error.mean(1) * present).sum() / counts.objects
     score_logits = output.object_score_logits.float()
     weight = torch.where(present > 0, 1.0, config.no_object)
     weight = weight if counted is None else weight * counted
