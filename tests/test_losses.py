@@ -50,6 +50,21 @@ def test_an_empty_target_teaches_the_object_score_alone():
     assert (output.object_score_logits.grad > 0).all()
 
 
+@pytest.mark.parametrize(("error", "best"), [("absolute", 0.0), ("squared", 0.4)])
+def test_the_predicted_iou_is_held_to_the_median_or_to_the_mean(error, best):
+    """Two masks of five are right, the others wrong: one prediction for all of them costs least at 0 or at 0.4."""
+    target = targets(5)
+    right = (target * 2 - 1) * 50
+    masks = torch.where(torch.arange(5)[:, None, None] < 2, right, -right)[:, None].expand(5, 4, 8, 8)
+
+    def cost(prediction: float) -> float:
+        output = DecoderOutput(masks, torch.full((5, 4), prediction), torch.full((5,), 50.0))
+        return float(tuning_loss(output, target, LossConfig(iou_error=error)).parts["iou"])
+
+    predictions = [0.0, 0.1, 0.3, 0.4, 0.5, 1.0]
+    assert min(predictions, key=cost) == best
+
+
 def test_background_counts_as_much_in_the_object_score_as_it_is_told():
     target = targets(4)
     target[1] = 0
