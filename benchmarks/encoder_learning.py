@@ -4,8 +4,8 @@
     python benchmarks/encoder_learning.py tiny --rounds 3
 
 What a run with `--train all` or a LoRA adapter spends most of its time on. `tiny` is SAM 2.1 tiny's layout with random
-weights. Every round runs both once; the fastest of each counts. With `--only` one side runs alone, so that the peak memory
-that is printed is its own. Nothing is asserted.
+weights. Every round runs both once; the fastest of each counts. With `--only` one side runs alone, so that the peak
+memory that is printed is its own. Nothing is asserted.
 """
 
 from __future__ import annotations

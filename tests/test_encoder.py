@@ -81,11 +81,9 @@ def gradients(encode: Any, model: Sam2Model, pixels: torch.Tensor) -> torch.Tens
     """Of everything that learns, by a sum in which every value of the embeddings has another weight; one vector."""
     generator = torch.Generator().manual_seed(7)
     model.zero_grad()
-    total = sum(
-        (tensor.float() * torch.randn(tensor.shape, generator=generator)).sum() for tensor in encode(model, pixels).tensors
-    )
-    assert isinstance(total, torch.Tensor)
-    total.backward()
+    tensors = encode(model, pixels).tensors
+    weights = [torch.randn(tensor.shape, generator=generator).to(tensor.dtype) for tensor in tensors]
+    torch.autograd.backward(tensors, weights)
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad and p.grad is not None])
 
 

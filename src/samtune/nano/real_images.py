@@ -123,8 +123,8 @@ class RealImages:
         Args:
             rng: the source of randomness.
             source: which source.
-            stage: side of the view, most targets, how many show the whole image, and how many get one to five objects of
-                other images.
+            stage: side of the view, most targets, how many show the whole image, and how many get one to five objects
+                of other images.
 
         Raises:
             DataError: an image cannot be read, or objects large enough are too rare to be found.

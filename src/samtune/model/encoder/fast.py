@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import Sam2Model
 from transformers.models.sam2.modeling_sam2 import (
     Sam2HieraDetModel,
@@ -113,7 +114,7 @@ def _stages(backbone: Sam2HieraDetModel, pixel_values: Tensor) -> Iterator[Tenso
     for number, block in enumerate(backbone.blocks):
         assert isinstance(block, Sam2MultiScaleBlock)
         run = partial(_windowed_block if block.window_size else _global_block, block)
-        pixels = block._gradient_checkpointing_func(run, pixels) if _is_recomputed(block) else run(pixels)
+        pixels = checkpoint(run, pixels, use_reentrant=False) if _is_recomputed(block) else run(pixels)
         if number in backbone.stage_ends:
             yield pixels
 
