@@ -97,6 +97,7 @@ MISTAKES = {
     "an unknown option": (["train", "x", "--stps", "3"], "Did you mean --steps?"),
     "a value out of range": (["train", "x", "--steps", "0"], "--steps"),
     "a value of two types": (["train", "x", "--batch", "0"], "--batch: Input should be 'auto', or: Input should be"),
+    "an option with its own name": (["find-train", "x", "--find-classes", "some"], "--find-classes: Input"),
     "one value too many": (["train", "x", "y"], "'y', which belongs to none"),
     "no dataset": (["train"], "a dataset to train on"),
     "no such dataset": (["train", "nowhere"], "samtune prepare"),

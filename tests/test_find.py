@@ -36,9 +36,10 @@ from samtune.data.views import change_of
 from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.errors import ConfigError, DataError, ModelError
 from samtune.finder.evaluation import BASE_GRID, MethodResult, about_grids
-from samtune.finder.finding import find
+from samtune.finder.finding import answer_boxes, find
 from samtune.finder.fitting import choose_lessons
 from samtune.finder.matching import OperatingPoint
+from samtune.finder.naming import Namer
 from samtune.finder.proposals import propose
 from samtune.finder.results import Finder, Quality
 from samtune.finder.run import expected_seconds
@@ -178,12 +179,14 @@ def test_what_a_finder_is_survives_the_disk(run, tmp_path, dataset):
     assert finder.classes == CLASSES and finder.most == 100 and "5 images of the validation" in finder.chosen_on
     save_finder(finder, tmp_path / "copy")
     copy = load_finder(tmp_path / "copy")
-    assert {**vars(copy), "head": None} == {**vars(finder), "head": None}
+    assert {**vars(copy), "head": None, "namer": None} == {**vars(finder), "head": None, "namer": None}
+    assert copy.namer.voices == finder.namer.voices and len(copy.namer.voices.usual) == len(CLASSES)
     image = dataset.split("test").images[0]
     predictor = Predictor(load_model(run))
     embedded = EmbeddedImage(embeddings(dataset, run)([View(image)]), (image.height, image.width))
     first, second = (find(predictor, embedded, one) for one in (finder, copy))
     assert len(first) and np.array_equal(first.scores, second.scores) and np.array_equal(first.logits, second.logits)
+    assert np.array_equal(first.classes, second.classes) and finder.namer.outline_names is not None
     assert (np.diff(first.scores) <= 0).all() and first.boxes.min() >= 0
     assert len(first.above(0.5)) == (first.scores >= 0.5).sum()
 
@@ -358,8 +361,15 @@ def test_an_exported_finder_in_onnx_answers_as_torch_does(run, dataset, tmp_path
     proposed = propose(output, 0, finder.most)
     assert len(proposed) and classes.shape[1] == len(CLASSES)
     assert np.allclose(classes, output.classes.numpy(), rtol=1e-3, atol=1e-3)
+    answers = answer_boxes(predictor, embedded, proposed.boxes)
+    namer = onnxruntime.InferenceSession(str(out / "finder_names.onnx"), providers=["CPUExecutionProvider"])
+    (names,) = namer.run(["names"], {"classes": classes, "masks": answers.logits.numpy()})
+    voices = replace(finder.namer.voices, company=None)
+    likely = torch.from_numpy(names).softmax(1).max(1).values
+    expected = Namer(finder.namer.outline_names, voices)(output.classes[0], answers.logits, answers.iou_scores)[1]
+    assert np.allclose(likely, expected, atol=1e-3)
     about = json.loads(session.get_modelmeta().custom_metadata_map["samtune.finder"])
-    assert about["classes"] == list(CLASSES) and about["threshold"] == finder.threshold
+    assert about["company"] == finder.namer.voices.company and about["threshold"] == finder.threshold
     rows, columns = np.nonzero(peaks[0] >= about["least_objectness"])
     order = np.argsort(-peaks[0, rows, columns], kind="stable")[: about["most_peaks"]]
     found = {tuple(box) for box in boxes[0, rows[order], columns[order]].round(1).tolist()}

@@ -20,6 +20,7 @@ from samtune import api
 from samtune.cli import main
 from samtune.config import TrainConfig
 from samtune.data.table import Dataset
+from samtune.finder.naming import Voices, likelihoods
 from samtune.finder.proposals import propose
 from samtune.finder.storage import load_finder
 from samtune.inference.predictor import Predictor
@@ -74,12 +75,19 @@ def test_the_page_runs(folder, monkeypatch):
     names = ("image_embeddings", "features_s0", "features_s1")
     features = [tensor.contiguous().numpy() for tensor in embedded.embeddings.tensors]
     monkeypatch.chdir("export")
-    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
+    boxes, company = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
     known: dict[str, Any] = {"features": dict(zip(names, features, strict=True))}
-    exec(compile(code, "finder.md", "exec"), known)
+    exec(compile(boxes, "finder.md", "exec"), known)
     finder = load_finder(folder / "RUN")
     ours = (propose(finder.head(embedded.embeddings), 0, finder.most).boxes * 4).numpy()
     proposed = known["proposed"]
     assert len(ours) and len(proposed) >= len(ours)
     assert np.allclose(proposed[0], ours[0], atol=0.1)
     assert all(np.abs(proposed - box).max(1).min() < 0.1 for box in ours)
+
+    voices = Voices(1.0, 0.0, 10.0, (0.7, 0.3))
+    logits, trust = torch.randn(20, 2), torch.rand(20)
+    about = {"company": voices.company, "usual": list(voices.usual)}
+    known |= {"names": logits.numpy(), "trust": trust.numpy(), "about": about}
+    exec(compile(company, "finder.md", "exec"), known)
+    assert np.allclose(known["chances"], likelihoods(logits, torch.zeros(20, 2), trust, voices), atol=1e-5)

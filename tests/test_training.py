@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from samtune import api
 from samtune.config import LossConfig, OptimizerConfig, PromptPolicy, TrainableConfig, TrainConfig
 from samtune.data.low_res import low_res_targets
+from samtune.data.order import EpochOrder
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError, DataError, ModelError, StorageError
 from samtune.model.io.load import load_model
@@ -23,7 +24,6 @@ from samtune.training.batches import BACKGROUND, OBJECT, Sampling, TrainingBatch
 from samtune.training.checkpoint import save_last
 from samtune.training.loop import SHARES, train
 from samtune.training.optimizer import lr_factor
-from samtune.training.order import EpochOrder
 from samtune.training.run import new, resumed
 from samtune.training.step import learn
 from samtune.training.tracking.events import Event, Noted, StepDone, Validated

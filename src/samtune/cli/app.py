@@ -106,17 +106,30 @@ def _usage_message(error: cyclopts.CycloptsError) -> str:
     """What cyclopts or pydantic found wrong with an option or a YAML key, in one line for each mistake."""
     if not isinstance(error.__cause__, ValidationError):
         return f"{error}\nsee `samtune --help`, or `samtune COMMAND --help`"
+    options = _options(error)
     lines: dict[str, str] = {}
     for mistake in error.__cause__.errors(include_url=False):
         # a choice of types, such as a number or `auto`, has a mistake for each, with the type's name at the end
         name = ".".join(str(part) for part in mistake["loc"] if not re.search(r"[\[-]", str(part)))
         message = mistake["msg"].removeprefix("Value error, ")
         found = f", found {mistake['input']!r}" if name else ""
-        line = f"{'--' + name.replace('_', '-') + ': ' if name else ''}{message}{found}"
+        option = options.get(name, "--" + name.replace("_", "-"))
+        line = f"{option + ': ' if name else ''}{message}{found}"
         if name and name in lines:
             line = f"{lines[name].removesuffix(found)}, or: {message}{found}"
         lines[name or line] = line
     return "\n".join(lines.values())
+
+
+def _options(error: cyclopts.CycloptsError) -> dict[str, str]:
+    """What the settings that a mistake was made in are called on the command line, by their dotted names."""
+    found: dict[str, str] = {}
+    open_ones = list(error.argument.children) if error.argument else []
+    while open_ones:
+        one = open_ones.pop()
+        found[".".join(one.keys)] = one.name
+        open_ones += one.children
+    return found
 
 
 def _value_of_no_option(error: cyclopts.UnusedCliTokensError) -> str:

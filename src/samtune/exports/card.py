@@ -238,8 +238,8 @@ def _finder(finder: Finder) -> str:
         [
             "## Finder",
             "`finder.safetensors` finds objects without prompts: `samtune predict --find` reads it. `finder.onnx`, "
-            "where it stands beside it, is its network for onnxruntime (docs/finder.md in samtune's repository). It "
-            "names: "
+            "where it stands beside it, is its network for onnxruntime, and `finder_names.onnx` names its masks "
+            "(docs/finder.md in samtune's repository). It names: "
             f"{', '.join(_cell(name) for name in finder.names)}. Its scores are calibrated on {finder.chosen_on}.",
             "\n".join(f"- {_cell(reason)}" for reason in reasons),
         ]

@@ -162,13 +162,17 @@ def _write_finder(
     write_finder(finder, folder / FILE)
     if _missing_for_onnx():
         return [f"finder     {FILE}; finder.onnx needs: pip install 'samtune[onnx]'"]
-    from samtune.exports.onnx.finder import FINDER_ONNX, write_finder_onnx
+    from samtune.exports.onnx.finder import FINDER_ONNX, NAMES_ONNX, write_finder_onnx, write_names_onnx
     from samtune.exports.onnx.graphs import FEATURES
     from samtune.exports.onnx.layouts import NAMES
 
     features = NAMES[layout].features if layout else FEATURES
     found = write_finder_onnx(finder, loaded, folder / FINDER_ONNX, opset=opset, features=features)
-    return [f"finder     {FILE}, {FINDER_ONNX}; {found}"]
+    lines = [f"finder     {FILE}, {FINDER_ONNX}; {found}"]
+    if finder.head.classes:
+        gap = write_names_onnx(finder, folder / NAMES_ONNX, opset=opset)
+        lines.append(f"           {NAMES_ONNX}; names differ by {gap:.1e}")
+    return lines
 
 
 def _adapter(loaded: LoadedModel, facts: RunFacts | None, run: Path, out: Path) -> ExportReport:

@@ -24,7 +24,7 @@ from samtune.errors import DataError
 from samtune.finder.calibration import EVIDENCE, calibration_error
 from samtune.finder.caveats import about_classes, about_decoder, about_sizes
 from samtune.finder.coco import Precision, coco_precision, coco_results, coco_truth
-from samtune.finder.finding import answer_boxes, check_fits, find, name_masks
+from samtune.finder.finding import answer_boxes, check_fits, find
 from samtune.finder.grid import GridFinds, find_by_grid
 from samtune.finder.head import STRIDE
 from samtune.finder.measure import (
@@ -306,7 +306,8 @@ def _true_boxes(
     boxes = torch.tensor([one.box for one in image.single_objects], dtype=torch.float32).reshape(-1, 4)
     cells = scale_boxes(boxes, embedded.size, finder.image_size) / STRIDE
     answers = answer_boxes(predictor, embedded, cells, chunk)
-    classes, likely = name_masks(finder.head(embedded.embeddings).classes[0], answers.logits)
+    maps = finder.head(embedded.embeddings).classes[0]
+    classes, likely = finder.namer(maps, answers.logits, answers.iou_scores)
     scores = answers.iou_scores.astype(np.float64) * likely
     found = Finds(
         logits=answers.logits.cpu().numpy(),

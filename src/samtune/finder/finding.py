@@ -15,7 +15,6 @@ from samtune.data.tiles import Tile
 from samtune.embeddings.cache import encoder_fingerprint
 from samtune.errors import ModelError
 from samtune.finder.head import STRIDE
-from samtune.finder.losses import pooled
 from samtune.finder.proposals import MASK_OVERLAP, paired_iou, propose
 from samtune.finder.results import Finder, Finds
 from samtune.inference.overlaps import MaskRuns, mask_boxes, without_duplicates
@@ -46,7 +45,8 @@ def find(predictor: Predictor, embedded: EmbeddedImage, finder: Finder, *, chunk
     output = finder.head(embedded.embeddings)
     proposed = propose(output, 0, finder.most)
     answers = answer_boxes(predictor, embedded, proposed.boxes, chunk)
-    classes, likely = name_masks(output.classes[0], answers.logits)
+    trust = proposed.objectness.numpy() * answers.iou_scores
+    classes, likely = finder.namer(output.classes[0], answers.logits, trust)
     masks = (answers.logits > MASK_THRESHOLD).cpu().numpy()
     boxes = proposed.boxes.numpy()
     agreement = paired_iou(boxes, mask_boxes(masks).astype(np.float32))
@@ -101,20 +101,6 @@ def answer_boxes(predictor: Predictor, embedded: EmbeddedImage, boxes: Tensor, c
         masks, iou = select_masks(predictor.loaded.model, output, multimask_output=False)
         logits[rows], scores[rows], present[rows] = masks[:, 0], iou[:, 0], output.object_score_logits
     return BoxAnswers(logits, scores.clamp(0, 1).numpy(), present.numpy())
-
-
-def name_masks(maps: Tensor, logits: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The most likely class of each mask, and how likely it is.
-
-    Args:
-        maps: class logits `[K, h, w]`; K = 0 calls everything class 0, with certainty.
-        logits: low-res mask logits `[N, h, w]`.
-    """
-    if not len(maps) or not len(logits):
-        return np.zeros(len(logits), np.int64), np.ones(len(logits), np.float32)
-    means = [pooled(maps, (part > MASK_THRESHOLD).float()) for part in logits.split(CHUNK)]
-    likely, number = torch.cat(means).softmax(1).max(1)
-    return number.cpu().numpy(), likely.float().cpu().numpy()
 
 
 def full_masks(finds: Finds) -> Sequence[RunLengths]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-import torch
 
 from samtune.config import FinderConfig
 from samtune.data.low_res import LowResTargets
@@ -22,9 +21,10 @@ from samtune.evaluation.protocol import measure, read_truth
 from samtune.finder.calibration import calibration_error, fit
 from samtune.finder.caveats import sides_of
 from samtune.finder.finding import find
-from samtune.finder.losses import pooled
 from samtune.finder.matching import OperatingPoint, best_f1, match, operating_points
 from samtune.finder.measure import RIGHT, FoundImage, TrueImage, read_true, right_finds
+from samtune.finder.name_training import learn_to_name
+from samtune.finder.naming import Namer
 from samtune.finder.proposals import box_iou
 from samtune.finder.results import Finder, Finds, Quality
 from samtune.finder.training import FinderExample, box_f1, read_examples, train_head
@@ -90,10 +90,14 @@ def make_finder(
     trained = train_head(
         embeddings, train, valid, low_res, classes, config, progress=lambda done, all: advance("finder", done, all)
     )
+    namer, named = Namer(), None
+    if classes:
+        namer, named = learn_to_name(predictor, embeddings, trained.head, train, valid, low_res, classes, config)
     looked_at = train[:: max(1, len(train) // _TRAIN_LOOKED_AT)][:_TRAIN_LOOKED_AT]
     finder = Finder(
         head=trained.head,
         classes=classes or _only(counts, config),
+        namer=namer,
         most=trained.most,
         image_size=predictor.loaded.image_size,
         encoder=encoder_fingerprint(predictor.loaded.model),
@@ -110,7 +114,7 @@ def make_finder(
             "history": [asdict(one) for one in trained.history],
         },
     )
-    return _proven(finder, predictor, embeddings, valid, low_res, lambda done, all: advance("calibrating", done, all))
+    return _proven(finder, predictor, embeddings, valid, named, lambda done, all: advance("calibrating", done, all))
 
 
 def _rare(dataset: Dataset, counts: Counter[str]) -> tuple[tuple[str, int], ...]:
@@ -129,7 +133,7 @@ def _proven(
     predictor: Predictor,
     embeddings: DatasetEmbeddings,
     valid: Sequence[FinderExample],
-    low_res: LowResTargets,
+    named: float | None,
     progress: Callable[[int, int], None],
 ) -> Finder:
     """The finder with its scores calibrated, its thresholds known and its quality measured, as far as `valid` goes."""
@@ -139,7 +143,7 @@ def _proven(
     raw: list[Finds] = []
     truth: list[TrueImage] = []
     met: list[np.ndarray] = []
-    outlined, named = list[float](), list[bool]()
+    outlined = list[float]()
     for done, one in enumerate(valid, start=1):
         embedded = EmbeddedImage(embeddings([View(one.image)]), (one.image.height, one.image.width))
         raw.append(find(predictor, embedded, finder))
@@ -148,7 +152,6 @@ def _proven(
         regions = [read_truth(embeddings.dataset, found) for found in one.image.single_objects]
         answers = measure(predictor, embedded, "box", one.image.single_objects, regions, 32)
         outlined += [answer.iou for answer in answers]
-        named += _named_right(finder, embedded, one, low_res)
         progress(done, len(valid))
     images = [FoundImage.of(finds) for finds in raw]
     right, counted = _judged(truth, images)
@@ -166,7 +169,7 @@ def _proven(
         point=best_f1(points),
         found=float(np.concatenate(met).mean()),
         outlined=float(np.mean([iou >= RIGHT for iou in outlined])),
-        named=float(np.mean(named)) if named else None,
+        named=named,
         train_f1=finder.about["train_f1"],
         valid_f1=max((one["f1"] for one in history), default=0.0),
         calibration_error=calibration_error(scores, right),
@@ -187,15 +190,3 @@ def _met(finds: Finds, image: ImageEntry) -> np.ndarray:
     boxes = np.array([one.box for one in image.single_objects], np.float32).reshape(-1, 4)
     owner = match(box_iou(finds.boxes, boxes), finds.scores.astype(np.float32), RIGHT)
     return np.isin(np.arange(len(boxes)), owner)
-
-
-@torch.no_grad()
-def _named_right(finder: Finder, embedded: EmbeddedImage, one: FinderExample, low_res: LowResTargets) -> list[bool]:
-    """Whether the class of each object is told from its true mask; nothing for a finder that learned no classes."""
-    if not finder.head.classes or not len(one.truth):
-        return []
-    maps = finder.head(embedded.embeddings).classes[0]
-    covered = torch.from_numpy(low_res.of(one.truth.objects)).to(maps.device).float() / 255
-    known = np.array([found.category in finder.classes for found in one.truth.objects])
-    are_right = (pooled(maps, covered).argmax(1).cpu() == one.truth.classes).numpy() & known
-    return are_right.tolist()

@@ -13,6 +13,7 @@ from samtune.errors import ConfigError
 from samtune.finder.calibration import ScoreCalibration
 from samtune.finder.head import FinderHead
 from samtune.finder.matching import OperatingPoint, best_f1, with_precision, with_recall
+from samtune.finder.naming import Namer
 
 ONE_CLASS = "object"
 """What everything is called by a finder without classes."""
@@ -69,7 +70,7 @@ class Quality:
         point: precision and recall at the threshold of the best F1; right is a mask of IoU 0.5 and the right name.
         found: share of the objects that some proposed box meets with an IoU of 0.5.
         outlined: share of the objects whose mask, asked for with the true box, has an IoU of 0.5.
-        named: share of the objects whose class is told right from their true masks; None without classes.
+        named: share of the objects named right where the decoder is asked with their true boxes; None without classes.
         train_f1, valid_f1: of proposed boxes, see `training.box_f1`.
         calibration_error: of the scores, on the images they were fitted on.
         grid_f1: F1 of a grid of clicks on validation, where `samtune fit-grid` measured it before; it has no names.
@@ -94,6 +95,7 @@ class Finder:
     Attributes:
         head: the network.
         classes: names in the order of their numbers; none for a finder that does not name.
+        namer: what tells the classes from the network's class maps and the decoder's masks.
         most: peaks to look at in an image.
         image_size: side of the model's input in pixels.
         encoder: fingerprint of the encoder whose embeddings it reads.
@@ -114,6 +116,7 @@ class Finder:
     image_size: int
     encoder: str
     decoder: str
+    namer: Namer = field(default_factory=Namer, repr=False)
     calibration: ScoreCalibration = field(default_factory=ScoreCalibration)
     points: tuple[OperatingPoint, ...] = ()
     chosen_on: str = "nothing"

@@ -14,11 +14,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from samtune.errors import ModelError
 from samtune.finder.calibration import ScoreCalibration
 from samtune.finder.head import FinderHead
 from samtune.finder.matching import OperatingPoint
+from samtune.finder.naming import Namer, OutlineNames, Voices
 from samtune.finder.results import Finder, Quality
 from samtune.model.io.loaded import LoadedModel
 from samtune.model.io.tensors import disk_errors
@@ -26,12 +28,15 @@ from samtune.utils.files import new_folder, share, write_json
 
 FOLDER, FILE, ABOUT = "finder", "finder.safetensors", "finder.json"
 FORMAT = 1
-_CALIBRATION, _POINTS, _QUALITY, _SIDES = (
+_CALIBRATION, _POINTS, _QUALITY, _SIDES, _VOICES = (
     TypeAdapter(ScoreCalibration),
     TypeAdapter(tuple[OperatingPoint, ...]),
     TypeAdapter(Quality | None),
     TypeAdapter(tuple[tuple[int, int], ...]),
+    TypeAdapter(Voices),
 )
+_OF_OUTLINES = "outline_names."
+"""What the names of the tensors begin with that are not the network's."""
 
 
 def save_finder(finder: Finder, folder: Path) -> None:
@@ -51,7 +56,10 @@ def write_finder(finder: Finder, file: Path) -> None:
     Raises:
         OSError: the disk refused.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in finder.head.state_dict().items()}
+    weights = finder.head.state_dict()
+    if finder.namer.outline_names is not None:
+        weights.update(finder.namer.outline_names.state_dict(prefix=_OF_OUTLINES))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with disk_errors():
         save_file(tensors, file, metadata={"format": "pt", "finder": json.dumps(_described(finder))})
     share(file)
@@ -82,10 +90,11 @@ def load_finder(path: Path) -> Finder:
         if about["format"] != FORMAT:
             raise ValueError(f"format {about['format']}, not {FORMAT}")
         head = FinderHead(about["channels"], about["head_classes"], width=about["width"], context=about["context"])
-        head.load_state_dict(tensors)
+        head.load_state_dict({name: one for name, one in tensors.items() if not name.startswith(_OF_OUTLINES)})
         return Finder(
             head=head.eval().requires_grad_(False),
             classes=tuple(about["classes"]),
+            namer=_namer(about, tensors),
             most=int(about["most"]),
             image_size=int(about["image_size"]),
             encoder=str(about["encoder"]),
@@ -105,6 +114,19 @@ def load_finder(path: Path) -> Finder:
             where=str(file),
             do="train it again: samtune find-train RUN",
         ) from error
+
+
+def _namer(about: dict[str, Any], tensors: dict[str, Tensor]) -> Namer:
+    """What a finder names by; those of files that do not say so name by the class maps alone."""
+    voices = _VOICES.validate_python(about.get("voices", {}))
+    of_outlines = {
+        name.removeprefix(_OF_OUTLINES): one for name, one in tensors.items() if name.startswith(_OF_OUTLINES)
+    }
+    if not of_outlines:
+        return Namer(None, voices)
+    outline_names = OutlineNames(about["head_classes"])
+    outline_names.load_state_dict(of_outlines)
+    return Namer(outline_names.eval().requires_grad_(False), voices)
 
 
 def has_finder(run: Path) -> bool:
@@ -135,6 +157,7 @@ def _described(finder: Finder) -> dict[str, Any]:
         "width": head.from_coarse.out_channels,
         "context": len(head.context) > 0,
         "classes": list(finder.classes),
+        "voices": asdict(finder.namer.voices),
         "most": finder.most,
         "image_size": finder.image_size,
         "encoder": finder.encoder,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from samtune.config import FinderConfig
 from samtune.data.low_res import LowResTargets
+from samtune.data.order import EpochOrder
 from samtune.data.table import ImageEntry
 from samtune.data.views import AS_IS, Change, change_of
 from samtune.embeddings.dataset import DatasetEmbeddings, View
@@ -90,6 +91,12 @@ def read_examples(
     return tuple(FinderExample(image, read_truth(image, low_res, numbers)) for image in images)
 
 
+def in_view(example: FinderExample, number: int, low_res: LowResTargets, numbers: Mapping[str, int]) -> FinderExample:
+    """An image's example as view `number` shows it."""
+    change = change_of(example.image, number)
+    return FinderExample(example.image, read_truth(example.image, low_res, numbers, change), change)
+
+
 def views_of(config: FinderConfig, images: int) -> int:
     """How many views of each of so many training images there are: few images are remembered, not learned from."""
     if config.views:
@@ -106,26 +113,20 @@ class _Lessons:
     ) -> None:
         self._train, self._low_res, self._config, self._numbers = train, low_res, config, numbers
         self._views = views_of(config, len(train))
+        self._order = EpochOrder(len(train), config.seed)
         self._seen: dict[tuple[int, int], FinderExample] = {}
 
     def __call__(self, step: int, rng: np.random.Generator) -> list[FinderExample]:
         """The images of a step; each pass over the data has its own shuffled order."""
-        chosen: list[FinderExample] = []
         count = self._config.images_per_step
-        for position in range(step * count, (step + 1) * count):
-            turn, place = divmod(position, len(self._train))
-            order = np.random.default_rng((self._config.seed, turn)).permutation(len(self._train))
-            chosen.append(self._view(int(order[place]), int(rng.integers(self._views))))
-        return chosen
+        places = range(step * count, (step + 1) * count)
+        return [self._view(self._order(place), int(rng.integers(self._views))) for place in places]
 
     def _view(self, place: int, number: int) -> FinderExample:
         if number == 0:
             return self._train[place]
         if (place, number) not in self._seen:
-            image = self._train[place].image
-            change = change_of(image, number)
-            truth = read_truth(image, self._low_res, self._numbers, change)
-            self._seen[place, number] = FinderExample(image, truth, change)
+            self._seen[place, number] = in_view(self._train[place], number, self._low_res, self._numbers)
         return self._seen[place, number]
 
 

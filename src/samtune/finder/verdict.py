@@ -59,7 +59,10 @@ def _reasons(quality: Quality) -> Iterator[str]:
     if quality.found < LEAST_SHARE:
         yield f"cannot find: its boxes meet {quality.found:.0%} of the objects"
     if quality.named is not None and quality.named < LEAST_SHARE:
-        yield f"cannot name: of true masks it names {quality.named:.0%} right; --find-classes none finds without names"
+        yield (
+            f"cannot name: asked with true boxes it names {quality.named:.0%} of the objects right; "
+            "--find-classes none finds without names"
+        )
     if quality.train_f1 - quality.valid_f1 > LARGEST_GAP:
         yield (
             f"overfits: boxes have an F1 of {quality.train_f1:.2f} on training images and {quality.valid_f1:.2f} on "

@@ -24,6 +24,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from samtune.config import PromptPolicy
 from samtune.data.low_res import LowResTargets
+from samtune.data.order import EpochOrder
 from samtune.data.table import Dataset, ImageEntry, ObjectEntry
 from samtune.data.views import AS_IS, MIRRORED, Change, change_of
 from samtune.embeddings.dataset import View
@@ -31,7 +32,6 @@ from samtune.errors import DataError
 from samtune.prompts.batch import PADDING, PromptBatch
 from samtune.prompts.simulate import PromptDraws, background_prompts, empty_boxes, rough_masks, simulate_prompts
 from samtune.training.losses.tuning import binary
-from samtune.training.order import EpochOrder
 
 PADDED, BACKGROUND, OBJECT = -1, 0, 1
 """What a prompt is about; padded ones make an image's prompts as many as another's, and have no influence."""

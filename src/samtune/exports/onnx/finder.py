@@ -1,7 +1,7 @@
-"""A finder's network as an ONNX file: the encoder's features in, peaks of objectness, boxes and class maps out.
+"""A finder as two ONNX files: its network, and what names the decoder's masks from class maps and outlines.
 
-What follows the network (boxes without duplicates, box prompts to the decoder, names from the class maps under its
-masks, calibrated scores) is described in docs/finder.md; the numbers it needs stand in the file's metadata.
+What comes between and after (boxes without duplicates, box prompts to the decoder, calibrated scores) is described in
+docs/finder.md; the numbers it needs stand in the metadata of the network's file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.nn import functional as F
 
 from samtune.errors import SamtuneError
@@ -23,17 +24,24 @@ from samtune.exports.onnx.graphs import FEATURES, IR_VERSION, export_graph, save
 from samtune.exports.verify import probe_image
 from samtune.finder.calibration import EVIDENCE
 from samtune.finder.head import STRIDE, FinderHead
+from samtune.finder.losses import pooled
+from samtune.finder.naming import Namer
+from samtune.finder.outlines import outlines
 from samtune.finder.proposals import BOX_OVERLAP, LEAST_OBJECTNESS, MASK_OVERLAP
 from samtune.finder.results import Finder
 from samtune.inference.predictor import Predictor
 from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.model.io.loaded import LoadedModel
+from samtune.model.preprocess import MASK_THRESHOLD
 
-FINDER_ONNX = "finder.onnx"
+FINDER_ONNX, NAMES_ONNX = "finder.onnx", "finder_names.onnx"
 METADATA = "samtune.finder"
 OUTPUTS = ("peaks", "boxes", "classes")
+NAMES_INPUTS, NAMES_OUTPUTS = ("classes", "masks"), ("names",)
 BOUND = 1e-4
 """Largest difference of an answer: of peaks as it is, of boxes and class logits divided by 1 + their size."""
+_PROBES = 3
+"""Masks on which names are compared, of rising size; not one, which the exporter would fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,60 @@ class FinderGraph(nn.Module):
         peaks = heat * (heat >= highest).to(heat.dtype)
         boxes = (output.boxes() * STRIDE).clamp(0.0, float(self.side))
         return (peaks, boxes, output.classes) if self.head.classes else (peaks, boxes)
+
+
+class NamesGraph(nn.Module):
+    """Class maps `[1, K, h, w]` and low-res mask logits `[N, h, w]` to class logits `[N, K]`.
+
+    Args:
+        namer: of a finder with classes.
+    """
+
+    def __init__(self, namer: Namer) -> None:
+        super().__init__()
+        self.namer, self.outline_names = namer, namer.outline_names
+
+    def forward(self, classes: Tensor, masks: Tensor) -> Tensor:
+        """Name the masks, each alone."""
+        voices = self.namer.voices
+        names = voices.maps * pooled(classes[0], (masks > MASK_THRESHOLD).float())
+        if self.outline_names is not None:
+            names = names + voices.outline * self.outline_names(outlines(masks))
+        return names
+
+
+def write_names_onnx(finder: Finder, file: Path, *, opset: int) -> float:
+    """Write what names a finder's masks, load it with onnxruntime and compare its answers on masks of several sizes.
+
+    Args:
+        finder: with classes.
+        file: to write.
+        opset: of the operations.
+
+    Returns:
+        The largest difference of a class logit, divided by 1 + its size.
+
+    Raises:
+        SamtuneError: the answers differ.
+        OSError: the disk refused.
+    """
+    graph = NamesGraph(finder.namer).cpu().eval()
+    side = finder.image_size // STRIDE
+    place = torch.arange(side) + 0.5
+    sizes = torch.arange(1, _PROBES + 1)[:, None, None] * side / 8
+    masks = sizes - ((place - side / 2).square()[:, None] + (place - side / 3).square()).sqrt()
+    maps = torch.sin(torch.arange(finder.head.classes * side * side) / 7.0).view(1, -1, side, side)
+    model = export_graph(graph, (maps, masks), NAMES_INPUTS, NAMES_OUTPUTS, (None, {0: Dim("N")}), opset)
+    model.ir_version = IR_VERSION
+    save(model, file)
+    with torch.no_grad():
+        expected = graph(maps, masks).numpy()
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    found = session.run(list(NAMES_OUTPUTS), {"classes": maps.numpy(), "masks": masks.numpy()})
+    gap = _relative_gap(np.asarray(found[0]), expected)
+    if gap > BOUND:
+        raise _differs(f"names differ by {gap:.1e}", file)
+    return gap
 
 
 def write_finder_onnx(
@@ -111,13 +173,17 @@ def write_finder_onnx(
     ]
     difference = FinderDifference(*gaps, *[0.0] * (3 - len(gaps)))
     if max(gaps) > BOUND:
-        raise SamtuneError.of(
-            expected=f"a finder in ONNX that answers as samtune's own does, within {BOUND:g}",
-            found=str(difference),
-            where=str(file),
-            do="nothing was kept; please report this with the output of `samtune --version`",
-        )
+        raise _differs(str(difference), file)
     return difference
+
+
+def _differs(found: str, file: Path) -> SamtuneError:
+    return SamtuneError.of(
+        expected=f"a finder in ONNX that answers as samtune's own does, within {BOUND:g}",
+        found=found,
+        where=str(file),
+        do="nothing was kept; please report this with the output of `samtune --version`",
+    )
 
 
 def described(finder: Finder) -> dict[str, Any]:
@@ -132,6 +198,8 @@ def described(finder: Finder) -> dict[str, Any]:
         "mask_overlap": MASK_OVERLAP,
         "threshold": finder.threshold,
         "calibration": {"evidence": list(EVIDENCE), **asdict(finder.calibration)},
+        "company": finder.namer.voices.company,
+        "usual": list(finder.namer.voices.usual),
         "chosen_on": finder.chosen_on,
     }
 
