@@ -33,10 +33,10 @@ from samtune.config import (
 from samtune.data.low_res import LowResTargets
 from samtune.data.table import Dataset, write_table
 from samtune.data.views import change_of
-from samtune.embeddings.dataset import DatasetEmbeddings, View
+from samtune.embeddings.dataset import DatasetEmbeddings
 from samtune.errors import ConfigError, DataError, ModelError
 from samtune.finder.evaluation import BASE_GRID, MethodResult, about_grids
-from samtune.finder.finding import answer_boxes, find
+from samtune.finder.finding import Seen, answer_boxes, find, look
 from samtune.finder.fitting import choose_lessons
 from samtune.finder.matching import OperatingPoint
 from samtune.finder.naming import Namer
@@ -47,7 +47,7 @@ from samtune.finder.storage import load_finder, save_finder
 from samtune.finder.targets import read_truth
 from samtune.finder.training import box_f1, read_examples, train_head, views_of
 from samtune.finder.verdict import judge
-from samtune.inference.predictor import EmbeddedImage, Predictor
+from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
 from samtune.studio.models import Models
@@ -183,8 +183,8 @@ def test_what_a_finder_is_survives_the_disk(run, tmp_path, dataset):
     assert copy.namer.voices == finder.namer.voices and len(copy.namer.voices.usual) == len(CLASSES)
     image = dataset.split("test").images[0]
     predictor = Predictor(load_model(run))
-    embedded = EmbeddedImage(embeddings(dataset, run)([View(image)]), (image.height, image.width))
-    first, second = (find(predictor, embedded, one) for one in (finder, copy))
+    seen = Seen.by(predictor, dataset.read_image(image), 2)
+    first, second = (find(predictor, seen, one) for one in (finder, copy))
     assert len(first) and np.array_equal(first.scores, second.scores) and np.array_equal(first.logits, second.logits)
     assert np.array_equal(first.classes, second.classes) and finder.namer.outline_names is not None
     assert (np.diff(first.scores) <= 0).all() and first.boxes.min() >= 0
@@ -351,17 +351,19 @@ def test_an_exported_finder_in_onnx_answers_as_torch_does(run, dataset, tmp_path
     session = onnxruntime.InferenceSession(str(out / "finder.onnx"), providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
     finder, predictor = load_finder(run), Predictor(load_model(run))
-    embedded = predictor.embed(dataset.read_image(dataset.split("test").images[0]))
+    seen = Seen.by(predictor, dataset.read_image(dataset.split("test").images[0]), finder.looks)
+    assert finder.looks == 2 and seen.mirrored is not None
     if layout:
         encoder = onnxruntime.InferenceSession(str(next(out.glob("*_preprocess.onnx"))))
-        assert {one.name for one in encoder.get_outputs()} == set(names)
-    given = dict(zip(names, (tensor.contiguous().numpy() for tensor in embedded.embeddings.tensors), strict=True))
+        assert {one.name for one in encoder.get_outputs()} == set(names[:3]) == {name[9:] for name in names[3:]}
+    tensors = (*seen.embedded.embeddings.tensors, *seen.mirrored.embeddings.tensors)
+    given = dict(zip(names, (tensor.contiguous().numpy() for tensor in tensors), strict=True))
     peaks, boxes, classes = session.run(["peaks", "boxes", "classes"], given)
-    output = finder.head(embedded.embeddings)
+    output = look(finder.head, seen)
     proposed = propose(output, 0, finder.most)
     assert len(proposed) and classes.shape[1] == len(CLASSES)
     assert np.allclose(classes, output.classes.numpy(), rtol=1e-3, atol=1e-3)
-    answers = answer_boxes(predictor, embedded, proposed.boxes)
+    answers = answer_boxes(predictor, seen.embedded, proposed.boxes)
     namer = onnxruntime.InferenceSession(str(out / "finder_names.onnx"), providers=["CPUExecutionProvider"])
     (names,) = namer.run(["names"], {"classes": classes, "masks": answers.logits.numpy()})
     voices = replace(finder.namer.voices, company=None)

@@ -265,6 +265,18 @@ def test_the_network_answers_on_the_grid_of_the_masks(classes, context):
     assert torch.allclose(head.get_buffer("coarse_mean"), mean, atol=1e-4)
 
 
+def test_of_a_mirrored_image_the_same_is_said_mirrored():
+    torch.manual_seed(0)
+    said = FinderOutput(torch.randn(1, *GRID), torch.randn(1, 4, *GRID), torch.randn(1, 2, *GRID))
+    other = said.mirrored()
+    boxes = said.boxes().flip(2)
+    boxes[..., [0, 2]] = GRID[1] - boxes[..., [2, 0]]
+    assert torch.allclose(other.boxes(), boxes, atol=1e-4) and torch.equal(other.objectness, said.objectness.flip(-1))
+    mean = said.mean(other.mirrored())
+    for name in ("objectness", "distances", "classes"):
+        assert torch.equal(getattr(mean, name), getattr(said, name))
+
+
 def test_the_network_gives_every_parameter_a_gradient():
     head = FinderHead((16, 2, 4), 2, width=8)
     torch.nn.init.normal_(head.answer.weight)

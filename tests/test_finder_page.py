@@ -20,6 +20,7 @@ from samtune import api
 from samtune.cli import main
 from samtune.config import TrainConfig
 from samtune.data.table import Dataset
+from samtune.finder.finding import Seen, look
 from samtune.finder.naming import Voices, likelihoods
 from samtune.finder.proposals import propose
 from samtune.finder.storage import load_finder
@@ -71,15 +72,18 @@ def test_the_page_runs(folder, monkeypatch):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     api.export("RUN", "export", "hf")
     dataset, predictor = Dataset.open(Path("DATASET")), Predictor(load_model("RUN"))
-    embedded = predictor.embed(dataset.read_image(dataset.split("test").images[0]))
+    seen = Seen.by(predictor, dataset.read_image(dataset.split("test").images[0]), 2)
+    assert seen.mirrored is not None
     names = ("image_embeddings", "features_s0", "features_s1")
-    features = [tensor.contiguous().numpy() for tensor in embedded.embeddings.tensors]
+    names = (*names, *(f"mirrored_{name}" for name in names))
+    tensors = (*seen.embedded.embeddings.tensors, *seen.mirrored.embeddings.tensors)
+    features = [tensor.contiguous().numpy() for tensor in tensors]
     monkeypatch.chdir("export")
     boxes, company = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
     known: dict[str, Any] = {"features": dict(zip(names, features, strict=True))}
     exec(compile(boxes, "finder.md", "exec"), known)
     finder = load_finder(folder / "RUN")
-    ours = (propose(finder.head(embedded.embeddings), 0, finder.most).boxes * 4).numpy()
+    ours = (propose(look(finder.head, seen), 0, finder.most).boxes * 4).numpy()
     proposed = known["proposed"]
     assert len(ours) and len(proposed) >= len(ours)
     assert np.allclose(proposed[0], ours[0], atol=0.1)

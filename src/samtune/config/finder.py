@@ -39,6 +39,13 @@ class FinderConfig(Config):
         "and cropped ones. Each is embedded once. 0 means as many as make about 200 of them, at most 16 "
         "and no more than the steps look at ten times.",
     )
+    looks: int = Field(
+        default=2,
+        ge=1,
+        le=2,
+        description="How often it looks at an image to find: 2 means at its mirror image too, and takes the mean of "
+        "both; boxes and names get better, and the encoder runs twice.",
+    )
     eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means an eighth of the run.")
     seed: int = Field(default=0, ge=0, description="Seed of everything random.")
     device: Device = "auto"

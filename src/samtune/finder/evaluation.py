@@ -24,7 +24,7 @@ from samtune.errors import DataError
 from samtune.finder.calibration import EVIDENCE, calibration_error
 from samtune.finder.caveats import about_classes, about_decoder, about_sizes
 from samtune.finder.coco import Precision, coco_precision, coco_results, coco_truth
-from samtune.finder.finding import answer_boxes, check_fits, find
+from samtune.finder.finding import Seen, answer_boxes, check_fits, find, look
 from samtune.finder.grid import GridFinds, find_by_grid
 from samtune.finder.head import STRIDE
 from samtune.finder.measure import (
@@ -37,7 +37,7 @@ from samtune.finder.measure import (
 )
 from samtune.finder.results import Finder, Finds
 from samtune.finder.verdict import Usefulness, judge
-from samtune.inference.predictor import EmbeddedImage, Predictor
+from samtune.inference.predictor import Predictor
 from samtune.model.preprocess import scale_boxes
 from samtune.utils.files import new_folder, write_json
 from samtune.utils.results import Result
@@ -228,13 +228,15 @@ def evaluate_finder(
     truth: list[TrueImage] = []
     for done, image in enumerate(images, start=1):
         pixels = dataset.read_image(image)
-        embedded = tuned.embed(pixels)
+        seen = Seen.by(tuned, pixels, finder.looks)
         truth.append(read_true(dataset, image, finder.classes))
         if config.grid and grids is None:
             if base is not None:
-                by_grid.setdefault(BASE_GRID, []).append(find_by_grid(base, embedded if share else base.embed(pixels)))
-            by_grid.setdefault(TUNED_GRID, []).append(find_by_grid(tuned, embedded))
-        for name, found in _by_finder(base if share else None, tuned, embedded, image, finder, config.chunk).items():
+                by_grid.setdefault(BASE_GRID, []).append(
+                    find_by_grid(base, seen.embedded if share else base.embed(pixels))
+                )
+            by_grid.setdefault(TUNED_GRID, []).append(find_by_grid(tuned, seen.embedded))
+        for name, found in _by_finder(base if share else None, tuned, seen, image, finder, config.chunk).items():
             by_finder.setdefault(name, []).append(found)
         progress(done, len(images))
     rows = [_grid_row(name, truth, found) for name, found in by_grid.items()]
@@ -257,14 +259,14 @@ def evaluate_finder(
 
 
 def _by_finder(
-    base: Predictor | None, tuned: Predictor, embedded: EmbeddedImage, image: ImageEntry, finder: Finder, chunk: int
+    base: Predictor | None, tuned: Predictor, seen: Seen, image: ImageEntry, finder: Finder, chunk: int
 ) -> dict[str, FoundImage]:
     """What the finder finds in an image, by the names of the rows; without a base of its encoder one less."""
     found: dict[str, FoundImage] = {}
     if base is not None:
-        found["finder + base"] = FoundImage.of(find(base, embedded, finder, chunk=chunk))
-    found[OURS] = FoundImage.of(find(tuned, embedded, finder, chunk=chunk))
-    found[BOUND] = _true_boxes(tuned, embedded, image, finder, chunk)
+        found["finder + base"] = FoundImage.of(find(base, seen, finder, chunk=chunk))
+    found[OURS] = FoundImage.of(find(tuned, seen, finder, chunk=chunk))
+    found[BOUND] = _true_boxes(tuned, seen, image, finder, chunk)
     return found
 
 
@@ -299,14 +301,12 @@ def _grid_row(name: str, truth: Sequence[TrueImage], found: Sequence[GridFinds])
 
 
 @torch.no_grad()
-def _true_boxes(
-    predictor: Predictor, embedded: EmbeddedImage, image: ImageEntry, finder: Finder, chunk: int
-) -> FoundImage:
+def _true_boxes(predictor: Predictor, seen: Seen, image: ImageEntry, finder: Finder, chunk: int) -> FoundImage:
     """The decoder's masks for the true boxes, with the finder's names for them."""
     boxes = torch.tensor([one.box for one in image.single_objects], dtype=torch.float32).reshape(-1, 4)
-    cells = scale_boxes(boxes, embedded.size, finder.image_size) / STRIDE
-    answers = answer_boxes(predictor, embedded, cells, chunk)
-    maps = finder.head(embedded.embeddings).classes[0]
+    cells = scale_boxes(boxes, seen.embedded.size, finder.image_size) / STRIDE
+    answers = answer_boxes(predictor, seen.embedded, cells, chunk)
+    maps = look(finder.head, seen).classes[0]
     classes, likely = finder.namer(maps, answers.logits, answers.iou_scores)
     scores = answers.iou_scores.astype(np.float64) * likely
     found = Finds(
@@ -316,7 +316,7 @@ def _true_boxes(
         evidence=np.zeros((len(boxes), len(EVIDENCE))),
         scores=scores,
         object_scores=answers.object_scores,
-        size=embedded.size,
+        size=seen.embedded.size,
     )
     return FoundImage.of(found[np.argsort(-scores, kind="stable")])
 

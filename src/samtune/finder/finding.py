@@ -14,7 +14,7 @@ from samtune.data.masks import decode_rle, encode_rle
 from samtune.data.tiles import Tile
 from samtune.embeddings.cache import encoder_fingerprint
 from samtune.errors import ModelError
-from samtune.finder.head import STRIDE
+from samtune.finder.head import STRIDE, FinderHead, FinderOutput
 from samtune.finder.proposals import MASK_OVERLAP, paired_iou, propose
 from samtune.finder.results import Finder, Finds
 from samtune.inference.overlaps import MaskRuns, mask_boxes, without_duplicates
@@ -29,20 +29,46 @@ CHUNK = 32
 """Prompts per decoder call."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """An image as a finder looks at it.
+
+    Attributes:
+        embedded: the image after the encoder.
+        mirrored: its mirror image after the encoder, for a finder that looks twice; None where one look must do.
+    """
+
+    embedded: EmbeddedImage
+    mirrored: EmbeddedImage | None = None
+
+    @staticmethod
+    def by(predictor: Predictor, image: NDArray[np.uint8], looks: int) -> Seen:
+        """An image uint8 `[H, W, 3]` after the encoder, which sees its mirror image too where there are two `looks`."""
+        views = [image, np.ascontiguousarray(image[:, ::-1])]
+        return Seen(*predictor.embed_many(views[:looks]))
+
+
 @torch.no_grad()
-def find(predictor: Predictor, embedded: EmbeddedImage, finder: Finder, *, chunk: int = CHUNK) -> Finds:
+def look(head: FinderHead, seen: Seen) -> FinderOutput:
+    """What the network says of an image; of both looks the mean."""
+    output = head(seen.embedded.embeddings)
+    return output if seen.mirrored is None else output.mean(head(seen.mirrored.embeddings).mirrored())
+
+
+@torch.no_grad()
+def find(predictor: Predictor, seen: Seen, finder: Finder, *, chunk: int = CHUNK) -> Finds:
     """Find everything in an image that looks like what the finder was trained on.
 
     Args:
         predictor: the model whose decoder draws the masks.
-        embedded: the image, from a model with the encoder that the finder was trained on.
+        seen: the image, from a model with the encoder that the finder was trained on.
         finder: the finder.
         chunk: prompts per decoder call.
 
     Returns:
         All finds; most have low scores. `Finds.above` keeps the good ones.
     """
-    output = finder.head(embedded.embeddings)
+    embedded, output = seen.embedded, look(finder.head, seen)
     proposed = propose(output, 0, finder.most)
     answers = answer_boxes(predictor, embedded, proposed.boxes, chunk)
     trust = proposed.objectness.numpy() * answers.iou_scores
@@ -89,7 +115,8 @@ def answer_boxes(predictor: Predictor, embedded: EmbeddedImage, boxes: Tensor, c
     """The decoder's one mask for each box.
 
     Args:
-        predictor, embedded, chunk: as in `find`.
+        predictor, chunk: as in `find`.
+        embedded: the image.
         boxes: `[N, 4]`, xyxy in cells of the stride-4 grid.
     """
     size, tokens = predictor.loaded.mask_size, asked_tokens(predictor.loaded.model, multimask_output=False)
@@ -124,7 +151,8 @@ def find_in_tiles(
 
     def found() -> Iterator[tuple[Tile, list[TileAnswer]]]:
         for tile in image.grid():
-            finds = find(predictor, predictor.embed(image.read(tile.window)), finder, chunk=chunk).above(threshold)
+            seen = Seen.by(predictor, image.read(tile.window), finder.looks)
+            finds = find(predictor, seen, finder, chunk=chunk).above(threshold)
             regions = (in_image(decode_rle(runs), tile.window, 1) for runs in full_masks(finds))
             rows = zip(
                 regions, finds.scores.tolist(), finds.object_scores.tolist(), finds.classes.tolist(), strict=True

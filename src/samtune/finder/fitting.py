@@ -16,19 +16,19 @@ from samtune.config import FinderConfig
 from samtune.data.low_res import LowResTargets
 from samtune.data.table import Dataset, ImageEntry
 from samtune.embeddings.cache import encoder_fingerprint
-from samtune.embeddings.dataset import DatasetEmbeddings, View
+from samtune.embeddings.dataset import DatasetEmbeddings
 from samtune.evaluation.protocol import measure, read_truth
 from samtune.finder.calibration import calibration_error, fit
 from samtune.finder.caveats import sides_of
 from samtune.finder.finding import find
 from samtune.finder.matching import OperatingPoint, best_f1, match, operating_points
 from samtune.finder.measure import RIGHT, FoundImage, TrueImage, read_true, right_finds
-from samtune.finder.name_training import learn_to_name
+from samtune.finder.name_training import learn_to_name, seen_from
 from samtune.finder.naming import Namer
 from samtune.finder.proposals import box_iou
 from samtune.finder.results import Finder, Finds, Quality
 from samtune.finder.training import FinderExample, box_f1, read_examples, train_head
-from samtune.inference.predictor import EmbeddedImage, Predictor
+from samtune.inference.predictor import Predictor
 from samtune.inference.thresholds import read_thresholds
 
 LENT = 0.2
@@ -99,6 +99,7 @@ def make_finder(
         classes=classes or _only(counts, config),
         namer=namer,
         most=trained.most,
+        looks=config.looks,
         image_size=predictor.loaded.image_size,
         encoder=encoder_fingerprint(predictor.loaded.model),
         decoder=predictor.loaded.fingerprint(),
@@ -145,12 +146,12 @@ def _proven(
     met: list[np.ndarray] = []
     outlined = list[float]()
     for done, one in enumerate(valid, start=1):
-        embedded = EmbeddedImage(embeddings([View(one.image)]), (one.image.height, one.image.width))
-        raw.append(find(predictor, embedded, finder))
+        seen = seen_from(embeddings, one.image, finder.looks)
+        raw.append(find(predictor, seen, finder))
         truth.append(read_true(embeddings.dataset, one.image, finder.classes))
         met.append(_met(raw[-1], one.image))
         regions = [read_truth(embeddings.dataset, found) for found in one.image.single_objects]
-        answers = measure(predictor, embedded, "box", one.image.single_objects, regions, 32)
+        answers = measure(predictor, seen.embedded, "box", one.image.single_objects, regions, 32)
         outlined += [answer.iou for answer in answers]
         progress(done, len(valid))
     images = [FoundImage.of(finds) for finds in raw]

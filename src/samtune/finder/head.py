@@ -57,6 +57,21 @@ class FinderOutput:
         left, up, right, down = far.unbind(1)
         return torch.stack([x - left, y - up, x + right, y + down], dim=-1)
 
+    def mirrored(self) -> FinderOutput:
+        """What was said of images mirrored left to right, said of the images themselves."""
+        left, up, right, down = self.distances.flip(-1).unbind(1)
+        return FinderOutput(
+            self.objectness.flip(-1), torch.stack([right, up, left, down], dim=1), self.classes.flip(-1)
+        )
+
+    def mean(self, other: FinderOutput) -> FinderOutput:
+        """Half-way between two answers about the same images: of logits, and of logs of distances."""
+        return FinderOutput(
+            (self.objectness + other.objectness) / 2,
+            (self.distances + other.distances) / 2,
+            (self.classes + other.classes) / 2,
+        )
+
 
 class FinderHead(nn.Module):
     """The network.

@@ -11,7 +11,7 @@ import torch
 from samtune.config import FindConfig
 from samtune.errors import DataError
 from samtune.finder.caveats import about_decoder, about_sizes
-from samtune.finder.finding import check_fits, find
+from samtune.finder.finding import Seen, check_fits, find
 from samtune.finder.results import Finder
 from samtune.finder.storage import load_finder
 from samtune.finder.verdict import judge
@@ -64,13 +64,22 @@ class AskFinder:
     ) -> list[list[MaskAnswer] | DataError]:
         """The finds of each image, the surest first; the score is the calibrated one."""
         answers: list[list[MaskAnswer] | DataError] = []
-        for one in embedded:
+        for one, other in zip(embedded, self._mirrored(images, embedded), strict=True):
             self._sizes[one.size[1], one.size[0]] += 1
-            finds = find(self._predictor, one, self._finder, chunk=self._chunk).above(self._threshold)
+            finds = find(self._predictor, Seen(one, other), self._finder, chunk=self._chunk).above(self._threshold)
             columns = (finds.scores.tolist(), finds.object_scores.tolist(), (finds.classes + 1).tolist())
             masks = torch.from_numpy(finds.logits)
             answers.append([MaskAnswer(*figures) for figures in zip(masks, *columns, strict=True)])
         return answers
+
+    def _mirrored(
+        self, images: Sequence[LoadedImage], embedded: Sequence[EmbeddedImage]
+    ) -> Sequence[EmbeddedImage | None]:
+        """The mirror images after the encoder, for a finder that looks twice."""
+        if self._finder.looks == 1:
+            return [None] * len(embedded)
+        pixels = [one.pixels.flip(-1) for one in images if one.pixels is not None]
+        return self._predictor.embed_inputs(pixels, [one.size for one in embedded])
 
     def caveats(self) -> list[str]:
         """What to keep in mind about the finds of the images asked about so far."""

@@ -17,8 +17,10 @@ from torch.nn import functional as F
 
 from samtune.config import FinderConfig
 from samtune.data.low_res import LowResTargets
-from samtune.embeddings.dataset import DatasetEmbeddings
-from samtune.finder.finding import answer_boxes
+from samtune.data.table import ImageEntry
+from samtune.data.views import AS_IS, MIRRORED
+from samtune.embeddings.dataset import DatasetEmbeddings, View
+from samtune.finder.finding import Seen, answer_boxes, look
 from samtune.finder.head import FinderHead
 from samtune.finder.losses import class_weights
 from samtune.finder.naming import Namer, OutlineNames, Voices, likelihoods
@@ -95,6 +97,12 @@ def _fitted(found: Tensor, right: Tensor, classes: int) -> OutlineNames:
     return names.eval().requires_grad_(False)
 
 
+def seen_from(embeddings: DatasetEmbeddings, image: ImageEntry, looks: int) -> Seen:
+    """A dataset's image as a finder of so many looks sees it, from the kept embeddings."""
+    size = image.height, image.width
+    return Seen(*(EmbeddedImage(embeddings([View(image, change)]), size) for change in (AS_IS, MIRRORED)[:looks]))
+
+
 @torch.no_grad()
 def hear(
     predictor: Predictor,
@@ -103,16 +111,17 @@ def hear(
     outline_names: OutlineNames,
     examples: Sequence[FinderExample],
     classes: Sequence[str],
+    looks: int,
 ) -> list[Heard]:
     """What is said of the objects of some images; `classes` are the names that the network knows."""
     namer = Namer(outline_names)
     heard = list[Heard]()
     for one in examples:
-        embedded = EmbeddedImage(embeddings([one.view]), (one.image.height, one.image.width))
-        logits = answer_boxes(predictor, embedded, one.truth.boxes).logits
+        seen = seen_from(embeddings, one.image, looks)
+        logits = answer_boxes(predictor, seen.embedded, one.truth.boxes).logits
         known = torch.tensor([found.category in classes for found in one.truth.objects], dtype=torch.bool)
         right = torch.where(known, one.truth.classes, -1)
-        heard.append(Heard(*namer.heard(head(embedded.embeddings).classes[0], logits), right))
+        heard.append(Heard(*namer.heard(look(head, seen).classes[0], logits), right))
     return heard
 
 
@@ -176,7 +185,7 @@ def learn_to_name(
     others = range(1, views_of(config, len(train)))
     views = [*train, *(in_view(one, number, low_res, numbers) for number in others for one in train)]
     outline_names = learn_outlines(predictor, embeddings, views, head.classes, config.seed)
-    heard = hear(predictor, embeddings, head, outline_names, valid, classes)
+    heard = hear(predictor, embeddings, head, outline_names, valid, classes, config.looks)
     voices = weigh(heard, usual_shares(train, head.classes))
     right = [
         likelihoods(one.by_maps, one.by_outline, torch.ones(len(one.classes)), voices).argmax(1) == one.classes

@@ -97,6 +97,7 @@ class Finder:
         classes: names in the order of their numbers; none for a finder that does not name.
         namer: what tells the classes from the network's class maps and the decoder's masks.
         most: peaks to look at in an image.
+        looks: 1, or 2 for a finder that looks at the mirror image too.
         image_size: side of the model's input in pixels.
         encoder: fingerprint of the encoder whose embeddings it reads.
         decoder: fingerprint of the model whose decoder its scores and thresholds were made with.
@@ -117,6 +118,7 @@ class Finder:
     encoder: str
     decoder: str
     namer: Namer = field(default_factory=Namer, repr=False)
+    looks: int = 1
     calibration: ScoreCalibration = field(default_factory=ScoreCalibration)
     points: tuple[OperatingPoint, ...] = ()
     chosen_on: str = "nothing"

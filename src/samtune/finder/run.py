@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -11,10 +10,9 @@ import numpy as np
 
 from samtune.config import FinderConfig
 from samtune.data.low_res import LowResTargets
-from samtune.data.table import ImageEntry
-from samtune.data.views import change_of
+from samtune.data.views import MIRRORED, change_of
 from samtune.embeddings.dataset import DatasetEmbeddings, View
-from samtune.finder.fitting import Advance, choose_lessons, make_finder
+from samtune.finder.fitting import Advance, Lessons, choose_lessons, make_finder
 from samtune.finder.results import Finder
 from samtune.finder.storage import FOLDER, save_finder
 from samtune.finder.training import read_examples, train_head, views_of
@@ -107,13 +105,15 @@ def expected_seconds(embeddings: DatasetEmbeddings, config: FinderConfig) -> flo
 
     short = config.model_copy(update={"steps": _TRIED_STEPS, "views": 1})
     train_head(embeddings, examples, (), low_res, classes, short, progress=measure)
-    return float(np.median(seconds[1:])) * config.steps + _seconds_of_views(embeddings, lessons.train, config)
+    return float(np.median(seconds[1:])) * config.steps + _seconds_of_views(embeddings, lessons, config)
 
 
-def _seconds_of_views(embeddings: DatasetEmbeddings, images: Sequence[ImageEntry], config: FinderConfig) -> float:
-    """About how long the views of the training images take that are not kept, from one of them."""
-    numbers = range(1, views_of(config, len(images)))
-    missing = embeddings.missing([View(image, change_of(image, number)) for image in images for number in numbers])
+def _seconds_of_views(embeddings: DatasetEmbeddings, lessons: Lessons, config: FinderConfig) -> float:
+    """About how long the views take that are not kept, of training images and for the second look, from one of them."""
+    numbers = range(1, views_of(config, len(lessons.train)))
+    views = [View(image, change_of(image, number)) for image in lessons.train for number in numbers]
+    views += [View(image, MIRRORED) for image in lessons.valid if config.looks > 1]
+    missing = embeddings.missing(views)
     if not missing:
         return 0.0
     started = monotonic()

@@ -23,7 +23,8 @@ from samtune.errors import SamtuneError
 from samtune.exports.onnx.graphs import FEATURES, IR_VERSION, export_graph, save
 from samtune.exports.verify import probe_image
 from samtune.finder.calibration import EVIDENCE
-from samtune.finder.head import STRIDE, FinderHead
+from samtune.finder.finding import Seen
+from samtune.finder.head import STRIDE, FinderHead, FinderOutput
 from samtune.finder.losses import pooled
 from samtune.finder.naming import Namer
 from samtune.finder.outlines import outlines
@@ -36,6 +37,7 @@ from samtune.model.preprocess import MASK_THRESHOLD
 
 FINDER_ONNX, NAMES_ONNX = "finder.onnx", "finder_names.onnx"
 METADATA = "samtune.finder"
+MIRRORED = "mirrored_"
 OUTPUTS = ("peaks", "boxes", "classes")
 NAMES_INPUTS, NAMES_OUTPUTS = ("classes", "masks"), ("names",)
 BOUND = 1e-4
@@ -59,6 +61,8 @@ class FinderDifference:
 class FinderGraph(nn.Module):
     """Features `[1, C, S/16, S/16]`, `[1, C/8, S/4, S/4]`, `[1, C/4, S/8, S/8]` to the answers; h and w are S/4.
 
+    Where the finder looks twice the features of the mirror image follow.
+
     `peaks` `[1, h, w]`: objectness, 0 to 1, of cells that no neighbour is above, 0 elsewhere. `boxes` `[1, h, w, 4]`:
     xyxy in pixels of the model's square input, inside it. `classes` `[1, K, h, w]`: logits; missing where K is 0.
 
@@ -71,9 +75,15 @@ class FinderGraph(nn.Module):
         super().__init__()
         self.head, self.side = head, side
 
-    def forward(self, coarse: Tensor, fine: Tensor, middle: Tensor) -> tuple[Tensor, ...]:
-        """Run the network."""
+    def seen(self, *features: Tensor) -> FinderOutput:
+        """What the network says, of both looks the mean."""
+        coarse, fine, middle, *mirrored = features
         output = self.head(ImageEmbeddings(coarse, (fine, middle)))
+        return output.mean(self.seen(*mirrored).mirrored()) if mirrored else output
+
+    def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
+        """Run the network."""
+        output = self.seen(*features)
         heat = output.objectness.sigmoid()
         highest = F.max_pool2d(heat[:, None], 3, stride=1, padding=1)[:, 0]
         peaks = heat * (heat >= highest).to(heat.dtype)
@@ -145,16 +155,22 @@ def write_finder_onnx(
         loaded: the model, whose features are compared on.
         file: to write.
         opset: of the operations.
-        features: names of the inputs, those of the encoder's outputs: image embedding, features of stride 4 and of 8.
+        features: names of the inputs, those of the encoder's outputs: image embedding, features of stride 4 and of 8;
+            those of the mirror image, where the finder looks twice, have `MIRRORED` before them.
 
     Raises:
         SamtuneError: the answers differ.
         OSError: the disk refused.
     """
     graph = FinderGraph(finder.head, finder.image_size).cpu().eval()
+    seen = Seen.by(Predictor(loaded), probe_image(), finder.looks)
     tensors = [
-        tensor.float().cpu().contiguous() for tensor in Predictor(loaded).embed(probe_image()).embeddings.tensors
+        tensor.float().cpu().contiguous()
+        for one in (seen.embedded, seen.mirrored)
+        if one is not None
+        for tensor in one.embeddings.tensors
     ]
+    features = [*features, *(f"{MIRRORED}{name}" for name in features)][: len(tensors)]
     outputs = OUTPUTS if finder.head.classes else OUTPUTS[:2]
     model = export_graph(graph, tuple(tensors), features, outputs, None, opset)
     model.ir_version = IR_VERSION
@@ -163,7 +179,7 @@ def write_finder_onnx(
     save(model, file)
     with torch.no_grad():
         expected = [tensor.numpy() for tensor in graph(*tensors)]
-        heat = graph.head(ImageEmbeddings(tensors[0], (tensors[1], tensors[2]))).objectness.sigmoid()
+        heat = graph.seen(*tensors).objectness.sigmoid()
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     given = dict(zip(features, (tensor.numpy() for tensor in tensors), strict=True))
     found = [np.asarray(answer) for answer in session.run(list(outputs), given)]
@@ -192,6 +208,7 @@ def described(finder: Finder) -> dict[str, Any]:
         "format": 1,
         "classes": list(finder.classes),
         "input_size": finder.image_size,
+        "looks": finder.looks,
         "most_peaks": finder.most,
         "least_objectness": LEAST_OBJECTNESS,
         "box_overlap": BOX_OVERLAP,
