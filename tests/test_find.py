@@ -77,7 +77,7 @@ def run(dataset, tiny_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     api.train(dataset.root, TrainConfig(model=str(tiny_folder), out=folder, steps=2), quiet=True)
     assert not (folder / "finder").exists()
-    report = api.train_finder(folder, FinderConfig(steps=30, width=16), quiet=True)
+    report = api.train_finder(folder, FinderConfig(steps=30, width=16, looks=2), quiet=True)
     assert report.finder.quality is not None and report.finder.quality.objects > 5
     return folder
 

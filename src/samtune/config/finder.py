@@ -40,11 +40,11 @@ class FinderConfig(Config):
         "and no more than the steps look at ten times.",
     )
     looks: int = Field(
-        default=2,
-        ge=1,
+        default=0,
+        ge=0,
         le=2,
         description="How often it looks at an image to find: 2 means at its mirror image too, and takes the mean of "
-        "both; boxes and names get better, and the encoder runs twice.",
+        "both, for which the encoder runs twice. 0 means 2 where boxes on validation get better by it, else 1.",
     )
     eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means an eighth of the run.")
     seed: int = Field(default=0, ge=0, description="Seed of everything random.")

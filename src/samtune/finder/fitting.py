@@ -27,7 +27,7 @@ from samtune.finder.name_training import learn_to_name, seen_from
 from samtune.finder.naming import Namer
 from samtune.finder.proposals import box_iou
 from samtune.finder.results import Finder, Finds, Quality
-from samtune.finder.training import FinderExample, box_f1, read_examples, train_head
+from samtune.finder.training import FinderExample, TrainedHead, box_f1, read_examples, train_head
 from samtune.inference.predictor import Predictor
 from samtune.inference.thresholds import read_thresholds
 
@@ -90,16 +90,17 @@ def make_finder(
     trained = train_head(
         embeddings, train, valid, low_res, classes, config, progress=lambda done, all: advance("finder", done, all)
     )
+    looks = config.looks or _looks(trained, embeddings, valid)
     namer, named = Namer(), None
     if classes:
-        namer, named = learn_to_name(predictor, embeddings, trained.head, train, valid, low_res, classes, config)
+        namer, named = learn_to_name(predictor, embeddings, trained.head, train, valid, low_res, classes, config, looks)
     looked_at = train[:: max(1, len(train) // _TRAIN_LOOKED_AT)][:_TRAIN_LOOKED_AT]
     finder = Finder(
         head=trained.head,
         classes=classes or _only(counts, config),
         namer=namer,
         most=trained.most,
-        looks=config.looks,
+        looks=looks,
         image_size=predictor.loaded.image_size,
         encoder=encoder_fingerprint(predictor.loaded.model),
         decoder=predictor.loaded.fingerprint(),
@@ -116,6 +117,14 @@ def make_finder(
         },
     )
     return _proven(finder, predictor, embeddings, valid, named, lambda done, all: advance("calibrating", done, all))
+
+
+def _looks(trained: TrainedHead, embeddings: DatasetEmbeddings, valid: Sequence[FinderExample]) -> int:
+    """2 where boxes of held-out images get better by a look at the mirror image, which costs an encoding; else 1."""
+    if not any(len(one.truth) for one in valid):
+        return 1
+    once, twice = (box_f1(trained.head, embeddings, valid, trained.most, looks) for looks in (1, 2))
+    return 2 if twice > once else 1
 
 
 def _rare(dataset: Dataset, counts: Counter[str]) -> tuple[tuple[str, int], ...]:

@@ -168,6 +168,7 @@ def learn_to_name(
     low_res: LowResTargets,
     classes: Sequence[str],
     config: FinderConfig,
+    looks: int,
 ) -> tuple[Namer, float | None]:
     """All that a finder with classes names by, and the share of held-out objects that it names right.
 
@@ -180,12 +181,13 @@ def learn_to_name(
         low_res: the objects' masks.
         classes: names in the order of their numbers.
         config: of the finder.
+        looks: how often the finder looks at an image.
     """
     numbers = {name: number for number, name in enumerate(classes)}
     others = range(1, views_of(config, len(train)))
     views = [*train, *(in_view(one, number, low_res, numbers) for number in others for one in train)]
     outline_names = learn_outlines(predictor, embeddings, views, head.classes, config.seed)
-    heard = hear(predictor, embeddings, head, outline_names, valid, classes, config.looks)
+    heard = hear(predictor, embeddings, head, outline_names, valid, classes, looks)
     voices = weigh(heard, usual_shares(train, head.classes))
     right = [
         likelihoods(one.by_maps, one.by_outline, torch.ones(len(one.classes)), voices).argmax(1) == one.classes

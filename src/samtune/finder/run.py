@@ -112,7 +112,7 @@ def _seconds_of_views(embeddings: DatasetEmbeddings, lessons: Lessons, config: F
     """About how long the views take that are not kept, of training images and for the second look, from one of them."""
     numbers = range(1, views_of(config, len(lessons.train)))
     views = [View(image, change_of(image, number)) for image in lessons.train for number in numbers]
-    views += [View(image, MIRRORED) for image in lessons.valid if config.looks > 1]
+    views += [View(image, MIRRORED) for image in lessons.valid if config.looks != 1]
     missing = embeddings.missing(views)
     if not missing:
         return 0.0

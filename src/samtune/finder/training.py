@@ -18,7 +18,7 @@ from samtune.config import FinderConfig
 from samtune.data.low_res import LowResTargets
 from samtune.data.order import EpochOrder
 from samtune.data.table import ImageEntry
-from samtune.data.views import AS_IS, Change, change_of
+from samtune.data.views import AS_IS, MIRRORED, Change, change_of
 from samtune.embeddings.dataset import DatasetEmbeddings, View
 from samtune.errors import DataError
 from samtune.finder.head import FinderHead, FinderOutput
@@ -194,12 +194,17 @@ def train_head(
 
 
 @torch.no_grad()
-def box_f1(head: FinderHead, embeddings: DatasetEmbeddings, examples: Sequence[FinderExample], most: int) -> float:
+def box_f1(
+    head: FinderHead, embeddings: DatasetEmbeddings, examples: Sequence[FinderExample], most: int, looks: int = 1
+) -> float:
     """Best F1 that some threshold gives the proposed boxes, whatever their class; the mean over `OVERLAPS`."""
     scores: list[np.ndarray] = []
     right: list[list[np.ndarray]] = [[] for _ in OVERLAPS]
     for one in examples:
-        found = propose(head(embeddings([one.view])), 0, most)
+        output = head(embeddings([one.view]))
+        if looks > 1:
+            output = output.mean(head(embeddings([View(one.image, MIRRORED)])).mirrored())
+        found = propose(output, 0, most)
         iou, score = box_iou(found.boxes.numpy(), one.truth.boxes.numpy()), found.objectness.numpy()
         scores.append(score)
         for hits, least in zip(right, OVERLAPS, strict=True):
