@@ -104,14 +104,14 @@ def test_high_resolution_convolutions_learn_with_the_encoder_whatever_the_cache_
 
 
 def test_groups_hold_every_parameter_once_at_its_rate() -> None:
-    config = OptimizerConfig(lr=1e-3, encoder_lr=1e-4, layer_decay=0.5, weight_decay=0.1)
+    config = OptimizerConfig(encoder_lr=1e-4, layer_decay=0.5, weight_decay=0.1)
     trainable = chosen("all")
-    groups = parameter_groups(trainable, config)
+    groups = parameter_groups(trainable, config, 1e-3)
     names = {id(parameter): name for name, parameter in trainable.parameters.items()}
     found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     assert found.keys() == trainable.parameters.keys()
     assert sum(len(group["params"]) for group in groups) == len(trainable.parameters)
-    assert groups[0]["lr"] == config.lr
+    assert groups[0]["lr"] == 1e-3
     assert found["mask_decoder.transformer.layers.0.mlp.proj_in.weight"] == (1e-3, 0.1)
     assert found["mask_decoder.transformer.layers.0.mlp.proj_in.bias"] == (1e-3, 0.0)
     assert found["mask_decoder.mask_tokens.weight"] == (1e-3, 0.0)
@@ -130,7 +130,7 @@ def test_lora_starts_without_effect_is_reproducible_and_learns_at_the_heads_rate
     for name, parameter in trainable.parameters.items():
         assert torch.equal(parameter, again.parameters[name])
         assert 3 in parameter.shape
-    assert {group["lr"] for group in parameter_groups(trainable, OptimizerConfig(lr=1e-3))} == {1e-3}
+    assert {group["lr"] for group in parameter_groups(trainable, OptimizerConfig(), 1e-3)} == {1e-3}
 
 
 def test_merged_lora_answers_as_the_adapter_does_and_leaves_the_training_model_alone() -> None:

@@ -336,6 +336,12 @@ def test_without_held_out_objects_the_last_weights_are_the_best(tmp_path, config
     assert run.state.progress.lost == ()
 
 
+@pytest.mark.parametrize(("steps", "lr"), [(1, 2e-4), (300, 2e-4), (1000, 1.5e-4), (3000, 5e-5), (9000, 5e-5)])
+def test_fewer_steps_take_larger_ones(steps, lr):
+    assert OptimizerConfig().lr_of(steps) == pytest.approx(lr)
+    assert OptimizerConfig(lr=1e-3).lr_of(steps) == 1e-3
+
+
 def test_the_learning_rate_warms_up_and_decays():
     config = OptimizerConfig(warmup=0.1, final_lr=0.1)
     rates = [lr_factor(step, 100, config) for step in range(100)]

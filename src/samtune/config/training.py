@@ -68,10 +68,18 @@ class LossConfig(Config):
         return self
 
 
+LOWEST_LR, HIGHEST_LR, LR_TIMES_STEPS = 5e-5, 2e-4, 0.15
+"""What a learning rate found by itself lies between, and what it is divided by the steps. See docs/decisions/0291."""
+
+
 class OptimizerConfig(Config):
     """AdamW with linear warm-up and cosine decay."""
 
-    lr: float = Field(default=5e-5, gt=0.0, description="Learning rate of the decoder and prompt encoder.")
+    lr: Literal["auto"] | Annotated[float, Field(gt=0.0)] = Field(
+        default="auto",
+        description="Learning rate of the decoder and prompt encoder; auto takes 5e-5 for 3000 steps or more, and the "
+        "larger a rate the fewer there are, at most 2e-4.",
+    )
     encoder_lr: float = Field(default=3e-6, gt=0.0, description="Learning rate of the image encoder, where it learns.")
     layer_decay: float = Field(
         default=0.9, gt=0.0, le=1.0, description="Learning rate factor per encoder block, from last to first."
@@ -83,6 +91,10 @@ class OptimizerConfig(Config):
     ema: float = Field(
         default=0.0, ge=0.0, lt=1.0, description="Decay of the moving average of the weights; 0 turns it off."
     )
+
+    def lr_of(self, steps: int) -> float:
+        """The learning rate of a run of so many steps."""
+        return min(HIGHEST_LR, max(LOWEST_LR, LR_TIMES_STEPS / steps)) if self.lr == "auto" else self.lr
 
 
 class TrainableConfig(Config):

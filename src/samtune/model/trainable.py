@@ -125,7 +125,7 @@ def select_trainable(
     )
 
 
-def parameter_groups(trainable: Trainable, config: OptimizerConfig) -> list[dict[str, Any]]:
+def parameter_groups(trainable: Trainable, config: OptimizerConfig, lr: float) -> list[dict[str, Any]]:
     """Groups for the optimizer, each with `params`, `lr`, `weight_decay`, and a `name` for logs.
 
     Decoder, prompt encoder and LoRA layers (which start from nothing, like a head) learn at `lr`. The image encoder
@@ -137,10 +137,10 @@ def parameter_groups(trainable: Trainable, config: OptimizerConfig) -> list[dict
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable.parameters.items():
         decay = 0.0 if name in undecayed else config.weight_decay
-        groups.setdefault((_learning_rate(name, count, config), decay), []).append(parameter)
+        groups.setdefault((_learning_rate(name, count, config, lr), decay), []).append(parameter)
     return [
-        {"params": params, "lr": lr, "weight_decay": decay, "name": f"lr {lr:.3g}, decay {decay:g}"}
-        for (lr, decay), params in sorted(groups.items(), key=lambda item: (-item[0][0], -item[0][1]))
+        {"params": params, "lr": own, "weight_decay": decay, "name": f"lr {own:.3g}, decay {decay:g}"}
+        for (own, decay), params in sorted(groups.items(), key=lambda item: (-item[0][0], -item[0][1]))
     ]
 
 
@@ -246,10 +246,10 @@ def _block(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _learning_rate(name: str, blocks: int, config: OptimizerConfig) -> float:
+def _learning_rate(name: str, blocks: int, config: OptimizerConfig, lr: float) -> float:
     """Of one parameter. Depth counts from the neck: the last block is 1, position and patch embedding come last."""
     if ".lora_" in name or not name.startswith(("vision_encoder.", "no_memory_embedding")):
-        return config.lr
+        return lr
     if not name.startswith(_BACKBONE):
         return config.encoder_lr
     block = _block(name)

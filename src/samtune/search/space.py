@@ -27,13 +27,13 @@ VIEWS = (GIVEN, 4)
 
 def first_choice(base: TrainConfig, search: tuple[str, ...]) -> dict[str, Any]:
     """The choice that leaves every setting as it is."""
-    return {name: base.optimizer.lr if name == "lr" else GIVEN for name in search}
+    return {name: base.optimizer.lr_of(base.steps) if name == "lr" else GIVEN for name in search}
 
 
 def choose(trial: optuna.Trial, base: TrainConfig, search: tuple[str, ...], *, on_cpu: bool) -> dict[str, Any]:
     """A trial's choice in every dimension of the search."""
     options = {"prompts": PROMPTS, "loss": tuple(LOSSES), "train": TRAIN if on_cpu else TRAIN_ON_A_GPU, "views": VIEWS}
-    lr = base.optimizer.lr
+    lr = base.optimizer.lr_of(base.steps)
     return {
         name: trial.suggest_float("lr", lr / LR_AROUND, lr * LR_AROUND, log=True)
         if name == "lr"

@@ -268,6 +268,7 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder, processes: Proce
         prompts=config.prompts,
         steps=config.steps,
     )
+    lr = config.optimizer.lr_of(config.steps)
     validation = Validation(dataset, config.prompts, config.eval_objects)
     if config.patience and "valid" not in validation.objects:
         raise ConfigError.of(
@@ -293,11 +294,12 @@ def _set_up(path: Path, config: TrainConfig, folder: RunFolder, processes: Proce
             trainable.note,
             *_cache_note(config, trainable),
             *_patience_note(config),
+            *([f"learning rate {lr:.2g}, for {config.steps} steps"] if config.optimizer.lr == "auto" else []),
             *_processes_note(config, processes),
         ),
         state=TrainingState(
             parameters=trainable.parameters,
-            optimizer=make_optimizer(parameter_groups(trainable, config.optimizer), device),
+            optimizer=make_optimizer(parameter_groups(trainable, config.optimizer, lr), device),
             average=MovingAverage(trainable.parameters, config.optimizer.ema) if config.optimizer.ema else None,
         ),
     )
