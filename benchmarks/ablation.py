@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -66,6 +66,8 @@ class Arm:
     views: int = 1
     train: str = "decoder"
     lr: float = LR
+    encoder_lr: float = 3e-6
+    iou_error: Literal["absolute", "squared"] = "absolute"
 
     def config(self, **settings: Any) -> TrainConfig:
         """The settings of a run."""
@@ -77,8 +79,9 @@ class Arm:
                 edge_bce=self.edge_bce,
                 no_object=self.no_object,
                 focal_alpha=self.focal_alpha,
+                iou_error=self.iou_error,
             ),
-            optimizer=OptimizerConfig(lr=self.lr, ema=self.ema),
+            optimizer=OptimizerConfig(lr=self.lr, encoder_lr=self.encoder_lr, ema=self.ema),
             trainable=TrainableConfig(train=self.train),
             views=self.views,
             **settings,
@@ -104,6 +107,9 @@ ARMS = {
     "default, edge": Arm(_MIXTURE, edge_bce=0.5),
     "default, 4 views": Arm(_MIXTURE, views=4),
     "default, LoRA": Arm(_MIXTURE, train="decoder+lora"),
+    "default, everything learns": Arm(_MIXTURE, train="all", encoder_lr=1e-4),
+    "default, everything learns, 3e-5": Arm(_MIXTURE, train="all", encoder_lr=3e-5),
+    "default, squared error of the IoU": Arm(_MIXTURE, iou_error="squared"),
     "default, lr 5e-5": Arm(_MIXTURE, lr=5e-5),
     "default, lr 1e-4": Arm(_MIXTURE, lr=1e-4),
     "default, lr 4e-4": Arm(_MIXTURE, lr=4e-4),

@@ -25,11 +25,12 @@ from samtune.config import LossConfig, PrepareConfig, PretrainConfig, PretrainSt
 from samtune.data.masks import Region
 from samtune.errors import ConfigError, DataError, StorageError
 from samtune.nano import augment
+from samtune.nano.architecture import untrained_nano
 from samtune.nano.augment import SMALLEST, TrainingView, Window, choose_window, crop_image, crop_mask, crop_view, paste
-from samtune.nano.batches import BACKGROUND_CLICKS, made_ahead, make_batch
+from samtune.nano.batches import BACKGROUND_CLICKS, made_ahead, make_batch, small_ellipses
 from samtune.nano.pretraining import measure, pretrain, step_generator
 from samtune.nano.real_images import open_images
-from samtune.nano.scenes import SceneBank
+from samtune.nano.scenes import SceneBank, draw_scenes
 
 
 def write_set(folder: Path, images: int, objects: int, *, side: int = 96, masks: bool = True) -> Path:
@@ -155,6 +156,41 @@ def test_small_objects_are_seen_large_and_whole_images_small(corpus, tmp_path):
     assert min(drawn) < 20 and max(drawn) > 80  # 27 px in the whole image at 128 px
     whole = sides(PretrainStage(size=128, steps=1, objects=1, whole=1.0))
     assert max(whole) < 30
+
+
+@given(seed=st.integers(0, 999), size=st.sampled_from([64, 128, 384]))
+@settings(max_examples=30, deadline=None)
+def test_small_boxes_hold_their_ellipses(seed, size):
+    boxes, covered = small_ellipses(6, size, torch.Generator().manual_seed(seed))
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert sides.min() > 3.99 and sides.max() < 24.01
+    assert boxes.min() >= 0 and boxes.max() <= size
+    torch.testing.assert_close(covered.sum((1, 2)), sides.prod(1) * np.pi / 4, rtol=0.12, atol=0.0)
+    pixel = torch.arange(size) + 0.5
+    middle = torch.stack([(covered.sum(1) * pixel).sum(1), (covered.sum(2) * pixel).sum(1)], 1)
+    torch.testing.assert_close(
+        middle / covered.sum((1, 2))[:, None], (boxes[:, :2] + boxes[:, 2:]) / 2, rtol=0.0, atol=0.1
+    )
+
+
+def test_small_boxes_are_asked_for_in_every_view(corpus, tmp_path):
+    config = tiny(corpus, tmp_path / "run", real_share=1.0, background=())
+    real, bank = open_images(config), draw_scenes(config)
+    stage = config.stages[0].model_copy(update={"images": 2, "small_boxes": 5})
+    batch = make_batch(bank, real, stage, torch.Generator().manual_seed(1))
+    without = make_batch(bank, real, stage.model_copy(update={"small_boxes": 0}), torch.Generator().manual_seed(1))
+    assert len(batch.prompts) == len(without.prompts) + 10
+    assert len(batch.targets) == len(batch.fine) == len(batch.prompts)
+    assert (batch.targets.flatten(1).amax(1) > 0).all()
+
+
+def test_a_stage_of_the_decoder_leaves_the_encoder_as_it_is(corpus, tmp_path):
+    config = tiny(corpus, tmp_path / "run", ema=0.0)
+    stage = config.stages[0].model_copy(update={"learns": "decoder", "steps": 2})
+    folder = pretrain(config.model_copy(update={"stages": (stage,)}))
+    before, after = untrained_nano(config.seed).half().state_dict(), load_file(folder / "model.safetensors")
+    learned = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert learned == {"mask_decoder", "prompt_encoder"}
 
 
 def test_masks_lie_where_the_image_shows_the_object():
@@ -347,9 +383,6 @@ def test_the_command_line_takes_sources_and_names(corpus, tmp_path):
 
 
 def test_held_out_figures_do_not_depend_on_what_was_drawn(corpus, tmp_path):
-    from samtune.nano.architecture import untrained_nano
-    from samtune.nano.scenes import draw_scenes
-
     config = tiny(corpus, tmp_path / "run")
     bank, real, model = draw_scenes(config), open_images(config), untrained_nano(0, 128).eval()
     first = measure(model, bank, real, 1)

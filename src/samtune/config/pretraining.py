@@ -18,6 +18,9 @@ class PretrainStage(Config):
         default="scenes",
         description="prompts: decoder and prompt encoder alone, on noise; scenes: everything, on images.",
     )
+    learns: Literal["all", "decoder"] = Field(
+        default="all", description="decoder: prompt encoder and mask decoder alone; the image encoder only computes."
+    )
     size: int = Field(ge=64, multiple_of=64, description="Side of the input, in pixels.")
     small_share: Fraction = Field(
         default=0.0,
@@ -26,6 +29,12 @@ class PretrainStage(Config):
     steps: int = Field(ge=1, description="Optimizer steps.")
     images: int = Field(default=2, ge=1, description="Images per step.")
     objects: int = Field(default=12, ge=1, description="Most objects per image and step.")
+    small_boxes: int = Field(
+        default=0,
+        ge=0,
+        description="Further boxes per image, of 4 to 24 pixels anywhere in it, whose answer is the ellipse inside: "
+        "they teach where a small box is.",
+    )
     lr: float = Field(default=1e-3, gt=0.0, description="Learning rate at the stage's start.")
     final_lr: float = Field(default=1e-3, gt=0.0, description="Learning rate at its end; a straight line in between.")
     warmup: int = Field(default=50, ge=0, description="Steps of linear warm-up.")

@@ -33,6 +33,8 @@ _LOOSE_SHARE = 0.2
 """Views with jittered boxes. More would teach that a box's edges cannot be trusted."""
 _CENTER_SHARE = 0.5
 """Views of real images in which clicks are at the object's deepest pixel, where people click."""
+_SMALL_SIDES = (4.0, 24.0)
+"""Sides of small boxes, in input pixels: one to six low-res pixels."""
 _AHEAD = 2
 """Batches made ahead."""
 
@@ -84,13 +86,18 @@ def make_batch(bank: SceneBank, real: RealImages, stage: PretrainStage, generato
         centered.append(source is not None and rng.random() < _CENTER_SHARE)
         views.append(turned(rng, view))
     pixels = [normalised(recoloured(rng, degraded(rng, view.image) if stage.degrade else view.image)) for view in views]
-    return _with_prompts(views, pixels, centered, stage.loss.scale, generator)
+    return _with_prompts(views, pixels, centered, stage, generator)
 
 
 def _with_prompts(
-    views: list[TrainingView], pixels: list[Tensor], centered: list[bool], scale: int, generator: torch.Generator
+    views: list[TrainingView],
+    pixels: list[Tensor],
+    centered: list[bool],
+    stage: PretrainStage,
+    generator: torch.Generator,
 ) -> PretrainingBatch:
-    """First prompts for the objects of each view, and clicks where there is none."""
+    """First prompts for the objects of each view, small boxes, and clicks where there is nothing."""
+    scale = stage.loss.scale
     prompts: list[PromptBatch] = []
     fine: list[Tensor] = []
     index: list[Tensor] = []
@@ -99,10 +106,15 @@ def _with_prompts(
         policy = policy.model_copy(update={"point_at": "center" if at_center else "random"})
         masks = torch.from_numpy(view.masks)
         found = [simulate_prompts(masks, tight_boxes(masks), policy, PromptDraws.draw(len(masks), generator))]
+        shares = masks.float()
+        if stage.small_boxes:
+            boxes, inside = small_ellipses(stage.small_boxes, stage.size, generator)
+            found.append(PromptBatch.from_boxes(boxes))
+            shares = torch.cat([shares, inside])
         if view.occupied is not None:
             beside = background_prompts(torch.from_numpy(view.occupied), BACKGROUND_CLICKS, generator)
             found += [beside] if beside is not None else []
-        covered = functional.avg_pool2d(masks.float(), LOW_RES_STRIDE // scale)
+        covered = functional.avg_pool2d(shares, LOW_RES_STRIDE // scale)
         count = sum(len(part) for part in found)
         prompts += found
         fine.append(functional.pad(covered, (0, 0, 0, 0, 0, count - len(covered))))
@@ -110,6 +122,29 @@ def _with_prompts(
     targets = torch.cat(fine)
     low_res = functional.avg_pool2d(targets, scale) if scale > 1 else targets
     return PretrainingBatch(torch.stack(pixels), PromptBatch.cat(prompts), torch.cat(index), low_res, targets)
+
+
+def small_ellipses(count: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Small boxes anywhere in an image, and the ellipses in them.
+
+    Args:
+        count: how many.
+        size: side of the image, at least 64.
+        generator: the source of randomness.
+
+    Returns:
+        Boxes `[N, 4]`, xyxy in pixels, not whole numbers; and float32 `[N, S, S]`, about the share of each pixel that
+        the ellipse covers, 0 to 1.
+    """
+    low, high = _SMALL_SIDES
+    sides = low * (high / low) ** torch.rand(count, 1, generator=generator)
+    radius = (sides * torch.exp(torch.rand(count, 2, generator=generator) - 0.5)).clamp(low, high) / 2
+    center = radius + torch.rand(count, 2, generator=generator) * (size - 2 * radius)
+    pixel = torch.arange(size) + 0.5
+    x, y = ((pixel - center[:, i : i + 1]) / radius[:, i : i + 1] for i in (0, 1))
+    distance = (x[:, None, :] ** 2 + y[:, :, None] ** 2).sqrt()
+    covered = ((1 - distance) * radius.amin(1)[:, None, None] + 0.5).clamp(0, 1)
+    return torch.cat([center - radius, center + radius], dim=1), covered
 
 
 def normalised(pixels: NDArray[np.floating]) -> Tensor:

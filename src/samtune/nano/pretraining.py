@@ -214,7 +214,8 @@ def image_step(
     model: Sam2Model, batch: PretrainingBatch, stage: PretrainStage, generator: torch.Generator
 ) -> tuple[Loss, dict[str, float]]:
     """Prompts on views of images; in a share of the steps with one to three rounds of corrections."""
-    embeddings = encode(model, batch.pixels)
+    with torch.set_grad_enabled(stage.learns == "all"):
+        embeddings = encode(model, batch.pixels)
     output = decode(model, embeddings, batch.prompts, batch.image_index)
     loss, measured = _image_loss(output, batch, stage), _ious(output, batch.targets, batch.prompts)
     rounds = 0
