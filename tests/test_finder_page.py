@@ -20,7 +20,7 @@ from samtune import api
 from samtune.cli import main
 from samtune.config import TrainConfig
 from samtune.data.table import Dataset
-from samtune.finder.finding import Seen, look
+from samtune.finder.finding import Looks, look
 from samtune.finder.naming import Voices, likelihoods
 from samtune.finder.proposals import propose
 from samtune.finder.storage import load_finder
@@ -72,7 +72,7 @@ def test_the_page_runs(folder, monkeypatch):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     api.export("RUN", "export", "hf")
     dataset, predictor = Dataset.open(Path("DATASET")), Predictor(load_model("RUN"))
-    seen = Seen.by(predictor, dataset.read_image(dataset.split("test").images[0]), 2)
+    seen = Looks.by(predictor, dataset.read_image(dataset.split("test").images[0]), 2)
     assert seen.mirrored is not None
     names = ("image_embeddings", "features_s0", "features_s1")
     names = (*names, *(f"mirrored_{name}" for name in names))

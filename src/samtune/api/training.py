@@ -195,8 +195,8 @@ def _train_automatically(
     kept, processes = choice.winner(others), join_processes()
     if kept is not None:
         processes.on_main(lambda: choice.swap(folder, kept.folder))
-    said = tuple(choice.advice(first, others))
-    result = replace(results[kept.train if kept else FIRST], folder=folder, advice=said)
+    lines = tuple(choice.advice(first, others))
+    result = replace(results[kept.train if kept else FIRST], folder=folder, advice=lines)
     if not finder or not processes.is_main:
         return result
     made = train_finder(folder, finder if isinstance(finder, FinderConfig) else None, quiet=quiet)

@@ -24,7 +24,7 @@ from samtune.errors import DataError
 from samtune.finder.calibration import EVIDENCE, calibration_error
 from samtune.finder.caveats import about_classes, about_decoder, about_sizes
 from samtune.finder.coco import Precision, coco_precision, coco_results, coco_truth
-from samtune.finder.finding import Seen, answer_boxes, check_fits, find, look
+from samtune.finder.finding import Looks, answer_boxes, check_fits, find, look
 from samtune.finder.grid import GridFinds, find_by_grid
 from samtune.finder.head import STRIDE
 from samtune.finder.measure import (
@@ -228,7 +228,7 @@ def evaluate_finder(
     truth: list[TrueImage] = []
     for done, image in enumerate(images, start=1):
         pixels = dataset.read_image(image)
-        seen = Seen.by(tuned, pixels, finder.looks)
+        seen = Looks.by(tuned, pixels, finder.looks)
         truth.append(read_true(dataset, image, finder.classes))
         if config.grid and grids is None:
             if base is not None:
@@ -259,7 +259,7 @@ def evaluate_finder(
 
 
 def _by_finder(
-    base: Predictor | None, tuned: Predictor, seen: Seen, image: ImageEntry, finder: Finder, chunk: int
+    base: Predictor | None, tuned: Predictor, seen: Looks, image: ImageEntry, finder: Finder, chunk: int
 ) -> dict[str, FoundImage]:
     """What the finder finds in an image, by the names of the rows; without a base of its encoder one less."""
     found: dict[str, FoundImage] = {}
@@ -301,7 +301,7 @@ def _grid_row(name: str, truth: Sequence[TrueImage], found: Sequence[GridFinds])
 
 
 @torch.no_grad()
-def _true_boxes(predictor: Predictor, seen: Seen, image: ImageEntry, finder: Finder, chunk: int) -> FoundImage:
+def _true_boxes(predictor: Predictor, seen: Looks, image: ImageEntry, finder: Finder, chunk: int) -> FoundImage:
     """The decoder's masks for the true boxes, with the finder's names for them."""
     boxes = torch.tensor([one.box for one in image.single_objects], dtype=torch.float32).reshape(-1, 4)
     cells = scale_boxes(boxes, seen.embedded.size, finder.image_size) / STRIDE

@@ -17,7 +17,7 @@ from samtune.data.masks import decode_rle
 from samtune.data.reading import PLAIN, Reading
 from samtune.drawing import draw_overlay
 from samtune.finder.caveats import about_decoder, about_sizes
-from samtune.finder.finding import Seen, check_fits, find, find_in_tiles, full_masks
+from samtune.finder.finding import Looks, check_fits, find, find_in_tiles, full_masks
 from samtune.finder.results import Finder
 from samtune.finder.verdict import judge
 from samtune.inference.files import (
@@ -154,7 +154,7 @@ def _found_in(
         found = [MaskResult(one.region, size, one.score, one.object_score, name, one.category + 1) for one in answers]
         return found, draw_overview(large, [one.region for one in found if one.region])
     image = read_image(view.file, reading=view.reading)
-    finds = find(predictor, Seen.by(predictor, image, finder.looks), finder, chunk=look.chunk).above(threshold)
+    finds = find(predictor, Looks.by(predictor, image, finder.looks), finder, chunk=look.chunk).above(threshold)
     masks = [decode_rle(runs) for runs in full_masks(finds)]
     rows = zip(masks, finds.scores.tolist(), finds.object_scores.tolist(), finds.classes.tolist(), strict=True)
     found = [MaskResult.of_mask(mask, score, seen, name, number + 1) for mask, score, seen, number in rows]

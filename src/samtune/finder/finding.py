@@ -30,7 +30,7 @@ CHUNK = 32
 
 
 @dataclass(frozen=True)
-class Seen:
+class Looks:
     """An image as a finder looks at it.
 
     Attributes:
@@ -42,21 +42,21 @@ class Seen:
     mirrored: EmbeddedImage | None = None
 
     @staticmethod
-    def by(predictor: Predictor, image: NDArray[np.uint8], looks: int) -> Seen:
+    def by(predictor: Predictor, image: NDArray[np.uint8], looks: int) -> Looks:
         """An image uint8 `[H, W, 3]` after the encoder, which sees its mirror image too where there are two `looks`."""
         views = [image, np.ascontiguousarray(image[:, ::-1])]
-        return Seen(*predictor.embed_many(views[:looks]))
+        return Looks(*predictor.embed_many(views[:looks]))
 
 
 @torch.no_grad()
-def look(head: FinderHead, seen: Seen) -> FinderOutput:
+def look(head: FinderHead, seen: Looks) -> FinderOutput:
     """What the network says of an image; of both looks the mean."""
     output = head(seen.embedded.embeddings)
     return output if seen.mirrored is None else output.mean(head(seen.mirrored.embeddings).mirrored())
 
 
 @torch.no_grad()
-def find(predictor: Predictor, seen: Seen, finder: Finder, *, chunk: int = CHUNK) -> Finds:
+def find(predictor: Predictor, seen: Looks, finder: Finder, *, chunk: int = CHUNK) -> Finds:
     """Find everything in an image that looks like what the finder was trained on.
 
     Args:
@@ -151,7 +151,7 @@ def find_in_tiles(
 
     def found() -> Iterator[tuple[Tile, list[TileAnswer]]]:
         for tile in image.grid():
-            seen = Seen.by(predictor, image.read(tile.window), finder.looks)
+            seen = Looks.by(predictor, image.read(tile.window), finder.looks)
             finds = find(predictor, seen, finder, chunk=chunk).above(threshold)
             regions = (in_image(decode_rle(runs), tile.window, 1) for runs in full_masks(finds))
             rows = zip(

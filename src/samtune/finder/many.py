@@ -11,7 +11,7 @@ import torch
 from samtune.config import FindConfig
 from samtune.errors import DataError
 from samtune.finder.caveats import about_decoder, about_sizes
-from samtune.finder.finding import Seen, check_fits, find
+from samtune.finder.finding import Looks, check_fits, find
 from samtune.finder.results import Finder
 from samtune.finder.storage import load_finder
 from samtune.finder.verdict import judge
@@ -66,7 +66,7 @@ class AskFinder:
         answers: list[list[MaskAnswer] | DataError] = []
         for one, other in zip(embedded, self._mirrored(images, embedded), strict=True):
             self._sizes[one.size[1], one.size[0]] += 1
-            finds = find(self._predictor, Seen(one, other), self._finder, chunk=self._chunk).above(self._threshold)
+            finds = find(self._predictor, Looks(one, other), self._finder, chunk=self._chunk).above(self._threshold)
             columns = (finds.scores.tolist(), finds.object_scores.tolist(), (finds.classes + 1).tolist())
             masks = torch.from_numpy(finds.logits)
             answers.append([MaskAnswer(*figures) for figures in zip(masks, *columns, strict=True)])

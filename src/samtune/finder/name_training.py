@@ -20,7 +20,7 @@ from samtune.data.low_res import LowResTargets
 from samtune.data.table import ImageEntry
 from samtune.data.views import AS_IS, MIRRORED
 from samtune.embeddings.dataset import DatasetEmbeddings, View
-from samtune.finder.finding import Seen, answer_boxes, look
+from samtune.finder.finding import Looks, answer_boxes, look
 from samtune.finder.head import FinderHead
 from samtune.finder.losses import class_weights
 from samtune.finder.naming import Namer, OutlineNames, Voices, likelihoods
@@ -97,10 +97,10 @@ def _fitted(found: Tensor, right: Tensor, classes: int) -> OutlineNames:
     return names.eval().requires_grad_(False)
 
 
-def seen_from(embeddings: DatasetEmbeddings, image: ImageEntry, looks: int) -> Seen:
+def seen_from(embeddings: DatasetEmbeddings, image: ImageEntry, looks: int) -> Looks:
     """A dataset's image as a finder of so many looks sees it, from the kept embeddings."""
     size = image.height, image.width
-    return Seen(*(EmbeddedImage(embeddings([View(image, change)]), size) for change in (AS_IS, MIRRORED)[:looks]))
+    return Looks(*(EmbeddedImage(embeddings([View(image, change)]), size) for change in (AS_IS, MIRRORED)[:looks]))
 
 
 @torch.no_grad()

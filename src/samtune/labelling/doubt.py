@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samtune.finder.finding import Seen, find
+from samtune.finder.finding import Looks, find
 from samtune.finder.results import Finder
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.model.decoder.reference import ALL_TOKENS
@@ -77,7 +77,7 @@ def measure_doubt(
     clicks = finder is None
     prompts, scores = _grid(predictor, points_per_side), None
     if finder is not None:
-        prompts, scores = _proposed(predictor, Seen(embedded, mirrored if finder.looks > 1 else None), finder, most)
+        prompts, scores = _proposed(predictor, Looks(embedded, mirrored if finder.looks > 1 else None), finder, most)
     answers = _answers(predictor, embedded, prompts, clicks)
     asked = np.flatnonzero(answers.present)
     if clicks and len(asked) > most:
@@ -131,7 +131,7 @@ def _answers(predictor: Predictor, embedded: EmbeddedImage, prompts: PromptBatch
     return _Answers(np.concatenate(masks), figures, best, seen)
 
 
-def _proposed(predictor: Predictor, seen: Seen, finder: Finder, most: int) -> tuple[PromptBatch, NDArray[np.float64]]:
+def _proposed(predictor: Predictor, seen: Looks, finder: Finder, most: int) -> tuple[PromptBatch, NDArray[np.float64]]:
     """Boxes of what a finder finds or nearly finds, in the model's frame, and their scores."""
     finds = find(predictor, seen, finder).above(_LIKELY * finder.threshold)
     finds = finds[np.arange(min(most, len(finds)))]

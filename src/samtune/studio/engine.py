@@ -18,7 +18,7 @@ from samtune.data.masks import Region
 from samtune.data.table import ImageEntry
 from samtune.errors import UsageError
 from samtune.evaluation.full_size import full_size_masks
-from samtune.finder.finding import Seen, find
+from samtune.finder.finding import Looks, find
 from samtune.finder.results import Finder
 from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import EmbeddedImage
@@ -161,7 +161,7 @@ def _proposals(model: StudioModel, embedded: EmbeddedImage) -> list[FoundRegion]
 
 
 def _finds(model: StudioModel, embedded: EmbeddedImage, finder: Finder) -> list[FoundRegion]:
-    finds = find(model.predictor, Seen(embedded), finder).above(finder.threshold)  # one look: an answer is waited for
+    finds = find(model.predictor, Looks(embedded), finder).above(finder.threshold)  # one look: an answer is waited for
     regions = full_size_masks(torch.from_numpy(finds.logits)[:, None], embedded.size) if len(finds) else []
     return [
         FoundRegion(masks[0], float(score), category=finder.classes[number] if finder.classes else None)

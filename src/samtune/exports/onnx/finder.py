@@ -23,7 +23,7 @@ from samtune.errors import SamtuneError
 from samtune.exports.onnx.graphs import FEATURES, IR_VERSION, export_graph, save
 from samtune.exports.verify import probe_image
 from samtune.finder.calibration import EVIDENCE
-from samtune.finder.finding import Seen
+from samtune.finder.finding import Looks
 from samtune.finder.head import STRIDE, FinderHead, FinderOutput
 from samtune.finder.losses import pooled
 from samtune.finder.naming import Namer
@@ -163,7 +163,7 @@ def write_finder_onnx(
         OSError: the disk refused.
     """
     graph = FinderGraph(finder.head, finder.image_size).cpu().eval()
-    seen = Seen.by(Predictor(loaded), probe_image(), finder.looks)
+    seen = Looks.by(Predictor(loaded), probe_image(), finder.looks)
     tensors = [
         tensor.float().cpu().contiguous()
         for one in (seen.embedded, seen.mirrored)
