@@ -20,6 +20,7 @@ from samtune.cli import main
 from samtune.config import BenchConfig
 from samtune.data.table import Dataset
 from samtune.synthetic.benchmark_images import OBJECTS, SIDE, write_work
+from samtune.training.update import Update
 from samtune.utils.text import text_table
 
 RATES = tuple(MatmulRate(dtype, threads, 50.0 * threads, 1024) for dtype in ("fp32", "bf16") for threads in (1, 2))
@@ -164,6 +165,23 @@ def test_an_interrupted_turn_interrupts_the_benchmark(work, model, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         for _ in range(10_000):
             turns.advance()
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
+def test_an_interrupt_in_the_last_step_of_a_turn_is_not_lost(work, model, tmp_path, monkeypatch):
+    started = set_up(work, BenchConfig(model=str(model), device="cpu"), tmp_path / "run")
+    turns = Turns(started)
+    turns.advance()
+    update = Update.__call__
+
+    def interrupted(self, step, figures):
+        if step + 1 == 3 * STEPS:
+            signal.raise_signal(signal.SIGINT)
+        return update(self, step, figures)
+
+    monkeypatch.setattr(Update, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        turns.advance()
 
 
 def test_the_command_says_all_of_it_as_json(model, capsys):

@@ -35,7 +35,7 @@ class StepWork:
     bytes: float
 
 
-class _Enough(Exception):  # noqa: N818
+class _Enough(BaseException):
     """Ends the loop from inside its listener, without validation or checkpoint."""
 
 

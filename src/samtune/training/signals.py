@@ -38,6 +38,12 @@ def stop_on_signal() -> Iterator[StopRequest]:
         before = {}
     try:
         yield request
+    except Exception:  # an error says more than the interrupt
+        raise
+    except BaseException as ended:
+        if request.signal == signal.SIGINT:  # whoever ended the work did so before it could heed the request
+            raise KeyboardInterrupt from ended
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
