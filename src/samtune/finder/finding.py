@@ -21,7 +21,7 @@ from samtune.inference.overlaps import MaskRuns, mask_boxes, without_duplicates
 from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.inference.tiles import LargeImage, TileAnswer, in_image, merged
 from samtune.model.decoder.reference import asked_tokens, select_masks
-from samtune.model.preprocess import MASK_THRESHOLD, upscale_masks
+from samtune.model.preprocess import MASK_THRESHOLD, to_model_input, upscale_masks
 from samtune.prompts.batch import PromptBatch
 from samtune.types import RunLengths
 
@@ -44,8 +44,9 @@ class Looks:
     @staticmethod
     def by(predictor: Predictor, image: NDArray[np.uint8], looks: int) -> Looks:
         """An image uint8 `[H, W, 3]` after the encoder, which sees its mirror image too where there are two `looks`."""
-        views = [image, np.ascontiguousarray(image[:, ::-1])]
-        return Looks(*predictor.embed_many(views[:looks]))
+        pixels = to_model_input(image, predictor.loaded.image_size)
+        size = (image.shape[0], image.shape[1])
+        return Looks(*predictor.embed_inputs([pixels, pixels.flip(-1)][:looks], [size] * looks))
 
 
 @torch.no_grad()
