@@ -140,11 +140,15 @@ def small_ellipses(count: int, size: int, generator: torch.Generator) -> tuple[T
     sides = low * (high / low) ** torch.rand(count, 1, generator=generator)
     radius = (sides * torch.exp(torch.rand(count, 2, generator=generator) - 0.5)).clamp(low, high) / 2
     center = radius + torch.rand(count, 2, generator=generator) * (size - 2 * radius)
+    return torch.cat([center - radius, center + radius], dim=1), ellipses(center, radius, size)
+
+
+def ellipses(center: Tensor, radius: Tensor, size: int) -> Tensor:
+    """The share of each pixel that ellipses cover, nearly: float32 `[N, S, S]`, 0 to 1; x and y `[N, 2]` in pixels."""
     pixel = torch.arange(size) + 0.5
     x, y = ((pixel - center[:, i : i + 1]) / radius[:, i : i + 1] for i in (0, 1))
     distance = (x[:, None, :] ** 2 + y[:, :, None] ** 2).sqrt()
-    covered = ((1 - distance) * radius.amin(1)[:, None, None] + 0.5).clamp(0, 1)
-    return torch.cat([center - radius, center + radius], dim=1), covered
+    return ((1 - distance) * radius.amin(1)[:, None, None] + 0.5).clamp(0, 1)
 
 
 def normalised(pixels: NDArray[np.floating]) -> Tensor:

@@ -38,7 +38,16 @@ from samtune.model.io.load import load_model
 from samtune.model.preprocess import upscale_masks
 from samtune.nano.architecture import untrained_nano
 from samtune.nano.augment import SMALLEST, Window, crop_image, crop_mask
-from samtune.nano.batches import LOOSE, TIGHT, PretrainingBatch, made_ahead, make_batch, normalised, tight_boxes
+from samtune.nano.batches import (
+    LOOSE,
+    TIGHT,
+    PretrainingBatch,
+    ellipses,
+    made_ahead,
+    make_batch,
+    normalised,
+    tight_boxes,
+)
 from samtune.nano.real_images import RealImages, open_images
 from samtune.nano.scenes import SceneBank, draw_scenes, object_masks, resized
 from samtune.prompts.batch import LOW_RES_STRIDE, PromptBatch, low_res_to_input
@@ -197,10 +206,7 @@ def prompt_step(model: Sam2Model, stage: PretrainStage, generator: torch.Generat
     is_click = torch.arange(count) % 3 == 0
     radius = torch.where(is_click[:, None], side * 0.12, radius)
     center = radius + torch.rand(count, 2, generator=generator) * (side - 2 * radius)
-    grid = torch.arange(int(side)) + 0.5
-    x, y = ((grid - center[:, i : i + 1]) / radius[:, i : i + 1] for i in (0, 1))
-    distance = (x[:, None, :] ** 2 + y[:, :, None] ** 2).sqrt()
-    targets = ((1 - distance) * radius.amin(1)[:, None, None] + 0.5).clamp(0, 1)
+    targets = ellipses(center, radius, int(side))
     boxes = PromptBatch.from_boxes(torch.cat([center - radius, center + radius], dim=1) * LOW_RES_STRIDE)
     clicks = PromptBatch.from_clicks((center * LOW_RES_STRIDE)[:, None])
     prompts = PromptBatch.cat([clicks.select(is_click), boxes.select(~is_click)]).to(device)
