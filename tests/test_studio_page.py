@@ -673,12 +673,20 @@ def _review(tab: Tab, server: Page) -> None:
     page.locator(".tile").first.wait_for()
     assert page.locator(".tile").count() == len(areas)
     _assert_all_named(tab, "review")
+    held, questions = list[Any](), "**/api/review?*"
+    page.route(questions, lambda one: held.append(one), times=1)
     page.get_by_label("Order").select_option("size")
+    wait_for(lambda: page.evaluate("1") and held)
     least = areas[len(areas) // 2]
     page.get_by_label("Min. area in pixels").fill(str(least))
     page.keyboard.press("Enter")
     expected = [f"{area:,} px" for area in areas if area >= least]
-    wait_for(lambda: page.locator(".tile .more span:first-child").all_inner_texts() == expected)
+    shown = page.locator(".tile .more span:first-child")
+    wait_for(lambda: shown.all_inner_texts() == expected)
+    with page.expect_response(questions):
+        held[0].continue_()  # the answer to the first question comes after that to the second
+    page.evaluate("new Promise((resume) => setTimeout(resume, 200))")
+    assert shown.all_inner_texts() == expected
     server.post("/api/classes", json={"name": "other"}).raise_for_status()
     page.click("[aria-label='Close the review']")
     page.reload()

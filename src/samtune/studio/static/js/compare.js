@@ -3,7 +3,7 @@
 import { byId, el, figure, replace } from "./dom.js";
 import { question } from "./draft.js";
 import { decode } from "./masks.js";
-import { imagePath, post } from "./server.js";
+import { imagePath, lastOnly, post } from "./server.js";
 import { app, busy, emit, modelLabel, objectById, on } from "./store.js";
 import { notice, report } from "./toast.js";
 import { setPanes } from "./viewport.js";
@@ -34,6 +34,8 @@ export async function compare(mode) {
   await ask(mode);
 }
 
+const asking = lastOnly();
+
 async function ask(mode) {
   const prompts = promptsHere();
   if (!prompts) {
@@ -41,11 +43,12 @@ async function ask(mode) {
     return;
   }
   busy("Asking both models…");
+  const isLast = asking();
   const { image, draft, selected } = app;
   try {
     const answer = await post(imagePath(image.id, "compare"), question(prompts, null, false));
     const [base, tuned] = await Promise.all([decode(answer.base), decode(answer.tuned)]);
-    if (app.image !== image || app.draft !== draft || app.selected !== selected) return;
+    if (!isLast() || app.image !== image || app.draft !== draft || app.selected !== selected) return;
     app.compare = { mode, shown: "tuned", base, tuned, model: answer.model, iou: answer.iou };
     emit("compare", "draft");
   } catch (error) {

@@ -4,7 +4,7 @@ import { compare } from "./compare.js";
 import { byId, el, figure, replace, shortName } from "./dom.js";
 import { goTo } from "./link.js";
 import { thumbnail } from "./pixels.js";
-import { get, post } from "./server.js";
+import { get, lastOnly, post } from "./server.js";
 import { app, emit, imageById, modelLabel, on } from "./store.js";
 import { notice, report } from "./toast.js";
 
@@ -41,21 +41,21 @@ function list() {
     replace(byId("disagreements"), el("p", { class: "blank-note" }, "Tune a model to see where it differs from the base."));
 }
 
-let listing = 0;
+const listing = lastOnly();
 
 /** The list grows while the server goes through the images. */
 async function loadDisagreements() {
-  const turn = ++listing;
+  const isLast = listing();
   try {
     for (let waiting = 1; waiting > 0; ) {
       const answer = await get("/api/disagreements");
-      if (turn !== listing) return;
+      if (!isLast()) return;
       ({ waiting } = answer);
       const note = waiting ? `${waiting} more images are still to be asked about…` : answer.objects.length ? "" : "No object is accepted yet.";
       replace(byId("disagreements"), note ? el("p", { class: "blank-note", role: "status" }, note) : null, answer.objects.slice(0, 40).map(disagreement));
     }
   } catch (error) {
-    if (turn === listing) report(error);
+    if (isLast()) report(error);
   }
 }
 

@@ -3,7 +3,7 @@
 import { byId, el, figure, replace } from "./dom.js";
 import { decode } from "./masks.js";
 import { acceptProposals } from "./saving.js";
-import { imagePath, post } from "./server.js";
+import { imagePath, lastOnly, post } from "./server.js";
 import { app, busy, emit, on } from "./store.js";
 import { notice, report } from "./toast.js";
 
@@ -11,14 +11,17 @@ export function startProposals() {
   on("proposals image draft", paint);
 }
 
+const asking = lastOnly();
+
 export async function askProposals() {
   const { image } = app;
   if (!image) return;
   busy("Looking for objects…");
+  const isLast = asking();
   try {
     const { objects } = await post(imagePath(image.id, "proposals"), { model: app.active });
     const proposals = await Promise.all(objects.map(async (one) => ({ ...one, mask: await decode(one.mask) })));
-    if (app.image !== image) return;
+    if (!isLast() || app.image !== image) return;
     app.proposals = proposals.filter(({ mask }) => mask.w > 0);
     if (app.proposals.length === 0) notice("No object was found that is not there already.");
     // The model has left out what it does not believe; where it is modest all the same, none would be shown.

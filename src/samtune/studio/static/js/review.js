@@ -3,7 +3,7 @@
 import { byId, el, figure, icon, replace } from "./dom.js";
 import { goTo } from "./link.js";
 import { loadObjects } from "./saving.js";
-import { get, imagePath, post } from "./server.js";
+import { get, imagePath, lastOnly, post } from "./server.js";
 import { app, emit, imageById, nameOf } from "./store.js";
 import { report } from "./toast.js";
 import { showView } from "./tabs.js";
@@ -35,12 +35,18 @@ function head() {
     el("button", { class: "ghost square", "aria-label": "Close the review", onclick: () => byId("review").close() }, icon("close")));
 }
 
+const listing = lastOnly();
+
 async function load() {
+  const isLast = listing();
   const asked = Object.entries(filter).filter(([, value]) => value !== "");
   try {
-    ({ objects, total } = await get(`/api/review?${new URLSearchParams(asked)}`));
+    const answer = await get(`/api/review?${new URLSearchParams(asked)}`);
+    if (!isLast()) return;
+    ({ objects, total } = answer);
     paint();
   } catch (error) {
+    if (!isLast()) return;
     byId("review").close();
     report(error);
   }

@@ -49,4 +49,16 @@ export async function post(path, body = {}, signal = undefined) {
   return (await request(path, { method: "POST", headers, body: JSON.stringify(body), signal })).json();
 }
 
+/**
+ * Answers may come in another order than the questions. `const ask = lastOnly()` is kept for each kind of question;
+ * `const isLast = ask()` before a question says afterwards whether a later one has been asked, whose answer counts.
+ */
+export function lastOnly() {
+  let asked = 0;
+  return () => {
+    const turn = ++asked;
+    return () => turn === asked;
+  };
+}
+
 export const imagePath = (id, rest) => `/api/images/${encodeURIComponent(id)}/${rest}`;

@@ -2,7 +2,7 @@
 
 import { lineChart, smoothed } from "./charts.js";
 import { byId, el, figure, replace } from "./dom.js";
-import { get } from "./server.js";
+import { get, lastOnly } from "./server.js";
 import { app, emit, modelLabel, on } from "./store.js";
 
 let timer = 0;
@@ -15,9 +15,14 @@ export function startStats() {
   });
 }
 
+const reading = lastOnly();
+
 async function reload() {
+  const isLast = reading();
   try {
-    app.stats = await get("/api/stats");
+    const stats = await get("/api/stats");
+    if (!isLast()) return;
+    app.stats = stats;
     emit("stats");
   } catch {
     // the next saved object asks again
