@@ -342,6 +342,12 @@ def test_fewer_steps_take_larger_ones(steps, lr):
     assert OptimizerConfig(lr=1e-3).lr_of(steps) == 1e-3
 
 
+def test_a_small_encoder_learns_at_half_of_the_decoders_rate():
+    assert OptimizerConfig().encoder_lr_of(4_000_000, 2e-4) == pytest.approx(1e-4)
+    assert OptimizerConfig().encoder_lr_of(27_000_000, 2e-4) == 3e-6
+    assert OptimizerConfig(encoder_lr=1e-5).encoder_lr_of(4_000_000, 2e-4) == 1e-5
+
+
 def test_the_learning_rate_warms_up_and_decays():
     config = OptimizerConfig(warmup=0.1, final_lr=0.1)
     rates = [lr_factor(step, 100, config) for step in range(100)]

@@ -38,6 +38,10 @@ _NO_FINDER_BELOW_SECONDS = 60.0
 """Of a run as short as this nobody expects more than the run."""
 _NOTHING_GAINED = "the decoder alone gained nothing; try the image encoder too: --train auto"
 """What a run of the decoder advises that has ended with the base model's weights."""
+_SMALL_ENCODER = (
+    "this model's image encoder is small: where all of it learns, it gains more in a few times the time: --train auto"
+)
+"""What another run of the decoder advises, of a model whose features are often not good enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +169,18 @@ def _train_automatically(
     finder: bool | FinderConfig | None,
     quiet: bool,
 ) -> TrainResult:
-    """The decoder first; then, where it gains nothing or when asked to, what else may learn. The better is kept.
+    """The decoder first; then, where it gains nothing, when asked to, or in a small model, what else may learn.
+
+    The better is kept.
 
     Runs that were not kept stay beside it, with what learned in their names. A finder is made only when asked for.
     """
     from samtune.runtime.distributed import join_processes
     from samtune.training import choice
-    from samtune.training.choice import CANDIDATES, FIRST, Trial
+    from samtune.training.choice import CANDIDATES, FIRST, SMALL_CANDIDATES, Trial
 
     choice.require_validation(dataset)
+    candidates = SMALL_CANDIDATES if choice.is_small(config.model) else ()
     if config.out is not None:
         choice.require_room(config.out)
 
@@ -186,7 +193,9 @@ def _train_automatically(
         return result
     folder, results, others = result.folder, {FIRST: result}, list[Trial]()
     first = choice.compared(dataset, config, config.model, folder, FIRST)
-    for train in CANDIDATES if config.trainable.try_encoder or not first.change.is_better else ():
+    if config.trainable.try_encoder or not first.change.is_better:
+        candidates += CANDIDATES
+    for train in candidates:
         beside = choice.beside(folder, train)
         results[train] = _train_new(dataset, settings(train, beside), listeners, False, quiet)
         if results[train].signal is not None:
@@ -218,7 +227,6 @@ def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig 
     report, note = None, ""
     if finished.signal is None and finder is not False and run.processes.is_main:
         report, note = _finder_after(run, monotonic() - started, finder or None, quiet)
-    gained_nothing = finished.signal is None and not finished.best_step and run.config.trainable.train == "decoder"
     waited = f"{run.config.patience} validations without a better one" if finished.is_out_of_patience else ""
     return TrainResult(
         folder=run.folder.path,
@@ -228,9 +236,20 @@ def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig 
         finder=report,
         note=note,
         stopped_early=waited,
-        advice=(_NOTHING_GAINED,) if gained_nothing else (),
+        advice=() if finished.signal is not None else _advice(run, gained=finished.best_step > 0),
         best_share=finished.best_share,
     )
+
+
+def _advice(run: Run, *, gained: bool) -> tuple[str, ...]:
+    """What else may learn, after a run of the decoder alone."""
+    from samtune.model.trainable import has_small_encoder
+
+    if run.config.trainable.train != "decoder":
+        return ()
+    if not gained:
+        return (_NOTHING_GAINED,)
+    return (_SMALL_ENCODER,) if has_small_encoder(run.model) else ()
 
 
 def _finder_after(

@@ -70,6 +70,9 @@ class LossConfig(Config):
 
 LOWEST_LR, HIGHEST_LR, LR_TIMES_STEPS = 5e-5, 2e-4, 0.15
 """What a learning rate found by itself lies between, and what it is divided by the steps. See docs/decisions/0291."""
+ENCODER_LR, SMALL_ENCODER, SMALL_ENCODER_LR = 3e-6, 10_000_000, 0.5
+"""The official recipe's rate for the image encoder; below how many values one is small; the share of the decoder's rate
+at which a small one learns. See docs/decisions/0309."""
 
 
 class OptimizerConfig(Config):
@@ -80,7 +83,11 @@ class OptimizerConfig(Config):
         description="Learning rate of the decoder and prompt encoder; auto takes 5e-5 for 3000 steps or more, and the "
         "larger a rate the fewer there are, at most 2e-4.",
     )
-    encoder_lr: float = Field(default=3e-6, gt=0.0, description="Learning rate of the image encoder, where it learns.")
+    encoder_lr: Literal["auto"] | Annotated[float, Field(gt=0.0)] = Field(
+        default="auto",
+        description="Learning rate of the image encoder, where it learns; auto takes 3e-6, and half of the decoder's "
+        "rate for one of fewer than 10 million values, as nano's.",
+    )
     layer_decay: float = Field(
         default=0.9, gt=0.0, le=1.0, description="Learning rate factor per encoder block, from last to first."
     )
@@ -96,6 +103,12 @@ class OptimizerConfig(Config):
         """The learning rate of a run of so many steps."""
         return min(HIGHEST_LR, max(LOWEST_LR, LR_TIMES_STEPS / steps)) if self.lr == "auto" else self.lr
 
+    def encoder_lr_of(self, values: int, lr: float) -> float:
+        """The learning rate of an image encoder of so many values, beside a decoder's that is `lr`."""
+        if self.encoder_lr != "auto":
+            return self.encoder_lr
+        return SMALL_ENCODER_LR * lr if values < SMALL_ENCODER else ENCODER_LR
+
 
 class TrainableConfig(Config):
     """What learns."""
@@ -103,7 +116,7 @@ class TrainableConfig(Config):
     train: str = Field(
         default="decoder",
         description="decoder, decoder+prompt-encoder, lora, encoder-last-N, or all; parts joined with +. With auto the "
-        "decoder learns and, where that gains nothing on validation, the image encoder is tried too.",
+        "decoder learns and, where that gains nothing on validation or the image encoder is small, that is tried too.",
     )
     try_encoder: bool = Field(
         default=False, description="With auto: try the image encoder even where the decoder alone gains."

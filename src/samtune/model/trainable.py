@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Sam2Model
 
 from samtune.config import OptimizerConfig, TrainableConfig
+from samtune.config.training import SMALL_ENCODER
 from samtune.errors import ConfigError
 from samtune.model.io.tensors import disk_errors
 from samtune.utils.files import new_folder, share
@@ -129,19 +130,31 @@ def parameter_groups(trainable: Trainable, config: OptimizerConfig, lr: float) -
     """Groups for the optimizer, each with `params`, `lr`, `weight_decay`, and a `name` for logs.
 
     Decoder, prompt encoder and LoRA layers (which start from nothing, like a head) learn at `lr`. The image encoder
-    learns at `encoder_lr`, times `layer_decay` once per block between a block and the neck (Bao et al. 2021, as in the
-    official `get_layer_id`). The group with the largest rate comes first.
+    learns at `config.encoder_lr_of` its size, times `layer_decay` once per block between a block and the neck (Bao et
+    al. 2021, as in the official `get_layer_id`). The group with the largest rate comes first.
     """
     count = len(trainable.model.vision_encoder.backbone.blocks)
+    encoder_lr = config.encoder_lr_of(encoder_values(trainable.model), lr)
     undecayed = _undecayed(trainable.model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable.parameters.items():
         decay = 0.0 if name in undecayed else config.weight_decay
-        groups.setdefault((_learning_rate(name, count, config, lr), decay), []).append(parameter)
+        rate = _learning_rate(name, count, lr, encoder_lr, config.layer_decay)
+        groups.setdefault((rate, decay), []).append(parameter)
     return [
         {"params": params, "lr": own, "weight_decay": decay, "name": f"lr {own:.3g}, decay {decay:g}"}
         for (own, decay), params in sorted(groups.items(), key=lambda item: (-item[0][0], -item[0][1]))
     ]
+
+
+def encoder_values(model: Sam2Model) -> int:
+    """How many values the image encoder has, adapters apart."""
+    return sum(value.numel() for name, value in model.vision_encoder.named_parameters() if ".lora_" not in name)
+
+
+def has_small_encoder(model: Sam2Model) -> bool:
+    """Whether the image encoder is far smaller than SAM 2's smallest, as nano's: its features may have to learn."""
+    return encoder_values(model) < SMALL_ENCODER
 
 
 def merged(trainable: Trainable) -> Sam2Model:
@@ -246,15 +259,15 @@ def _block(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _learning_rate(name: str, blocks: int, config: OptimizerConfig, lr: float) -> float:
+def _learning_rate(name: str, blocks: int, lr: float, encoder_lr: float, layer_decay: float) -> float:
     """Of one parameter. Depth counts from the neck: the last block is 1, position and patch embedding come last."""
     if ".lora_" in name or not name.startswith(("vision_encoder.", "no_memory_embedding")):
         return lr
     if not name.startswith(_BACKBONE):
-        return config.encoder_lr
+        return encoder_lr
     block = _block(name)
     depth = blocks + 1 if block is None else blocks - block
-    return config.encoder_lr * config.layer_decay**depth
+    return encoder_lr * layer_decay**depth
 
 
 def _undecayed(model: nn.Module) -> set[str]:

@@ -1,7 +1,8 @@
 """Whether more than the decoder should learn: held-out objects decide, by an interval.
 
 The decoder alone is the cheapest to train: the image encoder is run once for each image. So it comes first. Where it
-gains nothing for sure, the image encoder is what stands in the way, and adapters in it or its last blocks may help.
+gains nothing for sure, the image encoder is what stands in the way, and adapters in it or its last blocks may help. In
+a small model features often stand in the way (docs/decisions/0309): there everything is tried in any case.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+import torch
+
 from samtune.config import EvalConfig, TrainConfig
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError
@@ -18,13 +21,16 @@ from samtune.evaluation.paired import PairedDifference
 from samtune.evaluation.protocol import evaluate_all
 from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
+from samtune.model.trainable import has_small_encoder
 from samtune.runtime.device import choose_device
 from samtune.utils.files import storage_errors
 from samtune.utils.output_folders import check_output
 
 AUTO, FIRST = "auto", "decoder"
 CANDIDATES = ("decoder+lora", "decoder+encoder-last-2")
-"""What is tried after the decoder alone."""
+"""What is tried after the decoder alone, where that gains nothing or when asked."""
+SMALL_CANDIDATES = ("all",)
+"""What is tried in any case in a model with a small image encoder, before the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +73,25 @@ def beside(folder: Path, train: str) -> Path:
     return folder.with_name(f"{folder.name}-{train.removeprefix('decoder+')}")
 
 
+def is_small(model: Path | str) -> bool:
+    """Whether a model has a small image encoder.
+
+    Args:
+        model: its name or path.
+
+    Raises:
+        SamtuneError: it cannot be loaded.
+    """
+    return has_small_encoder(load_model(model, device=torch.device("cpu")).model)
+
+
 def require_room(folder: Path) -> None:
     """The runs that are compared are put beside the first one: better to know before it is trained that they can be.
 
     Raises:
         ConfigError: one of these folders holds something.
     """
-    for train in (FIRST, *CANDIDATES):
+    for train in (FIRST, *SMALL_CANDIDATES, *CANDIDATES):
         check_output(beside(folder, train), do="choose another --out: --train auto compares runs in folders beside it")
 
 
