@@ -43,8 +43,6 @@ from samtune.training.batches import TrainingBatch
 from samtune.training.run import Run, new
 
 PLAIN = "plain"
-LR = 2e-4
-"""Of an arm that names none: the one that nano's results are measured with."""
 _FEW_TEST_IMAGES = 3
 _OWN_SPLIT = "0.6,0.1,0.3"
 _BOXES, _MIXTURE = PromptPolicy(preset="boxes"), PromptPolicy(preset="mixture")
@@ -65,7 +63,7 @@ class Arm:
     ema: float = 0.0
     views: int = 1
     train: str = "decoder"
-    lr: float = LR
+    lr: Literal["auto"] | float = "auto"
     encoder_lr: float = 3e-6
     iou_error: Literal["absolute", "squared"] = "absolute"
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from samtune.training.run import new, resumed
 from samtune.training.step import learn
 from samtune.training.tracking.events import Event, StepDone, Validated
 from samtune.training.tracking.files import results_table
+from samtune.training.tracking.tensorboard import tensorboard_listener
 from samtune.training.update import Update
 from tests.small import make_dataset
 
@@ -123,12 +125,24 @@ def test_a_resumed_run_repeats_no_step_in_its_logs(dataset, config):
 
 def event_file(folder):
     """Write what a process that died after its last checkpoint would have left; returns the steps then there."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
-        for step in range(max(event_steps(folder)) + 1, 9):
-            writer.add_scalar("train/loss", -1.0, step)
+    log_steps(folder, max(event_steps(folder)), 9)
     return event_steps(folder)
+
+
+def log_steps(folder, done, end):
+    """What a run that went on after `done` steps writes of those before `end`."""
+    with tensorboard_listener(folder, done) as listen:
+        for step in range(done + 1, end):
+            listen(StepDone(step, -1.0, {}, 0.0, 0.0, 0.0, 0.0))
+
+
+def test_a_run_resumed_in_the_second_it_began_shows_each_step_once(tmp_path):
+    """TensorBoard reads files in the order of their names: second, host, process."""
+    log_steps(tmp_path, 0, 6)
+    (begun,) = tmp_path.iterdir()
+    begun.rename(tmp_path / f"events.out.tfevents.{int(time.time()):010}.zzz.1.0")
+    log_steps(tmp_path, 3, 9)
+    assert event_steps(tmp_path) == list(range(1, 9))
 
 
 def event_steps(folder):
