@@ -115,6 +115,11 @@ MISTAKES = {
     "a size that is none": (["embed", "DATASET", "--model", "nowhere", "--cache-limit", "lots"], "--cache-limit"),
     "a raw export": (["train", "EXPORT"], "samtune prepare"),
     "an unknown preset": (["train", "x", "--prompts", "boxs"], "did you mean 'boxes'"),
+    "a preset and a part": (
+        ["train", "x", "--prompts", "clicks", "--prompts.negative", "0.2"],
+        "--prompts.preset NAME",
+    ),
+    "an unknown service": (["train", "x", "--track", "wandb", "tensorbord"], "samtune: --track: "),
     "a preset and weights": (["train", "x", "--prompts.preset", "boxes", "--prompts.point", "1"], "give one of them"),
     "mirrored twice": (["train", "x", "--flip", "--views", "4"], "flip or views, not both"),
     "nothing to choose by": (["train", "ONLY_TRAIN", "--train", "auto", "--out", "x"], "a validation split"),
@@ -123,7 +128,6 @@ MISTAKES = {
         ["train", "x", *(f"--loss.{term}=0" for term in ("focal", "dice", "iou", "object-score"))],
         "give one of them a weight",
     ),
-    "an unknown service": (["train", "x", "--track", "wandbb"], "--track"),
     "a choice without auto": (["train", "x", "--trainable.try-encoder"], "--train auto"),
     "no image": (["predict", "nowhere", "--model", "MODEL", "--out", "x", "--point", "1,1"], "nowhere"),
 }

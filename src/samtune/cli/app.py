@@ -105,20 +105,34 @@ def _config_files(tokens: Sequence[str]) -> tuple[Yaml, ...]:
 def _usage_message(error: cyclopts.CycloptsError) -> str:
     """What cyclopts or pydantic found wrong with an option or a YAML key, in one line for each mistake."""
     if not isinstance(error.__cause__, ValidationError):
+        if str(error).startswith("Cannot combine a value for --prompts with its"):
+            return _preset_and_parts()
         return f"{error}\nsee `samtune --help`, or `samtune COMMAND --help`"
     options = _options(error)
     lines: dict[str, str] = {}
     for mistake in error.__cause__.errors(include_url=False):
         # a choice of types, such as a number or `auto`, has a mistake for each, with the type's name at the end
-        name = ".".join(str(part) for part in mistake["loc"] if not re.search(r"[\[-]", str(part)))
+        place = ".".join(str(part) for part in mistake["loc"] if not re.search(r"[\[-]", str(part)))
+        name = re.sub(r"\.\d+$", "", place)  # one of several values has its number
         message = mistake["msg"].removeprefix("Value error, ")
         found = f", found {mistake['input']!r}" if name else ""
         option = options.get(name, "--" + name.replace("_", "-"))
         line = f"{option + ': ' if name else ''}{message}{found}"
-        if name and name in lines:
-            line = f"{lines[name].removesuffix(found)}, or: {message}{found}"
-        lines[name or line] = line
+        if place in lines:
+            line = f"{lines[place].removesuffix(found)}, or: {message}{found}"
+        lines[place or line] = line
     return "\n".join(lines.values())
+
+
+def _preset_and_parts() -> str:
+    """A preset by its short name beside options for a part of it."""
+    return str(
+        UsageError.of(
+            expected="--prompts NAME, or --prompts.FIELD options",
+            found="both",
+            do="to change a part of a preset, give its name as a field too: --prompts.preset NAME",
+        )
+    )
 
 
 def _options(error: cyclopts.CycloptsError) -> dict[str, str]:
