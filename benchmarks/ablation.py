@@ -47,7 +47,7 @@ _FEW_TEST_IMAGES = 3
 _OWN_SPLIT = "0.6,0.1,0.3"
 _BOXES, _MIXTURE = PromptPolicy(preset="boxes"), PromptPolicy(preset="mixture")
 _ONCE = PromptPolicy(preset="mixture", per_object=1)
-_NO_END = PromptPolicy(preset="mixture", boxes_last=0)
+_NO_END, _HALF = (PromptPolicy(preset="mixture", boxes_last=share) for share in (0, 0.5))
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ ARMS = {
     PLAIN: Arm(focal_alpha=0.25),
     "default": Arm(_MIXTURE),
     "default, no boxes last": Arm(_NO_END),
+    "default, boxes in the last half": Arm(_HALF),
     "default, focal alpha 0.25": Arm(_MIXTURE, focal_alpha=0.25),
     "default, one prompt an object": Arm(_ONCE),
     "default, background not weighed": Arm(_MIXTURE, no_object=1.0),

@@ -80,7 +80,7 @@ class TrainResult(Result):
         made = self.finder.lines() if self.finder else [f"finder     {self.note}"] if self.note else []
         advised = [f"advice     {line}" for line in self.advice]
         return [
-            f"done: {self.step} steps, {best}{self.stopped_early and ', '}{self.stopped_early}",
+            f"done: {self.step} step{'s'[: self.step != 1]}, {best}{self.stopped_early and ', '}{self.stopped_early}",
             f"run        {self.folder}",
             *made,
             *advised,
@@ -227,7 +227,8 @@ def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig 
     report, note = None, ""
     if finished.signal is None and finder is not False and run.processes.is_main:
         report, note = _finder_after(run, monotonic() - started, finder or None, quiet)
-    waited = f"{run.config.patience} validations without a better one" if finished.is_out_of_patience else ""
+    patience = run.config.patience
+    waited = f"{patience} validation{'s'[: patience != 1]} without a better one" if finished.is_out_of_patience else ""
     return TrainResult(
         folder=run.folder.path,
         step=finished.step,
