@@ -132,6 +132,7 @@ def event_file(folder):
 def log_steps(folder, done, end):
     """What a run that went on after `done` steps writes of those before `end`."""
     with tensorboard_listener(folder, done) as listen:
+        assert listen is not None
         for step in range(done + 1, end):
             listen(StepDone(step, -1.0, {}, 0.0, 0.0, 0.0, 0.0))
 
