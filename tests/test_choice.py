@@ -58,6 +58,13 @@ def test_nothing_can_be_chosen_without_held_out_objects(place, tiny_folder):
     assert not (place / "never").exists()
 
 
+def test_a_run_of_a_small_models_decoder_says_that_there_is_more_to_gain(place, tiny_folder):
+    """Without a validation split too, where the last weights are kept and nothing can be compared."""
+    config = settings(tiny_folder, place / "small").model_copy(update={"trainable": TrainableConfig(), "steps": 1})
+    found = samtune.train(place / "unjudged", config, quiet=True)
+    assert "--train all" in found.lines()[-1]
+
+
 def trial(train: str, changes: list[float]) -> Trial:
     before = [0.5] * len(changes)
     after = [0.5 + change for change in changes]

@@ -38,9 +38,7 @@ _NO_FINDER_BELOW_SECONDS = 60.0
 """Of a run as short as this nobody expects more than the run."""
 _NOTHING_GAINED = "the decoder alone gained nothing; try the image encoder too: --train auto"
 """What a run of the decoder advises that has ended with the base model's weights."""
-_SMALL_ENCODER = (
-    "this model's image encoder is small: where all of it learns, it gains more in a few times the time: --train auto"
-)
+_SMALL_ENCODER = "this model's image encoder is small: --train all gains more, in about three times the time"
 """What another run of the decoder advises, of a model whose features are often not good enough."""
 
 
