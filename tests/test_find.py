@@ -35,14 +35,16 @@ from samtune.data.table import Dataset, write_table
 from samtune.data.views import change_of
 from samtune.embeddings.dataset import DatasetEmbeddings
 from samtune.errors import ConfigError, DataError, ModelError
+from samtune.finder import name_training
 from samtune.finder.evaluation import BASE_GRID, MethodResult, about_grids
 from samtune.finder.finding import Looks, answer_boxes, find, look
 from samtune.finder.fitting import choose_lessons
 from samtune.finder.matching import OperatingPoint
+from samtune.finder.name_training import learn_to_name
 from samtune.finder.naming import Namer
 from samtune.finder.proposals import propose
 from samtune.finder.results import Finder, Quality
-from samtune.finder.run import expected_seconds
+from samtune.finder.run import expected_seconds, masks_to_draw
 from samtune.finder.storage import load_finder, save_finder
 from samtune.finder.targets import read_truth
 from samtune.finder.training import box_f1, read_examples, train_head, views_of
@@ -92,6 +94,33 @@ def test_training_makes_a_finder_on_request(dataset, tiny_folder, tmp_path):
     assert result.finder is not None and load_finder(tmp_path / "run").about["step"] in (1, 2)
     assert any(line.startswith("finder     not usable") for line in result.lines())
     assert expected_seconds(embeddings(dataset, tmp_path / "run"), FinderConfig(steps=1000, width=8)) > 0
+
+
+@pytest.mark.parametrize("most", [4000, 18])
+def test_the_masks_that_names_cost_are_counted_beforehand(dataset, tiny_folder, monkeypatch, most):
+    """Ten training images in three views each; with `most` 18 one object of each view, with 4000 all of them."""
+    monkeypatch.setattr(name_training, "MOST_DRAWN", most)
+    source = embeddings(dataset, tiny_folder)
+    low_res = LowResTargets(dataset, source.loaded.mask_size)
+    config = FinderConfig(steps=1, width=8, views=3)
+    lessons = choose_lessons(dataset, 0)
+    train, valid = (read_examples(images, low_res, CLASSES) for images in (lessons.train, lessons.valid))
+    head = train_head(source, train, valid, low_res, CLASSES, config).head
+    drawn = 0
+    answer = Predictor.decode
+
+    def counted(self, embedded, prompts, *rest):
+        nonlocal drawn
+        output = answer(self, embedded, prompts, *rest)
+        drawn += len(output.object_score_logits)
+        return output
+
+    monkeypatch.setattr(Predictor, "decode", counted)
+    learn_to_name(Predictor(source.loaded), source, head, train, valid, low_res, CLASSES, config, 1)
+    held_out = sum(len(image.single_objects) for image in lessons.valid)
+    unnamed = config.model_copy(update={"classes": "none"})
+    assert masks_to_draw(lessons, unnamed) == 2 * held_out
+    assert masks_to_draw(lessons, config) - 2 * held_out == drawn > held_out
 
 
 def test_a_finder_changes_nothing_else_about_a_run(dataset, tiny_folder, tmp_path):

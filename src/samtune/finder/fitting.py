@@ -66,6 +66,12 @@ def choose_lessons(dataset: Dataset, seed: int) -> Lessons:
     return Lessons(rest, held, words)
 
 
+def classes_to_learn(train: Sequence[ImageEntry], config: FinderConfig) -> tuple[str, ...]:
+    """Names in the order of their numbers; none where one is all there is, or none are wanted."""
+    present = {one.category for image in train for one in image.single_objects}
+    return tuple(sorted(present)) if config.classes == "all" and len(present) > 1 else ()
+
+
 def make_finder(
     predictor: Predictor, embeddings: DatasetEmbeddings, config: FinderConfig, *, progress: Advance | None = None
 ) -> Finder:
@@ -84,7 +90,7 @@ def make_finder(
     dataset = embeddings.dataset
     lessons = choose_lessons(dataset, config.seed)
     counts = Counter(one.category for image in lessons.train for one in image.single_objects)
-    classes = tuple(sorted(counts)) if config.classes == "all" and len(counts) > 1 else ()
+    classes = classes_to_learn(lessons.train, config)
     low_res = LowResTargets(dataset, predictor.loaded.mask_size)
     train, valid = (read_examples(images, low_res, classes) for images in (lessons.train, lessons.valid))
     trained = train_head(

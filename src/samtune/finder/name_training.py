@@ -55,6 +55,11 @@ class Heard:
     classes: Tensor
 
 
+def drawn_of_one(views: int) -> int:
+    """How many objects of a view the decoder draws to learn from, at most, where there are so many views."""
+    return max(1, MOST_DRAWN // views)
+
+
 def learn_outlines(
     predictor: Predictor, embeddings: DatasetEmbeddings, train: Sequence[FinderExample], classes: int, seed: int
 ) -> OutlineNames:
@@ -67,7 +72,7 @@ def learn_outlines(
         classes: K.
         seed: which objects are taken where there are many, and of the weights.
     """
-    each = max(1, MOST_DRAWN // len(train))
+    each = drawn_of_one(len(train))
     rng = np.random.default_rng(seed)
     found, right = list[Tensor](), list[Tensor]()
     for one in train:

@@ -34,14 +34,17 @@ class Proposals:
         return len(self.objectness)
 
 
-def propose(output: FinderOutput, image: int, most: int, least: float = LEAST_OBJECTNESS) -> Proposals:
-    """The boxes of one image's peaks: cells no neighbour of theirs is above, boxes more alike than `BOX_OVERLAP` once.
+def propose(
+    output: FinderOutput, image: int, most: int, least: float = LEAST_OBJECTNESS, overlap: float = BOX_OVERLAP
+) -> Proposals:
+    """The boxes of one image's peaks: cells no neighbour of theirs is above, boxes more alike than `overlap` once.
 
     Args:
         output: the network's answers.
         image: which of its B images.
         most: at most this many peaks.
         least: lowest objectness of a peak, 0 to 1.
+        overlap: IoU above which of two boxes only the better one stays.
     """
     heat = output.objectness[image].float().sigmoid()
     peaks = heat * (F.max_pool2d(heat[None], 3, stride=1, padding=1)[0] == heat)
@@ -52,7 +55,7 @@ def propose(output: FinderOutput, image: int, most: int, least: float = LEAST_OB
     height, width = heat.shape
     boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
     score, boxes = score.cpu(), boxes.cpu()
-    chosen = suppress(score.numpy(), similar_boxes(boxes.numpy(), BOX_OVERLAP))
+    chosen = suppress(score.numpy(), similar_boxes(boxes.numpy(), overlap))
     return Proposals(boxes[chosen], score[chosen])
 
 

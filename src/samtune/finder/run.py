@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -12,12 +13,15 @@ from samtune.config import FinderConfig
 from samtune.data.low_res import LowResTargets
 from samtune.data.views import MIRRORED, change_of
 from samtune.embeddings.dataset import DatasetEmbeddings, View
-from samtune.finder.fitting import Advance, Lessons, choose_lessons, make_finder
+from samtune.finder.finding import CHUNK, answer_boxes
+from samtune.finder.fitting import Advance, Lessons, choose_lessons, classes_to_learn, make_finder
+from samtune.finder.name_training import drawn_of_one
+from samtune.finder.outlines import outlines
 from samtune.finder.results import Finder
 from samtune.finder.storage import FOLDER, save_finder
-from samtune.finder.training import read_examples, train_head, views_of
+from samtune.finder.training import FinderExample, read_examples, train_head, views_of
 from samtune.finder.verdict import Usefulness, judge
-from samtune.inference.predictor import Predictor
+from samtune.inference.predictor import EmbeddedImage, Predictor
 from samtune.utils.results import Result
 
 _TRIED_STEPS = 4
@@ -83,15 +87,14 @@ def add_finder(
 
 
 def expected_seconds(embeddings: DatasetEmbeddings, config: FinderConfig) -> float:
-    """About how long the training of a finder's network would take, from a few steps of it and one more view.
+    """About how long it would take to make a finder, from a few steps of its network, one more view and some masks.
 
-    The embeddings of the images these steps use are computed beforehand, where they are not kept already.
+    The embeddings of the images these use are computed beforehand, where they are not kept already.
     """
     lessons = choose_lessons(embeddings.dataset, config.seed)
     low_res = LowResTargets(embeddings.dataset, embeddings.loaded.mask_size)
-    few = lessons.train[: config.images_per_step * _TRIED_STEPS]
-    classes = tuple(sorted({one.category for image in few for one in image.single_objects}))
-    examples = read_examples(few, low_res, classes)
+    classes = classes_to_learn(lessons.train, config)
+    examples = read_examples(lessons.train[: config.images_per_step * _TRIED_STEPS], low_res, classes)
     if not any(len(one.truth) for one in examples):
         return float("inf")
     seconds: list[float] = []
@@ -105,7 +108,33 @@ def expected_seconds(embeddings: DatasetEmbeddings, config: FinderConfig) -> flo
 
     short = config.model_copy(update={"steps": _TRIED_STEPS, "views": 1})
     train_head(embeddings, examples, (), low_res, classes, short, progress=measure)
-    return float(np.median(seconds[1:])) * config.steps + _seconds_of_views(embeddings, lessons, config)
+    steps = float(np.median(seconds[1:])) * config.steps
+    masks = _seconds_of_a_mask(embeddings, examples) * masks_to_draw(lessons, config)
+    return steps + masks + _seconds_of_views(embeddings, lessons, config)
+
+
+def masks_to_draw(lessons: Lessons, config: FinderConfig) -> int:
+    """How many masks the decoder draws, about, while a finder is made.
+
+    Names are learned from training objects, some views of each, and chosen on held-out ones; these are drawn twice
+    more, from their true boxes and as finds.
+    """
+    held_out = sum(len(image.single_objects) for image in lessons.valid)
+    if not classes_to_learn(lessons.train, config):
+        return 2 * held_out
+    views = views_of(config, len(lessons.train))
+    most = drawn_of_one(views * len(lessons.train))
+    return views * sum(min(most, len(image.single_objects)) for image in lessons.train) + 3 * held_out
+
+
+def _seconds_of_a_mask(embeddings: DatasetEmbeddings, examples: Sequence[FinderExample]) -> float:
+    """About how long the decoder takes for one mask and its outline, from some of the fullest image."""
+    fullest = max(examples, key=lambda one: len(one.truth))
+    embedded = EmbeddedImage(embeddings([fullest.view]), (fullest.image.height, fullest.image.width))
+    boxes = fullest.truth.boxes[:CHUNK]
+    started = monotonic()
+    outlines(answer_boxes(Predictor(embeddings.loaded), embedded, boxes).logits)
+    return (monotonic() - started) / len(boxes)
 
 
 def _seconds_of_views(embeddings: DatasetEmbeddings, lessons: Lessons, config: FinderConfig) -> float:
