@@ -35,7 +35,7 @@ from samtune.data.table import Dataset, write_table
 from samtune.data.views import change_of
 from samtune.embeddings.dataset import DatasetEmbeddings
 from samtune.errors import ConfigError, DataError, ModelError
-from samtune.finder import name_training
+from samtune.finder import name_training, training
 from samtune.finder.evaluation import BASE_GRID, MethodResult, about_grids
 from samtune.finder.finding import Looks, answer_boxes, find, look
 from samtune.finder.fitting import choose_lessons
@@ -79,7 +79,7 @@ def run(dataset, tiny_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     api.train(dataset.root, TrainConfig(model=str(tiny_folder), out=folder, steps=2), quiet=True)
     assert not (folder / "finder").exists()
-    report = api.train_finder(folder, FinderConfig(steps=30, width=16, looks=2), quiet=True)
+    report = api.train_finder(folder, FinderConfig(steps=30, rounds=1, width=16, looks=2), quiet=True)
     assert report.finder.quality is not None and report.finder.quality.objects > 5
     return folder
 
@@ -94,6 +94,28 @@ def test_training_makes_a_finder_on_request(dataset, tiny_folder, tmp_path):
     assert result.finder is not None and load_finder(tmp_path / "run").about["step"] in (1, 2)
     assert any(line.startswith("finder     not usable") for line in result.lines())
     assert expected_seconds(embeddings(dataset, tmp_path / "run"), FinderConfig(steps=1000, width=8)) > 0
+
+
+def test_training_goes_on_until_it_has_learned_or_gains_nothing(dataset, tiny_folder, monkeypatch):
+    source = embeddings(dataset, tiny_folder)
+    low_res = LowResTargets(dataset, source.loaded.mask_size)
+    train, valid = (read_examples(dataset.split(name).images, low_res, ()) for name in ("train", "valid"))
+    config = FinderConfig(steps=12, width=16, eval_every=12, views=1, rounds=3)
+
+    def history(held_out, **changes):
+        return train_head(source, train, held_out, low_res, (), config.model_copy(update=changes)).history
+
+    monkeypatch.setattr(training, "LEARNED", 1.1)
+    monkeypatch.setattr(training, "LEAST_GAIN", -1.0)
+    every, once = history(valid), history(valid, rounds=1)
+    assert [one.step for one in every] == [12, 24, 36] and every[:1] == once
+    assert every[2].loss < every[0].loss
+    assert len(history(())) == 1
+    monkeypatch.setattr(training, "LEAST_GAIN", 1.1)
+    assert history(valid) == once
+    monkeypatch.setattr(training, "LEAST_GAIN", -1.0)
+    monkeypatch.setattr(training, "LEARNED", 0.0)
+    assert history(valid) == once
 
 
 @pytest.mark.parametrize("most", [4000, 18])
@@ -153,7 +175,7 @@ def test_the_network_learns_and_repeats(dataset, tiny_folder):
     source = embeddings(dataset, tiny_folder)
     low_res = LowResTargets(dataset, source.loaded.mask_size)
     train, valid = (read_examples(dataset.split(name).images, low_res, CLASSES) for name in ("train", "valid"))
-    config = FinderConfig(steps=60, width=16, eval_every=30, views=1, dropout=0.0)
+    config = FinderConfig(steps=60, rounds=1, width=16, eval_every=30, views=1, dropout=0.0)
     trained = train_head(source, train, valid, low_res, CLASSES, config)
     assert trained.history[-1].loss < trained.history[0].loss
     assert trained.step in (30, 60) and max(one.f1 for one in trained.history) > 0.2

@@ -83,7 +83,7 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
     if interrupted:
         raise SystemExit(128 + interrupted)
     console.print("4/5  teaching the run to find cells by itself, without prompts", highlight=False)
-    finder = FinderConfig(steps=min(steps, FINDER_STEPS), width=FINDER_WIDTH, dropout=0.0, looks=1, seed=seed)
+    finder = FinderConfig(steps=min(steps, FINDER_STEPS), rounds=1, width=FINDER_WIDTH, dropout=0.0, looks=1, seed=seed)
     api.train_finder(paths["run"], finder, quiet=quiet)
     console.print("5/5  base and tuned model on the test split, which neither has seen", highlight=False)
     comparison = api.compare(

@@ -15,9 +15,17 @@ class FinderConfig(Config):
     classes: Literal["all", "none"] = Field(
         default="all", description="all learns the dataset's class names; none finds objects without naming them."
     )
-    steps: int = Field(default=1000, ge=1, description="Optimizer steps.")
+    steps: int = Field(default=1000, ge=1, description="Optimizer steps of a round.")
+    rounds: int = Field(
+        default=4,
+        ge=1,
+        description="Rounds at most. After the first one another follows, from half the rate, only where the network "
+        "has not yet learned its own training images and the last round has made boxes on validation better.",
+    )
     images_per_step: int = Field(default=4, ge=1, description="Images per step.")
-    lr: float = Field(default=2e-3, gt=0.0, description="Learning rate at the start; a cosine to 0 follows.")
+    lr: float = Field(
+        default=2e-3, gt=0.0, description="Learning rate at the start; a cosine to 0 follows in each round."
+    )
     weight_decay: float = Field(default=0.05, ge=0.0, description="Weight decay of matrices.")
     width: int = Field(default=64, ge=8, multiple_of=8, description="Channels inside the network.")
     dropout: Fraction = Field(
@@ -46,7 +54,7 @@ class FinderConfig(Config):
         description="How often it looks at an image to find: 2 means at its mirror image too, and takes the mean of "
         "both, for which the encoder runs twice. 0 means 2 where boxes on validation get better by it, else 1.",
     )
-    eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means an eighth of the run.")
+    eval_every: int = Field(default=0, ge=0, description="Steps between validations; 0 means an eighth of a round.")
     seed: int = Field(default=0, ge=0, description="Seed of everything random.")
     device: Device = "auto"
 

@@ -27,7 +27,7 @@ from samtune.finder.name_training import learn_to_name, seen_from
 from samtune.finder.naming import Namer
 from samtune.finder.proposals import box_iou
 from samtune.finder.results import Finder, Finds, Quality
-from samtune.finder.training import FinderExample, TrainedHead, box_f1, read_examples, train_head
+from samtune.finder.training import FinderExample, TrainedHead, box_f1, read_examples, some_of, train_head
 from samtune.inference.predictor import Predictor
 from samtune.inference.thresholds import read_thresholds
 
@@ -35,8 +35,6 @@ LENT = 0.2
 """Share of the training groups that are held back where there is no validation split."""
 RARE = 5
 """A class with fewer training examples is named as too rare."""
-_TRAIN_LOOKED_AT = 30
-"""Training images on which the boxes are measured too, to see whether the network only remembers."""
 
 Advance = Callable[[str, int, int], None]
 """Told of what is going on, how much of it is done, and the total."""
@@ -100,7 +98,6 @@ def make_finder(
     namer, named = Namer(), None
     if classes:
         namer, named = learn_to_name(predictor, embeddings, trained.head, train, valid, low_res, classes, config, looks)
-    looked_at = train[:: max(1, len(train) // _TRAIN_LOOKED_AT)][:_TRAIN_LOOKED_AT]
     finder = Finder(
         head=trained.head,
         classes=classes or _only(counts, config),
@@ -118,7 +115,7 @@ def make_finder(
             "config": config.model_dump(mode="json"),
             "images": len(train),
             "step": trained.step,
-            "train_f1": box_f1(trained.head, embeddings, looked_at, trained.most),
+            "train_f1": box_f1(trained.head, embeddings, some_of(train), trained.most),
             "history": [asdict(one) for one in trained.history],
         },
     )

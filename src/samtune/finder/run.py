@@ -89,7 +89,8 @@ def add_finder(
 def expected_seconds(embeddings: DatasetEmbeddings, config: FinderConfig) -> float:
     """About how long it would take to make a finder, from a few steps of its network, one more view and some masks.
 
-    The embeddings of the images these use are computed beforehand, where they are not kept already.
+    With all rounds that it may take, since only training tells how many it needs. The embeddings of the images these
+    use are computed beforehand, where they are not kept already.
     """
     lessons = choose_lessons(embeddings.dataset, config.seed)
     low_res = LowResTargets(embeddings.dataset, embeddings.loaded.mask_size)
@@ -108,7 +109,7 @@ def expected_seconds(embeddings: DatasetEmbeddings, config: FinderConfig) -> flo
 
     short = config.model_copy(update={"steps": _TRIED_STEPS, "views": 1})
     train_head(embeddings, examples, (), low_res, classes, short, progress=measure)
-    steps = float(np.median(seconds[1:])) * config.steps
+    steps = float(np.median(seconds[1:])) * config.steps * (config.rounds if lessons.valid else 1)
     masks = _seconds_of_a_mask(embeddings, examples) * masks_to_draw(lessons, config)
     return steps + masks + _seconds_of_views(embeddings, lessons, config)
 

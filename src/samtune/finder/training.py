@@ -1,13 +1,15 @@
 """Training a finder's network from kept image embeddings: the encoder does not run again, a step takes milliseconds.
 
-Everything random in a step is a function of the seed and the step, as in the tuning of the decoder.
+Everything random in a step is a function of the seed and the step, as in the tuning of the decoder. A network that has
+not learned its own training images after one cosine of the rate goes on with another, while validation gains by it.
+Source: Loshchilov and Hutter (2017).
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +38,13 @@ ENOUGH_VIEWS, MOST_VIEWS = 200, 16
 """Views of all training images together that are embedded without being asked for, and of one image at most."""
 LEAST_LOOKS = 10
 """How often a view is looked at, at least, or there are fewer of them."""
+LEARNED = 0.7
+"""F1 of boxes on training images from which on more steps are not what a network needs."""
+LEAST_GAIN = 0.01
+"""What a round must add to the F1 of boxes on validation for another one to follow."""
 CLIP = 5.0
+_LOOKED_AT = 30
+"""Training images on which boxes are measured too."""
 _NORMALISED_OVER = 200
 """Images over which the features' mean and spread are measured."""
 
@@ -111,7 +119,8 @@ class _Lessons:
     def __init__(
         self, train: Sequence[FinderExample], low_res: LowResTargets, config: FinderConfig, numbers: Mapping[str, int]
     ) -> None:
-        self._train, self._low_res, self._config, self._numbers = train, low_res, config, numbers
+        self.low_res = low_res
+        self._train, self._config, self._numbers = train, config, numbers
         self._views = views_of(config, len(train))
         self._order = EpochOrder(len(train), config.seed)
         self._seen: dict[tuple[int, int], FinderExample] = {}
@@ -122,11 +131,16 @@ class _Lessons:
         places = range(step * count, (step + 1) * count)
         return [self._view(self._order(place), int(rng.integers(self._views))) for place in places]
 
+    def class_weights(self, classes: int) -> Tensor:
+        """Of K classes, from how often each is there."""
+        counts = torch.cat([one.truth.classes for one in self._train]).bincount(minlength=max(classes, 1))
+        return class_weights(counts)
+
     def _view(self, place: int, number: int) -> FinderExample:
         if number == 0:
             return self._train[place]
         if (place, number) not in self._seen:
-            self._seen[place, number] = in_view(self._train[place], number, self._low_res, self._numbers)
+            self._seen[place, number] = in_view(self._train[place], number, self.low_res, self._numbers)
         return self._seen[place, number]
 
 
@@ -145,7 +159,7 @@ def train_head(
     Args:
         embeddings: of the dataset's images.
         train: what it learns from; at least one object.
-        valid: what the best step is chosen on; without any, the last step is taken.
+        valid: what the best step is chosen on; without any, the last step of one round is taken.
         low_res: the objects' masks.
         classes: names in the order of their numbers; none for a network that does not name.
         config: steps, rate, seed.
@@ -162,35 +176,60 @@ def train_head(
         )
     head = _new_head(embeddings, train, len(classes), config)
     lessons = _Lessons(train, low_res, config, {name: number for number, name in enumerate(classes)})
-    optimizer = torch.optim.AdamW(_groups(head, config.weight_decay), lr=config.lr)
+    most = max(LEAST_MOST, 2 * max(len(one.truth) for one in train))
+    best, best_step, history = copy.deepcopy(head.state_dict()), 0, list[HeadValidation]()
+    for turn in range(config.rounds if valid else 1):
+        before = max((one.f1 for one in history), default=0.0)
+        for step, loss in _round(head, embeddings, lessons, len(classes), config, turn, progress):
+            found = HeadValidation(step, box_f1(head.eval(), embeddings, valid, most), loss)
+            if not valid or found.f1 >= max((one.f1 for one in history), default=0.0):
+                best, best_step = copy.deepcopy(head.state_dict()), step
+            history.append(found)
+        head.load_state_dict(best)
+        has_gained = max(one.f1 for one in history) - before >= LEAST_GAIN
+        if not has_gained or box_f1(head.eval(), embeddings, some_of(train), most) >= LEARNED:
+            break
+    return TrainedHead(head.eval().requires_grad_(False), best_step, most, tuple(history))
+
+
+def some_of(train: Sequence[FinderExample]) -> Sequence[FinderExample]:
+    """Training images on which boxes are measured too, to see whether the network learns, or only remembers."""
+    return train[:: max(1, len(train) // _LOOKED_AT)][:_LOOKED_AT]
+
+
+def _round(
+    head: FinderHead,
+    embeddings: DatasetEmbeddings,
+    lessons: _Lessons,
+    classes: int,
+    config: FinderConfig,
+    turn: int,
+    progress: Progress,
+) -> Iterator[tuple[int, float]]:
+    """One cosine of training: stops for each validation, with the steps done in all rounds and the mean loss since."""
+    optimizer = torch.optim.AdamW(_groups(head, config.weight_decay), lr=config.lr if turn == 0 else config.lr / 2)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: (1 + math.cos(math.pi * min(step / config.steps, 1.0))) / 2
     )
-    weights = class_weights(torch.cat([one.truth.classes for one in train]).bincount(minlength=max(len(classes), 1)))
-    weights = weights.to(embeddings.device)
-    most = max(LEAST_MOST, 2 * max(len(one.truth) for one in train))
+    weights = lessons.class_weights(classes).to(embeddings.device)
     every = config.eval_every or max(1, config.steps // 8)
-    best, best_step, history, losses = copy.deepcopy(head.state_dict()), 0, list[HeadValidation](), list[Tensor]()
-    for step in range(config.steps):
+    losses = list[Tensor]()
+    head.train()
+    for step in range(turn * config.steps, (turn + 1) * config.steps):
         rng = np.random.default_rng((config.seed, step))
-        loss = _loss(head, embeddings, lessons(step, rng), low_res, weights, config, rng)
+        loss = _loss(head, embeddings, lessons(step, rng), lessons.low_res, weights, config, rng)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), CLIP)
         optimizer.step()
         schedule.step()
         losses.append(loss.detach())
-        progress(step + 1, config.steps)
-        if (step + 1) % every == 0 or step + 1 == config.steps:
-            head.eval()
-            found = HeadValidation(step + 1, box_f1(head, embeddings, valid, most), float(torch.stack(losses).mean()))
-            if not valid or found.f1 >= max((one.f1 for one in history), default=0.0):
-                best, best_step = copy.deepcopy(head.state_dict()), step + 1
-            history.append(found)
+        done = step + 1
+        progress(done, (turn + 1) * config.steps)
+        if done % every == 0 or done == (turn + 1) * config.steps:
+            yield done, float(torch.stack(losses).mean())
             losses.clear()
             head.train()
-    head.load_state_dict(best)
-    return TrainedHead(head.eval().requires_grad_(False), best_step, most, tuple(history))
 
 
 @torch.no_grad()
