@@ -150,7 +150,9 @@ def main() -> None:
     for source in wanted.sources:
         dataset = prepared(source, wanted.out)
         folder = dataset.parent
-        run = tuned(dataset, folder / "run", tune)
+        run = folder / "run"
+        if wanted.seeds or wanted.grid:
+            tuned(dataset, run, tune)
         for seed in range(wanted.seeds):
             found = measured(dataset, run, folder / f"{wanted.name}-{seed}", seed, options)
             for line in lines(folder.name, seed, found, ROWS):
