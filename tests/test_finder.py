@@ -10,10 +10,18 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from samtune.data.masks import region_of
-from samtune.finder.calibration import EVIDENCE, ScoreCalibration, calibration_error, fit
+from samtune.finder.calibration import EVIDENCE, ScoreCalibration, calibration_error, error_by_chance, fit
 from samtune.finder.head import FinderHead, FinderOutput
 from samtune.finder.losses import box_loss, class_loss, class_weights, generalized_iou, objectness_loss, pooled
-from samtune.finder.matching import best_f1, match, operating_points, with_precision, with_recall
+from samtune.finder.matching import (
+    OperatingPoint,
+    at_half_of_best_f1,
+    best_f1,
+    match,
+    operating_points,
+    with_precision,
+    with_recall,
+)
 from samtune.finder.proposals import box_iou, propose, similar_boxes, suppress
 from samtune.finder.targets import LEAST_SPREAD, NEAR, REACH, SPREAD, draw
 from samtune.inference.overlaps import MaskRuns, mask_boxes, without_duplicates
@@ -224,7 +232,7 @@ def test_fitting_never_turns_evidence_around(seed, count):
     found = fit(rng.random((count, len(EVIDENCE))), rng.random(count) < 0.5)
     assert all(np.isfinite([*found.weights, found.bias])) and min(found.weights) >= 0
     if count == 0:
-        assert found.weights == pytest.approx(ScoreCalibration().weights) and found.bias == pytest.approx(0)
+        assert found.weights == pytest.approx(ScoreCalibration().weights) and found.bias == ScoreCalibration().bias
 
 
 def test_fitted_scores_are_calibrated_and_the_fit_is_the_best_one():
@@ -237,7 +245,29 @@ def test_fitted_scores_are_calibrated_and_the_fit_is_the_best_one():
     assert np.allclose(found.weights, (1.5, 0.5, 0.2, 0.0), atol=0.15) and abs(found.bias + 1) < 0.2
     assert calibration_error(np.repeat([0.0, 1.0], 50), np.arange(100) >= 50) == 0
     assert calibration_error(np.repeat([0.0, 1.0], 50), np.arange(100) < 50) == 1
-    assert calibration_error(np.zeros(0), np.zeros(0, bool)) == 0
+    assert calibration_error(np.zeros(0), np.zeros(0, bool)) == error_by_chance(np.zeros(0)) == 0
+    few, many = (error_by_chance(rng.random(count)) for count in (40, 4000))
+    assert 0.05 < few < 0.25 and many < few / 5 and error_by_chance(np.repeat([0.0, 1.0], 50)) == 0
+
+
+def test_half_of_the_best_f1_is_the_best_threshold_of_calibrated_scores():
+    rng = np.random.default_rng(0)
+    scores = rng.random(20000) ** 2
+    right = rng.random(len(scores)) < scores
+    objects = int(right.sum()) + 3000
+    best = best_f1(operating_points(scores, right, objects))
+    found = at_half_of_best_f1(scores, right, objects)
+    assert found.threshold == best.f1 / 2 and abs(found.threshold - best.threshold) < 0.05
+    assert best.f1 - 0.005 < found.f1 <= best.f1
+
+
+def test_a_threshold_for_few_finds():
+    sure = at_half_of_best_f1(np.array([0.9, 0.95, 0.99, 0.02]), np.array([True, True, True, False]), 3)
+    assert sure == OperatingPoint(0.5, 1.0, 1.0)
+    poor = at_half_of_best_f1(np.array([0.3, 0.2, 0.1]), np.array([True, False, False]), 4)
+    assert poor == OperatingPoint(0.2, 0.5, 0.25)
+    assert at_half_of_best_f1(np.array([0.7, 0.2]), np.array([False, False]), 4) == OperatingPoint(0.5, 0.0, 0.0)
+    assert at_half_of_best_f1(np.zeros(0), np.zeros(0, bool), 4) == OperatingPoint(0.5, 1.0, 0.0)
 
 
 def features(images: int, seed: int = 0) -> ImageEmbeddings:

@@ -63,7 +63,7 @@ class FindConfig(Config):
     """Which of a finder's finds are kept."""
 
     threshold: Fraction | None = Field(
-        default=None, description="Least calibrated score, 0 to 1; left out, the one of the best F1 on validation."
+        default=None, description="Least calibrated score, 0 to 1; left out, half of the best F1 on validation."
     )
     precision: Fraction | None = Field(
         default=None, description="Keep what gives this precision on validation, and as many finds as that allows."

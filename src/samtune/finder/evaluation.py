@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from samtune.config import FindEvalConfig
 from samtune.data.table import Dataset, ImageEntry
 from samtune.embeddings.cache import encoder_fingerprint
 from samtune.errors import DataError
-from samtune.finder.calibration import EVIDENCE, calibration_error
+from samtune.finder.calibration import EVIDENCE, calibration_error, error_by_chance
 from samtune.finder.caveats import about_classes, about_decoder, about_sizes
 from samtune.finder.coco import Precision, coco_precision, coco_results, coco_truth
 from samtune.finder.finding import Looks, answer_boxes, check_fits, find, look
@@ -90,6 +91,7 @@ class FindEvaluation(Result):
         classes: names in the order of their numbers.
         rows: the ways, the finder with the tuned decoder among them.
         calibration_error: of its scores on this split, which had no part in fitting them unless it is valid.
+        error_by_chance: what that would be, on so few finds, if each score were exactly right.
         chosen_on: which images the finder's threshold comes from, in words.
         usefulness: what was said of the finder when it was made.
         truth: the annotated objects.
@@ -100,6 +102,7 @@ class FindEvaluation(Result):
     classes: tuple[str, ...]
     rows: tuple[MethodResult, ...]
     calibration_error: float
+    error_by_chance: float
     chosen_on: str
     usefulness: Usefulness
     truth: tuple[TrueImage, ...]
@@ -143,7 +146,10 @@ class FindEvaluation(Result):
             f"from a score of {point.threshold:.2f} on: precision {point.precision:.2f}, recall {point.recall:.2f}, F1 "
             f"{point.f1:.2f}; counts off by {counts.mean:.2f}{interval} of {self.objects / len(self.truth):.1f}"
         )
-        lines.append(f"a score is off by {self.calibration_error:.3f} from the share that is right")
+        lines.append(
+            f"a score is off by {self.calibration_error:.3f} from the share that is right; "
+            f"if all were exact, so few finds would show {self.error_by_chance:.3f}"
+        )
         lines.append(f"scores and threshold were chosen on {self.chosen_on}")
         if len(self.classes) > 1:
             lines += self._confused()
@@ -166,6 +172,7 @@ class FindEvaluation(Result):
                 for name, pair in zip(self.classes, found.counts.tolist(), strict=True)
             },
             "calibration_error": self.calibration_error,
+            "error_by_chance": self.error_by_chance,
             "chosen_on": self.chosen_on,
             "is_usable": self.usefulness.is_usable,
             "reasons": list(self.usefulness.reasons),
@@ -241,11 +248,13 @@ def evaluate_finder(
         progress(done, len(images))
     rows = [_grid_row(name, truth, found) for name, found in by_grid.items()]
     rows += [_row(name, truth, found, finder, threshold) for name, found in by_finder.items()]
+    scores, right = _judged(truth, by_finder[OURS])
     return FindEvaluation(
         split=config.split,
         classes=finder.names,
         rows=tuple(rows),
-        calibration_error=_calibration_error(truth, by_finder[OURS]),
+        calibration_error=calibration_error(scores, right),
+        error_by_chance=error_by_chance(scores),
         chosen_on=finder.chosen_on,
         usefulness=judge(finder),
         truth=tuple(truth),
@@ -321,10 +330,11 @@ def _true_boxes(predictor: Predictor, seen: Looks, image: ImageEntry, finder: Fi
     return FoundImage.of(found[np.argsort(-scores, kind="stable")])
 
 
-def _calibration_error(truth: Sequence[TrueImage], found: Sequence[FoundImage]) -> float:
+def _judged(truth: Sequence[TrueImage], found: Sequence[FoundImage]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Scores of the finds of all images, and which of them are right; those in crowd regions are left out."""
     pairs = [right_finds(one, these) for one, these in zip(truth, found, strict=True)]
     right, counted = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-    return calibration_error(np.concatenate([one.scores for one in found])[counted], right[counted])
+    return np.concatenate([one.scores for one in found])[counted], right[counted]
 
 
 def knows_classes(finder: Finder, images: Sequence[ImageEntry]) -> bool:

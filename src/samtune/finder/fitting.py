@@ -21,7 +21,7 @@ from samtune.evaluation.protocol import measure, read_truth
 from samtune.finder.calibration import calibration_error, fit
 from samtune.finder.caveats import sides_of
 from samtune.finder.finding import find
-from samtune.finder.matching import OperatingPoint, best_f1, match, operating_points
+from samtune.finder.matching import OperatingPoint, at_half_of_best_f1, match, operating_points
 from samtune.finder.measure import RIGHT, FoundImage, TrueImage, read_true, right_finds
 from samtune.finder.name_training import learn_to_name, seen_from
 from samtune.finder.naming import Namer
@@ -179,7 +179,7 @@ def _proven(
     quality = Quality(
         images=len(valid),
         objects=objects,
-        point=best_f1(points),
+        point=at_half_of_best_f1(scores, right, objects),
         found=float(np.concatenate(met).mean()),
         outlined=float(np.mean([iou >= RIGHT for iou in outlined])),
         named=named,

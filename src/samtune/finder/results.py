@@ -12,7 +12,7 @@ from samtune.config import FindConfig
 from samtune.errors import ConfigError
 from samtune.finder.calibration import ScoreCalibration
 from samtune.finder.head import FinderHead
-from samtune.finder.matching import OperatingPoint, best_f1, with_precision, with_recall
+from samtune.finder.matching import OperatingPoint, with_precision, with_recall
 from samtune.finder.naming import Namer
 
 ONE_CLASS = "object"
@@ -67,7 +67,7 @@ class Quality:
 
     Attributes:
         images, objects: how many.
-        point: precision and recall at the threshold of the best F1; right is a mask of IoU 0.5 and the right name.
+        point: the threshold for a good F1, precision and recall there; right is a mask of IoU 0.5 and the right name.
         found: share of the objects that some proposed box meets with an IoU of 0.5.
         outlined: share of the objects whose mask, asked for with the true box, has an IoU of 0.5.
         named: share of the objects named right where the decoder is asked with their true boxes; None without classes.
@@ -134,11 +134,11 @@ class Finder:
 
     @property
     def threshold(self) -> float:
-        """The least score to keep for the best F1 on validation; 0.5 where there was none."""
-        return best_f1(self.points).threshold if self.points else 0.5
+        """The least score to keep for a good F1, as validation has it; 0.5 where there was none."""
+        return self.quality.point.threshold if self.quality else 0.5
 
     def chosen_threshold(self, wish: FindConfig) -> float:
-        """The least score to keep, as the settings wish: given, or by precision or recall on validation, or best F1.
+        """The least score to keep, as the settings wish: given, or by precision or recall on validation, or a good F1.
 
         Raises:
             ConfigError: no threshold gives what is wished.
