@@ -122,7 +122,7 @@ def lines(name: str, seed: object, found: Figures, rows: Sequence[str]) -> Itera
         ends = None if off["low"] is None else (off["low"], off["high"])
         cells += [percent({"off": off["mean"], "off_interval": ends}, "off")]
         is_ours = row == "finder + tuned"
-        cells += [f"{found['calibration_error']:.3f}" if is_ours else ""]
+        cells += [f"{found['calibration_error']:.3f} ({found['error_by_chance']:.3f})" if is_ours else ""]
         cells += [f"{found['seconds']:.0f}" if is_ours and "seconds" in found else ""]
         yield "| " + " | ".join(cells) + " |"
 
@@ -144,7 +144,7 @@ def main() -> None:
     tune = shlex.split(wanted.tune)
     print(
         "| set | objects / images | seed | | AP | AP50 | AR | named AP | named AP50 | F1 | count off | calibration "
-        "error | s |"
+        "error (by chance) | s |"
     )
     print("|" + "---|" * 13)
     for source in wanted.sources:
