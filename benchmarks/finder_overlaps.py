@@ -190,7 +190,7 @@ def main() -> None:
         samtune("prepare", images, "--out", dataset)
     if not (run / "checkpoints" / "best").is_dir():
         shutil.rmtree(run, ignore_errors=True)  # of an interrupted benchmark
-        tune = ("--prompts", "boxes", "--steps", 800, "--optimizer.lr", 2e-4)
+        tune = ("--prompts", "boxes", "--steps", 400, "--optimizer.lr", 2e-4)
         samtune("train", dataset, "--out", run, "--no-finder", *tune)
     if not (run / "finder").is_dir():
         samtune("find-train", run, "--find-classes", "none")
