@@ -169,9 +169,8 @@ def _train_automatically(
 ) -> TrainResult:
     """The decoder first; then, where it gains nothing, when asked to, or in a small model, what else may learn.
 
-    The better is kept.
-
-    Runs that were not kept stay beside it, with what learned in their names. A finder is made only when asked for.
+    The better is kept. Runs that were not kept stay beside it, with what learned in their names. A finder is
+    made only when asked for.
     """
     from samtune.runtime.distributed import join_processes
     from samtune.training import choice

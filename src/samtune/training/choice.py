@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import torch
-
 from samtune.config import EvalConfig, TrainConfig
 from samtune.data.table import Dataset
 from samtune.errors import ConfigError
@@ -82,7 +80,7 @@ def is_small(model: Path | str) -> bool:
     Raises:
         SamtuneError: it cannot be loaded.
     """
-    return has_small_encoder(load_model(model, device=torch.device("cpu")).model)
+    return has_small_encoder(load_model(model).model)
 
 
 def require_room(folder: Path) -> None:
