@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from samtune import api
+from samtune.api import training as api_training
 from samtune.cli.app import main
 from samtune.config import (
     CacheConfig,
@@ -26,18 +27,21 @@ from samtune.config import (
     FindConfig,
     FinderConfig,
     FindEvalConfig,
+    OptimizerConfig,
     PredictConfig,
     ShardsConfig,
+    TrainableConfig,
     TrainConfig,
 )
 from samtune.data.low_res import LowResTargets
 from samtune.data.table import Dataset, write_table
 from samtune.data.views import change_of
+from samtune.embeddings.cache import encoder_fingerprint
 from samtune.embeddings.dataset import DatasetEmbeddings
 from samtune.errors import ConfigError, DataError, ModelError
 from samtune.finder import name_training, training
 from samtune.finder.evaluation import BASE_GRID, MethodResult, about_grids
-from samtune.finder.finding import Looks, answer_boxes, find, look
+from samtune.finder.finding import Looks, answer_boxes, check_fits, find, look
 from samtune.finder.fitting import choose_lessons
 from samtune.finder.matching import OperatingPoint
 from samtune.finder.name_training import learn_to_name
@@ -143,6 +147,31 @@ def test_the_masks_that_names_cost_are_counted_beforehand(dataset, tiny_folder, 
     unnamed = config.model_copy(update={"classes": "none"})
     assert masks_to_draw(lessons, unnamed) == 2 * held_out
     assert masks_to_draw(lessons, config) - 2 * held_out == drawn > held_out
+
+
+@pytest.mark.parametrize("learns", ["all", "lora"])
+def test_where_the_encoder_learned_the_finder_learns_from_what_it_says_now(
+    learns, dataset, tiny_folder, tmp_path, monkeypatch
+):
+    config = TrainConfig(
+        model=str(tiny_folder),
+        out=tmp_path / "run",
+        steps=2,
+        trainable=TrainableConfig(train=learns, lora_rank=2),
+        optimizer=OptimizerConfig(encoder_lr=1e-3),
+    )
+    monkeypatch.setattr(api_training, "_NO_FINDER_BELOW_SECONDS", 0.0)
+    result = api.train(dataset.root, config, quiet=True)
+    assert result.finder is None and "encoded anew" in result.note
+    run = result.folder
+    finder = api.train_finder(run, FinderConfig(steps=30, rounds=1, width=16, views=1, looks=1), quiet=True).finder
+    before, after = (load_model(model) for model in (tiny_folder, run))
+    assert finder.encoder == encoder_fingerprint(after.model) != encoder_fingerprint(before.model)
+    with pytest.raises(ModelError, match="another one"):
+        check_fits(finder, Predictor(before))
+    found = api.evaluate_finder(dataset.root, run, FindEvalConfig(grid=False), base=str(tiny_folder), quiet=True)
+    assert [row.name for row in found.rows] == ["finder + tuned", "true boxes + tuned"]
+    assert any("another image encoder" in one for one in found.caveats)
 
 
 def test_a_finder_changes_nothing_else_about_a_run(dataset, tiny_folder, tmp_path):

@@ -261,8 +261,10 @@ def _finder_after(
         wanted if isinstance(wanted, FinderConfig) else FinderConfig(seed=run.config.seed, device=run.config.device)
     )
     if wanted is None:
-        if run.embeddings.cache is None or seconds < _NO_FINDER_BELOW_SECONDS:
+        if seconds < _NO_FINDER_BELOW_SECONDS:
             return None, ""
+        if run.embeddings.cache is None:
+            return None, f"left out, its images must be encoded anew for it; make one with: samtune find-train {path}"
         expected = expected_seconds(run.embeddings, config)
         if expected > FINDER_SHARE * seconds:
             return None, f"left out, it would take about {expected:.0f} s; make one with: samtune find-train {path}"

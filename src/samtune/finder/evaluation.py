@@ -47,6 +47,7 @@ from samtune.utils.text import text_table
 FIGURES, TRUTH = "find.json", "truth.json"
 OURS, BOUND = "finder + tuned", "true boxes + tuned"
 BASE_GRID, TUNED_GRID = "base, grid of clicks", "tuned, grid of clicks"
+ANOTHER_ENCODER = "without the row finder + base: the base model has another image encoder than the finder was made for"
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,7 @@ def evaluate_finder(
             *about_classes(finder, images),
             *about_sizes(finder, [(image.width, image.height) for image in images]),
             *about_grids(rows),
+            *([ANOTHER_ENCODER] if base is not None and not share else []),
         ),
     )
 
