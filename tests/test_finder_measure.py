@@ -124,11 +124,15 @@ def test_counts_confusion_and_crowds():
 def test_the_finds_of_an_image_are_judged_one_by_one():
     one, two, far = disc(40, 40, 12), disc(100, 40, 12), disc(40, 120, 12)
     truth = true_image(0, [(one, 0), (two, 1), (far, 1)], [disc(120, 120, 30)])
-    found = found_image([(one, 1, 0.9), (two, 1, 0.8), (disc(115, 118, 8), 1, 0.7), (disc(80, 90, 9), 0, 0.6)])
+    seen = [(one, 1, 0.9), (two, 1, 0.8), (disc(115, 118, 8), 1, 0.7), (disc(80, 90, 9), 0, 0.6)]
+    found = found_image([*seen, (disc(40, 40, 8), 0, 0.5)])  # the last one is a part of the first
     verdict = judged(truth, found)
-    assert verdict.owner.tolist() == [0, 1, -1, -1] and verdict.missed.tolist() == [2]
-    assert verdict.misnamed.tolist() == [True, False, False, False]
-    assert verdict.false.tolist() == [False, False, False, True]
+    assert verdict.owner.tolist() == [0, 1, -1, -1, -1] and verdict.missed.tolist() == [2]
+    assert verdict.misnamed.tolist() == [True, False, False, False, False]
+    assert verdict.false.tolist() == [False, False, False, True, True]
+    assert verdict.unannotated.tolist() == [False, False, False, True, False]
+    nothing = judged(true_image(1, []), found)
+    assert nothing.false.all() and nothing.unannotated.all()
     assert (decompress(truth.masks[2]) == far).all()
     point = matched([truth.unnamed()], [found_image([(one, 0, 0.9), (two, 0, 0.8)])], 1, 0.0).point
     assert (point.precision, point.recall) == (1.0, 2 / 3)

@@ -27,6 +27,8 @@ RIGHT = 0.5
 """IoU from which a mask is right where one number is asked for."""
 _CROWDED = 0.5
 """Share of a find that lies in a crowd region from which on it counts neither way."""
+_ANNOTATED = 0.5
+"""Share of a find that lies in annotated masks from which on it is not called unannotated."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,14 @@ class Judged:
     Attributes:
         owner: int64 `[P]`, the object that each find is matched to, -1 for none.
         false: bool `[P]`, finds where no object is; those in crowd regions count neither way and are not among them.
+        unannotated: bool `[P]`, those of them that lie mostly where nothing is annotated.
         missed: numbers of the objects that no find is matched to.
         misnamed: bool `[P]`, finds of an object that has another name.
     """
 
     owner: NDArray[np.int64]
     false: NDArray[np.bool_]
+    unannotated: NDArray[np.bool_]
     missed: NDArray[np.int64]
     misnamed: NDArray[np.bool_]
 
@@ -159,7 +163,8 @@ def judged(truth: TrueImage, found: FoundImage) -> Judged:
     misnamed = np.zeros(len(owner), bool)
     misnamed[has_owner] = truth.classes[owner[has_owner]] != found.classes[has_owner]
     missed = np.setdiff1d(np.arange(len(truth.masks)), owner)
-    return Judged(owner, ~has_owner & ~_in_crowd(truth, found), missed, misnamed)
+    false = ~has_owner & ~_in_crowd(truth, found)
+    return Judged(owner, false, false & (_covered(truth, found) < _ANNOTATED), missed, misnamed)
 
 
 def matched(truth: Sequence[TrueImage], found: Sequence[FoundImage], classes: int, threshold: float) -> Matched:
@@ -209,6 +214,14 @@ def _in_crowd(truth: TrueImage, found: FoundImage) -> NDArray[np.bool_]:
         return np.zeros(len(found.masks), bool)
     inside = np.asarray(native.iou(found.masks, truth.crowd, [1] * len(truth.crowd)), np.float64)
     return inside.reshape(len(found.masks), -1).max(1) >= _CROWDED
+
+
+def _covered(truth: TrueImage, found: FoundImage) -> NDArray[np.float64]:
+    """Share of each find that lies in what is annotated, crowd regions too: `[P]`, 0 to 1."""
+    annotated = [*truth.masks, *truth.crowd]
+    if not annotated or not found.masks:
+        return np.zeros(len(found.masks))
+    return np.asarray(native.iou(found.masks, [native.merge(annotated)], [1]), np.float64)[:, 0]
 
 
 def compress(mask: NDArray[np.bool_]) -> dict[str, Any]:

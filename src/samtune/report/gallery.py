@@ -184,14 +184,19 @@ def _finds(dataset: Dataset, finds: FindEvaluation, folder: Path) -> dict[str, A
         drawn = draw_finds(dataset.read_image(truth.image), right, missed, false)
         (folder / file).write_bytes(to_jpeg(drawn))
         files.append({"file": f"{GALLERY}/{file}", "caption": _caption(truth, verdict)})
-    return {"title": "What the finder missed, and its wrong finds", "kind": "finds", "images": files}
+    return {
+        "title": "What the finder missed, and found where nobody annotated or wrongly",
+        "kind": "finds",
+        "images": files,
+    }
 
 
 def _caption(truth: TrueImage, verdict: Judged) -> str:
     figures = {
         "found": int((verdict.owner >= 0).sum()),
         "missed": len(verdict.missed),
-        "wrong": int(verdict.false.sum()),
+        "where nobody annotated": int(verdict.unannotated.sum()),
+        "otherwise wrong": int((verdict.false & ~verdict.unannotated).sum()),
         "with another name": int(verdict.misnamed.sum()),
     }
     words = ", ".join(f"{count} {what}" for what, count in figures.items() if count or what in ("found", "missed"))
