@@ -16,6 +16,7 @@ from samtune.errors import ConfigError
 from samtune.utils.output_folders import alone_in
 from samtune.utils.progress import progress, stderr_console
 from samtune.utils.results import Result
+from samtune.utils.text import counted
 
 if TYPE_CHECKING:
     from samtune.embeddings.dataset import EmbedReport
@@ -78,7 +79,7 @@ class TrainResult(Result):
         made = self.finder.lines() if self.finder else [f"finder     {self.note}"] if self.note else []
         advised = [f"advice     {line}" for line in self.advice]
         return [
-            f"done: {self.step} step{'s'[: self.step != 1]}, {best}{self.stopped_early and ', '}{self.stopped_early}",
+            f"done: {counted(self.step, 'step')}, {best}{self.stopped_early and ', '}{self.stopped_early}",
             f"run        {self.folder}",
             *made,
             *advised,
@@ -174,10 +175,9 @@ def _train_automatically(
     """
     from samtune.runtime.distributed import join_processes
     from samtune.training import choice
-    from samtune.training.choice import CANDIDATES, FIRST, SMALL_CANDIDATES, Trial
+    from samtune.training.choice import FIRST, Trial
 
     choice.require_validation(dataset)
-    candidates = SMALL_CANDIDATES if choice.is_small(config.model) else ()
     if config.out is not None:
         choice.require_room(config.out)
 
@@ -189,9 +189,7 @@ def _train_automatically(
     if result.signal is not None:
         return result
     folder, results, others = result.folder, {FIRST: result}, list[Trial]()
-    first = choice.compared(dataset, config, config.model, folder, FIRST)
-    if config.trainable.try_encoder or not first.change.is_better:
-        candidates += CANDIDATES
+    first, candidates = choice.after_decoder(dataset, config, folder)
     for train in candidates:
         beside = choice.beside(folder, train)
         results[train] = _train_new(dataset, settings(train, beside), listeners, False, quiet)
@@ -224,8 +222,8 @@ def _train(run: Run, listeners: Sequence[Listener], finder: bool | FinderConfig 
     report, note = None, ""
     if finished.signal is None and finder is not False and run.processes.is_main:
         report, note = _finder_after(run, monotonic() - started, finder or None, quiet)
-    patience = run.config.patience
-    waited = f"{patience} validation{'s'[: patience != 1]} without a better one" if finished.is_out_of_patience else ""
+    validations = counted(run.config.patience, "validation")
+    waited = f"{validations} without a better one" if finished.is_out_of_patience else ""
     return TrainResult(
         folder=run.folder.path,
         step=finished.step,

@@ -37,6 +37,7 @@ from samtune.data.opening import (
 from samtune.data.reading import PLAIN, Reading
 from samtune.data.tiff import TiffError, TiffImage, is_tiff, open_tiff
 from samtune.types import Window
+from samtune.utils.text import counted
 
 __all__ = [
     "FORMATS",
@@ -389,7 +390,7 @@ def _no_such_band(path: Path, reading: Reading, pages: int, bands: int) -> Image
     return refuse_image(
         "image-without-band",
         expected=f"an image with {asked}",
-        found=f"{pages} page{'s' * (pages != 1)} of {bands} band{'s' * (bands != 1)}",
+        found=f"{counted(pages, 'page')} of {counted(bands, 'band')}",
         where=str(path),
         do="give other numbers to --bands or --page",
     )

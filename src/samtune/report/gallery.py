@@ -25,6 +25,7 @@ from samtune.inference.automatic import automatic_masks
 from samtune.inference.predictor import Predictor
 from samtune.inference.thresholds import with_thresholds
 from samtune.types import Prompt
+from samtune.utils.text import counted
 
 GALLERY = "gallery"
 """Folder of the images, inside the comparison's."""
@@ -204,4 +205,4 @@ def _caption(truth: TrueImage, verdict: Judged) -> str:
 
 
 def _plural(objects: Sequence[ObjectEntry]) -> str:
-    return f"an image with {len(objects)} annotated object{'' if len(objects) == 1 else 's'}"
+    return f"an image with {counted(len(objects), 'annotated object')}"

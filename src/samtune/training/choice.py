@@ -19,6 +19,7 @@ from samtune.evaluation.paired import PairedDifference
 from samtune.evaluation.protocol import evaluate_all
 from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
+from samtune.model.io.loaded import LoadedModel
 from samtune.model.trainable import has_small_encoder
 from samtune.runtime.device import choose_device
 from samtune.utils.files import storage_errors
@@ -71,18 +72,6 @@ def beside(folder: Path, train: str) -> Path:
     return folder.with_name(f"{folder.name}-{train.removeprefix('decoder+')}")
 
 
-def is_small(model: Path | str) -> bool:
-    """Whether a model has a small image encoder.
-
-    Args:
-        model: its name or path.
-
-    Raises:
-        SamtuneError: it cannot be loaded.
-    """
-    return has_small_encoder(load_model(model).model)
-
-
 def require_room(folder: Path) -> None:
     """The runs that are compared are put beside the first one: better to know before it is trained that they can be.
 
@@ -93,13 +82,28 @@ def require_room(folder: Path) -> None:
         check_output(beside(folder, train), do="choose another --out: --train auto compares runs in folders beside it")
 
 
-def compared(dataset: Path, config: TrainConfig, before: Path | str, after: Path, train: str) -> Trial:
+def after_decoder(dataset: Path, config: TrainConfig, folder: Path) -> tuple[Trial, tuple[str, ...]]:
+    """What the decoder alone has gained against the base model, and what to try after it.
+
+    Args:
+        dataset: prepared.
+        config: of the run.
+        folder: the run of the decoder alone.
+    """
+    base = load_model(config.model, device=choose_device(config.device))
+    first = compared(dataset, config, base, folder, FIRST)
+    small = SMALL_CANDIDATES if has_small_encoder(base.model) else ()
+    others = CANDIDATES if config.trainable.try_encoder or not first.change.is_better else ()
+    return first, small + others
+
+
+def compared(dataset: Path, config: TrainConfig, before: Path | LoadedModel, after: Path, train: str) -> Trial:
     """Compare two models on the validation split's objects, as many as validation looks at.
 
     Args:
         dataset: prepared.
         config: of the run; its prompts are asked for.
-        before: a model's name or path.
+        before: a model, or a run.
         after: a run.
         train: what has learned in it.
     """

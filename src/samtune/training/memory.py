@@ -23,6 +23,7 @@ from samtune.training.footprint import measure_footprint, rough_footprint
 from samtune.training.losses.tuning import Counts
 from samtune.training.run import Run
 from samtune.training.step import Figures, add_figures, count_prompts
+from samtune.utils.text import counted
 
 _SHARE = 0.85
 """Of the free memory that an estimate may fill."""
@@ -43,7 +44,7 @@ def fit_to_memory(run: Run) -> str:
     if free is not None and _SHARE * free < rough_footprint(run):
         _cut_until_it_fits(run, free)
     images, prompts = run.images_at_once, run.chunk
-    return f"{images} image{'s'[: images > 1]} x {prompts} prompt{'s'[: prompts > 1]} at once" + (
+    return f"{counted(images, 'image')} x {counted(prompts, 'prompt')} at once" + (
         f", {gigabytes(free)} free" if free is not None else ""
     )
 

@@ -58,6 +58,7 @@ from samtune.training.tracking.services import require_trackers
 from samtune.training.validation import Validation
 from samtune.utils.checksums import write_checksums
 from samtune.utils.files import new_folder
+from samtune.utils.text import counted
 
 
 @dataclass(frozen=True)
@@ -352,9 +353,7 @@ def _processes_note(config: TrainConfig, processes: Processes) -> list[str]:
     if processes.is_alone:
         return []
     each = config.images_per_step * config.accumulate
-    return [
-        f"{processes.count} processes, {each} image{'s'[: each > 1]} each, {processes.count * each} images per step"
-    ]
+    return [f"{processes.count} processes, {counted(each, 'image')} each, {processes.count * each} images per step"]
 
 
 def _about(run: Run) -> dict[str, Any]:

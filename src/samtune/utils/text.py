@@ -1,4 +1,4 @@
-"""Text for people: aligned tables on a terminal, as HTML in a notebook, as CSV; an exception in one line."""
+"""Text for people: counted things; tables on a terminal, as HTML in a notebook, as CSV; an exception in one line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from html import escape
 from io import StringIO
 
 from pydantic import ValidationError
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 step`, `2 steps`, `0 steps`; for nouns whose plural ends in a plain s."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

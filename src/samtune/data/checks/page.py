@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from samtune.types import Annotation, Issue, Polygons, Severity
 from samtune.utils.files import write_text
+from samtune.utils.text import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,14 +126,14 @@ def _verdict(issues: Sequence[Issue]) -> str:
     counts = _counts(issues)
     if not any(counts.values()):
         return "Nothing found."
-    return ", ".join(_count(count, "note" if name == "info" else name) for name, count in counts.items() if count)
+    return ", ".join(counted(count, "note" if name == "info" else name) for name, count in counts.items() if count)
 
 
 def _summary_lines(summary: DatasetSummary) -> list[str]:
     lines: list[str] = []
     for name, split in summary.splits.items():
-        empty = f", {_count(split.without_objects, 'image')} without" if split.without_objects else ""
-        lines.append(f"{name:<6} {_count(split.images, 'image')}, {_count(split.objects, 'object')}{empty}")
+        empty = f", {counted(split.without_objects, 'image')} without" if split.without_objects else ""
+        lines.append(f"{name:<6} {counted(split.images, 'image')}, {counted(split.objects, 'object')}{empty}")
         shown = split.categories.most_common(_MOST_CATEGORIES)
         rest = len(split.categories) - len(shown)
         counts = ", ".join(f"{_printable(category)} {count}" for category, count in shown)
@@ -140,10 +141,6 @@ def _summary_lines(summary: DatasetSummary) -> list[str]:
             lines.append(f"       {counts}" + (f" and {rest} more" if rest else ""))
     sizes = ", ".join(f"{summary.sizes[name]} {name}" for name in ("tiny", "small", "medium", "large"))
     return [*lines, f"sizes  {sizes}", f"image  {_per_image(summary)}"]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _per_image(summary: DatasetSummary) -> str:

@@ -46,7 +46,7 @@ from samtune.types import ImageRecord, Issue, Severity, Split
 from samtune.utils.files import new_folder, storage_errors, write_json
 from samtune.utils.output_folders import check_output
 from samtune.utils.results import Result
-from samtune.utils.text import html_lines, html_table
+from samtune.utils.text import counted, html_lines, html_table
 from samtune.utils.workers import mapped
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ def _check_share(gathered: _Gathered, images: int, config: PrepareConfig) -> Non
     if objects == 0:
         raise DataError.of(
             expected="at least one object",
-            found=(f"{images} image{'s' * (images != 1)} without any usable one" if images else "no usable image")
+            found=(f"{counted(images, 'image')} without any usable one" if images else "no usable image")
             + (f"; the first error: {why}" if why else ""),
             where=str(gathered.source) if first is None else first.place,
             do=(first and first.do) or "check what the export holds",
@@ -314,11 +314,11 @@ def _check_share(gathered: _Gathered, images: int, config: PrepareConfig) -> Non
     if first is not None and share > allowed:
         lost = gathered.read.lost_objects + gathered.found.lost_objects
         others = broken - lost
-        counted = f"{lost} of {lost + objects} objects" * bool(lost) + " and " * bool(lost and others)
-        counted += f"{others} image{'s' * (others != 1)} or file{'s' * (others != 1)}" * bool(others)
+        unusable = f"{lost} of {lost + objects} objects" * bool(lost) + " and " * bool(lost and others)
+        unusable += f"{counted(others, 'image')} or file{'s' * (others != 1)}" * bool(others)
         raise DataError.of(
             expected=f"at most {allowed:.0%} unusable",
-            found=f"{counted} ({share:.0%}); the first: {why}",
+            found=f"{unusable} ({share:.0%}); the first: {why}",
             where=first.place,
             do=f"{first.do or 'repair the source'}, or accept the loss with --on-error skip, which lists all of them",
         )

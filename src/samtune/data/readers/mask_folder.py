@@ -48,6 +48,7 @@ from samtune.data.readers.mask_pixels import array_objects, is_soft, read_array,
 from samtune.data.readers.text import read_text
 from samtune.errors import DataError
 from samtune.types import Annotation, ImageRecord, Issue, MaskFile, Segmentation, Severity, Split
+from samtune.utils.text import counted
 
 _DEEP_VOID = 65_535
 """Void in masks of 16 bits."""
@@ -198,7 +199,7 @@ class _Reader:
         if (pages > 1 or self._all_pages) and pages != count_pages(image):
             raise DataError.of(
                 expected="a mask of one page, or of as many as its image",
-                found=f"{pages} page{'s' * (pages != 1)}, and an image of {count_pages(image)}",
+                found=f"{counted(pages, 'page')}, and an image of {count_pages(image)}",
                 where=str(file),
                 do="save one label image: a page per object, or per depth, are two readings of a stack",
             )

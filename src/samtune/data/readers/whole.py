@@ -10,6 +10,7 @@ from samtune.data.images import SUFFIXES
 from samtune.data.readers.common import split_folders
 from samtune.data.readers.files import files_below
 from samtune.types import Annotation, ImageRecord, Issue, Polygons, Severity, Split
+from samtune.utils.text import counted
 
 _MANY = 10
 """Objects from which outlines that are all rectangles are no chance."""
@@ -59,7 +60,7 @@ class WholeSource:
         if not objects and not errors:
             yield self._issue(
                 "no-objects", Severity.ERROR,
-                f"The source has {self._images.total()} image{'s' * (self._images.total() != 1)} and no object.",
+                f"The source has {counted(self._images.total(), 'image')} and no object.",
                 do="check that the annotations were exported, and of which kind they are",
             )  # fmt: skip
         if not splits_explained:
