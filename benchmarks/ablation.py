@@ -197,8 +197,9 @@ def cell(source: Path, arm: str, seed: int, images: int, options: argparse.Names
         found = samtune.resume(run, finder=False, quiet=True)
     else:
         shutil.rmtree(run, ignore_errors=True)
-        settings = {"out": run, "steps": options.steps, "eval_every": -(-options.steps // 5), "eval_objects": 100}
-        config = ARMS[arm].config(**settings, seed=seed, cache_dir=dataset.resolve() / "embeddings", device="cpu")
+        settings = {"model": options.model, "out": run, "steps": options.steps, "device": "cpu"}
+        settings |= {"eval_every": -(-options.steps // 5), "eval_objects": 100}
+        config = ARMS[arm].config(**settings, seed=seed, cache_dir=dataset.resolve() / "embeddings")
         found = samtune.train(with_few_images(dataset, images, seed), config, finder=False, quiet=True)
     if found.signal:  # its checkpoint is saved, and goes on the next time
         sys.exit(128 + found.signal)
@@ -269,7 +270,7 @@ def cost(options: argparse.Namespace) -> list[str]:
     """What a step costs with the plain recipe and with another, in turns of ten steps, in processor seconds."""
     source, other = options.sources[0], next(arm for arm in options.arms if arm != PLAIN)
     dataset = prepared(source, options.out)
-    settings = {"steps": 10**6, "eval_every": 10**6, "device": "cpu", "eval_objects": 1}
+    settings = {"model": options.model, "steps": 10**6, "eval_every": 10**6, "device": "cpu", "eval_objects": 1}
     folders = {arm: options.out / f"cost-{ARMS[arm].key}" for arm in (PLAIN, other)}
     runs = {arm: new(dataset, ARMS[arm].config(**settings, out=folder)) for arm, folder in folders.items()}
     turns = {arm: Turns(run) for arm, run in runs.items()}
@@ -321,6 +322,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=[PLAIN, "default"])
     parser.add_argument("--against", choices=list(ARMS), default=PLAIN, help="the arm that the table compares with")
+    parser.add_argument("--model", default="nano", help="of all arms; another one takes another --out")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--objects", type=int, default=120, help="most held-out objects of a set")

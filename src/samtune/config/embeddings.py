@@ -62,7 +62,7 @@ def refuse_flip_and_views(flip: bool, views: int) -> None:
         ValueError: both are asked for.
     """
     if flip and views > 1:
-        raise ValueError("give flip or views, not both: the second of several views is the mirrored image")
+        raise ValueError("expected flip or views, not both: leave flip out, a mirrored view is one of several")
 
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*")
