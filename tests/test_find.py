@@ -274,7 +274,13 @@ def test_what_a_finder_is_survives_the_disk(run, tmp_path, dataset):
 def test_damaged_and_foreign_finders_are_refused(run, tmp_path, dataset, tiny_folder):
     file = run / "finder" / "finder.safetensors"
     (tmp_path / "half.safetensors").write_bytes(file.read_bytes()[:2000])
-    for path, words in ((tmp_path / "half.safetensors", "format 1"), (tiny_folder, "a run with a finder")):
+    bare = shutil.copytree(run, tmp_path / "bare", ignore=shutil.ignore_patterns("finder"))
+    for path, words in (
+        (tmp_path / "half.safetensors", "format 1"),
+        (bare, "samtune find-train"),
+        (tiny_folder, "a model without one(.|\n)*samtune train DATASET --finder"),
+        (tmp_path / "none", "no such folder"),
+    ):
         with pytest.raises(ModelError, match=words):
             load_finder(path)
     (tmp_path / "images").mkdir()

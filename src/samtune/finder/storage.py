@@ -77,11 +77,14 @@ def load_finder(path: Path) -> Finder:
     beside = path.with_name(FILE) if path.suffix == ".pt" else path
     file = next((place for place in (path / FOLDER / FILE, path / FILE) if place.is_file()), beside)
     if not file.is_file():
+        is_run = (path / "run.json").is_file()
         raise ModelError.of(
             expected="a run with a finder",
-            found="none",
+            found="a run without one" if is_run else "a model without one" if path.exists() else "no such folder",
             where=str(path),
-            do=f"train one: samtune find-train {path}",
+            do=f"train one: samtune find-train {path}"
+            if is_run
+            else "tune a model first: samtune train DATASET --finder",
         )
     try:
         with safe_open(file, framework="pt") as content:
