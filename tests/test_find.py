@@ -44,6 +44,7 @@ from samtune.finder.evaluation import BASE_GRID, MethodResult, about_grids
 from samtune.finder.finding import Looks, answer_boxes, check_fits, find, look
 from samtune.finder.fitting import choose_lessons
 from samtune.finder.matching import OperatingPoint
+from samtune.finder.measure import FoundImage, judged, read_true, right_finds
 from samtune.finder.name_training import learn_to_name
 from samtune.finder.naming import Namer
 from samtune.finder.proposals import propose
@@ -239,6 +240,21 @@ def test_in_every_view_boxes_go_around_the_masks_that_are_seen(dataset, tiny_fol
             lost += 1
             assert truth.ignored.numpy()[low_res.of([one], change)[0] > 0].all()
     assert lost > 0
+
+
+@pytest.mark.parametrize("kind", ["iscrowd", "is_fragment"])
+def test_crowds_and_what_another_tile_has_count_neither_way(kind, dataset):
+    first = dataset.split("train").images[0].single_objects[0]
+    marked = pl.col("annotation_id").eq(first.annotation_id).fill_null(value=False)
+    other = replace(dataset, table=dataset.table.with_columns(marked.alias(kind)))
+    image, low_res = other.split("train").images[0], LowResTargets(other, 16)
+    truth = read_truth(image, low_res, {})
+    assert len(truth) == len(image.objects) - 1 == len(image.single_objects)
+    assert (truth.ignored.numpy() == (low_res.of([first])[0] > 0)).all() and truth.ignored.any()
+    annotated = read_true(other, image, ())
+    found = FoundImage(annotated.crowd, np.zeros(1, np.int64), np.ones(1))
+    right, counted = right_finds(annotated, found)
+    assert not right.any() and not counted.any() and not judged(annotated, found).false.any()
 
 
 def test_views_that_are_kept_are_not_embedded_again(dataset, tiny_folder):
@@ -593,9 +609,9 @@ def test_an_honest_word(changed, word):
     finder = Finder(
         head=None, classes=CLASSES, most=100, image_size=64, encoder="", decoder="", quality=quality(**poor, **changed)
     )
-    judged = judge(finder)
-    assert judged.is_usable == (word == "") and word in " ".join(judged.lines())
-    assert ("keep prompting" in judged.lines()[0]) == (word != "")
+    verdict = judge(finder)
+    assert verdict.is_usable == (word == "") and word in " ".join(verdict.lines())
+    assert ("keep prompting" in verdict.lines()[0]) == (word != "")
 
 
 def test_finds_in_shards_are_those_in_a_folder(run, dataset, tmp_path):

@@ -87,6 +87,11 @@ class ObjectEntry:
     iscrowd: bool
     is_fragment: bool = False
 
+    @property
+    def is_single(self) -> bool:
+        """One object, all that there is of it: neither a crowd region nor a part that another tile has."""
+        return not self.iscrowd and not self.is_fragment
+
 
 @dataclass(frozen=True, slots=True)
 class ImageEntry:
@@ -108,7 +113,7 @@ class ImageEntry:
     @property
     def single_objects(self) -> tuple[ObjectEntry, ...]:
         """The objects to learn and to measure: crowd regions and fragments of a neighbouring tile's objects are not."""
-        return tuple(found for found in self.objects if not found.iscrowd and not found.is_fragment)
+        return tuple(found for found in self.objects if found.is_single)
 
     @property
     def part(self) -> str:

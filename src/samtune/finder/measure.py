@@ -39,7 +39,7 @@ class TrueImage:
         image: the table's entry.
         masks: of the N single objects, in COCO's compressed form.
         classes: int64 `[N]`.
-        crowd: masks of crowd regions.
+        crowd: masks of crowd regions, and of objects that another tile has: what is found there counts neither way.
     """
 
     image: ImageEntry
@@ -141,7 +141,7 @@ def read_true(dataset: Dataset, image: ImageEntry, classes: Sequence[str]) -> Tr
         image,
         [compress(dataset.read_mask(one)) for one in kept],
         np.array([number.get(one.category, len(classes)) if classes else 0 for one in kept], np.int64),
-        [compress(dataset.read_mask(one)) for one in image.objects if one.iscrowd],
+        [compress(dataset.read_mask(one)) for one in image.objects if not one.is_single],
     )
 
 

@@ -33,7 +33,7 @@ class Truth:
         objects: the table's entries of the N objects, whose masks are read when they are needed.
         boxes: float32 `[N, 4]`, xyxy.
         classes: int64 `[N]`, number of the class.
-        ignored: bool `[h, w]`, cells of crowd regions, of which nothing is asked.
+        ignored: bool `[h, w]`, cells of crowd regions and of objects that another tile has, of which nothing is asked.
     """
 
     objects: tuple[ObjectEntry, ...]
@@ -73,7 +73,7 @@ def read_truth(image: ImageEntry, low_res: LowResTargets, numbers: Mapping[str, 
     boxes = low_res.boxes(seen, image, change)
     has_size = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)  # a mask may lie in the half of its box that is not seen
     objects = tuple(one for one, is_there in zip(seen, has_size, strict=True) if is_there)
-    others = [one for one in image.objects if one.iscrowd or not change.shows(one.box)]
+    others = [one for one in image.objects if not one.is_single or not change.shows(one.box)]
     return Truth(
         objects=objects,
         boxes=torch.from_numpy(boxes[has_size]),
