@@ -34,18 +34,20 @@ from samtune.config import (
     TrainConfig,
 )
 from samtune.data.low_res import LowResTargets
+from samtune.data.masks import encode_rle
 from samtune.data.table import Dataset, write_table
 from samtune.data.views import change_of
 from samtune.embeddings.cache import encoder_fingerprint
 from samtune.embeddings.dataset import DatasetEmbeddings
 from samtune.errors import ConfigError, DataError, ModelError
 from samtune.finder import name_training, training
+from samtune.finder.calibration import ScoreCalibration
 from samtune.finder.evaluation import BASE_GRID, MethodResult, about_grids
-from samtune.finder.finding import Looks, answer_boxes, check_fits, find, look
-from samtune.finder.fitting import choose_lessons
+from samtune.finder.finding import Looks, answer_boxes, check_fits, find, full_masks, look
+from samtune.finder.fitting import choose_lessons, make_finder
 from samtune.finder.matching import OperatingPoint
 from samtune.finder.measure import FoundImage, judged, read_true, right_finds
-from samtune.finder.name_training import learn_to_name
+from samtune.finder.name_training import learn_to_name, seen_from
 from samtune.finder.naming import Namer
 from samtune.finder.proposals import propose
 from samtune.finder.results import Finder, Quality
@@ -53,11 +55,13 @@ from samtune.finder.run import expected_seconds, masks_to_draw
 from samtune.finder.storage import load_finder, save_finder
 from samtune.finder.targets import read_truth
 from samtune.finder.training import box_f1, read_examples, train_head, views_of
+from samtune.finder.unlabelled import SURE, UNSURE, label_by_itself
 from samtune.finder.verdict import judge
 from samtune.inference.predictor import Predictor
 from samtune.model.io.load import load_model
 from samtune.model.io.save import save_model
 from samtune.studio.models import Models
+from samtune.training.run import open_embeddings
 from tests.small import make_dataset
 from tests.tiny import tiny_sam2
 
@@ -268,6 +272,69 @@ def test_views_that_are_kept_are_not_embedded_again(dataset, tiny_folder):
     )
     assert seen.step == 3 and source.cache is not None and source.cache.counts.encoded == 0
     assert not torch.equal(plain.head.answer.weight, seen.head.answer.weight)
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory):
+    """A folder of images that the dataset does not have."""
+    return make_dataset(tmp_path_factory.mktemp("more") / "others", train=4, valid=0, test=0, seed=9).root / "images"
+
+
+@pytest.mark.parametrize("sure_from", [0.0, 0.5, 2.0])
+def test_sure_finds_are_learned_from_and_of_the_others_nothing_is_asked(run, unlabelled, tmp_path, sure_from):
+    predictor = Predictor(load_model(run))
+    source = open_embeddings(run, predictor.loaded)
+    files = sorted(unlabelled.iterdir())
+    points = (OperatingPoint(sure_from, SURE, 0.5),) if sure_from <= 1 else ()
+    finder = replace(load_finder(run), points=points, calibration=ScoreCalibration((1.0, 0.0, 0.0, 0.0), 3.0))
+    found = label_by_itself(predictor, source, finder, files, tmp_path)
+    assert len(found.images) == 4 and found.embeddings.dataset.images[: -len(files)] == source.dataset.images
+    sure = unsure = 0
+    for image in found.images:
+        finds = find(predictor, seen_from(found.embeddings, image, finder.looks), finder).above(UNSURE)
+        learned = [one for one in image.objects if one.is_single]
+        assert len(image.objects) == len(finds) and len(learned) == (finds.scores >= max(sure_from, UNSURE)).sum()
+        sure, unsure = sure + len(learned), unsure + len(image.objects) - len(learned)
+        masks = [found.embeddings.dataset.read_mask(one) for one in image.objects]
+        assert [encode_rle(mask) for mask in masks] == full_masks(finds)
+        assert [one.category for one in image.objects] == [CLASSES[number] for number in finds.classes]
+    assert (found.sure, found.unsure) == (sure, unsure) and sure + unsure > 0
+    assert (unsure == 0) == (sure_from == 0.0) and (sure == 0) == (sure_from > 1)
+
+
+def test_of_finders_with_and_without_unlabelled_images_the_better_on_validation_stays(
+    run, dataset, unlabelled, tmp_path, capsys
+):
+    run = shutil.copytree(run, tmp_path / "run")
+    config = ["--steps", "8", "--rounds", "1", "--width", "8", "--views", "1", "--looks", "1"]
+    with pytest.raises(SystemExit) as ended:
+        main(["find-train", str(run), "--unlabelled", str(unlabelled), *config, "--quiet"])
+    assert ended.value.code == 0
+    finder = load_finder(run)
+    about = finder.about["unlabelled"]
+    assert "unlabelled 4 images" in capsys.readouterr().out and str(unlabelled) not in json.dumps(finder.about)
+    before, after = about["f1"]
+    assert finder.quality is not None and finder.quality.point.f1 == max(before, after)
+    assert finder.about["images"] == 10 + 4 * (after > before)
+    predictor = Predictor(load_model(run))
+    source = open_embeddings(run, predictor.loaded)
+    settings = FinderConfig(steps=8, rounds=1, width=8, views=1, looks=1)
+    without = make_finder(predictor, source, settings)
+    assert without.quality is not None and without.quality.point.f1 == before
+
+    one_image = make_dataset(tmp_path / "one", train=1, valid=0, test=0, empty=0)
+    (tmp_path / "none").mkdir()
+    for folder, data, error, words in (
+        (tmp_path / "none", dataset, DataError, "a folder without any"),
+        (dataset.root / "images", dataset, DataError, "all of which are"),
+        (unlabelled, one_image, ConfigError, "held-out images"),
+    ):
+        with pytest.raises(error, match=words):
+            if data is dataset:
+                api.train_finder(run, settings, unlabelled=folder, quiet=True)
+            else:
+                make_finder(predictor, replace(source, dataset=data), settings, unlabelled=list(folder.iterdir()))
+    assert load_finder(run).about == finder.about
 
 
 def test_what_a_finder_is_survives_the_disk(run, tmp_path, dataset):

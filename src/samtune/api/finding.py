@@ -19,26 +19,38 @@ if TYPE_CHECKING:
     from samtune.finder.run import FinderReport
 
 
-def train_finder(run: Path | str, config: FinderConfig | None = None, *, quiet: bool = False) -> FinderReport:
+def train_finder(
+    run: Path | str,
+    config: FinderConfig | None = None,
+    *,
+    unlabelled: Path | str | None = None,
+    quiet: bool = False,
+) -> FinderReport:
     """Teach a finished run to find its dataset's objects by itself, and to name them; see docs/finder.md.
 
     Args:
         run: folder of a run; the finder is written into it, in place of an earlier one.
         config: how; nothing about the run is changed.
+        unlabelled: folder of images that nobody labelled, to learn from too, where validation gains by it.
         quiet: show no progress.
 
     Raises:
-        DataError: the run's dataset cannot be read, or its training split has no object.
+        DataError: the run's dataset or an unlabelled image cannot be read, the training split has no object, or all
+            unlabelled images are in the dataset.
+        ConfigError: unlabelled images, and nothing held out to choose on.
         ModelError: the folder is no run.
         StorageError: the disk refused.
     """
     from samtune.finder.run import add_finder
+    from samtune.inference.files import image_files
     from samtune.training.run import open_embeddings
 
     config, folder = config or FinderConfig(), Path(run)
+    files = [] if unlabelled is None else image_files(Path(unlabelled))
     predictor = predictor_of(folder, config.device)
     with stages(quiet=quiet) as advance:
-        return add_finder(folder, predictor, open_embeddings(folder, predictor.loaded), config, progress=advance)
+        embeddings = open_embeddings(folder, predictor.loaded)
+        return add_finder(folder, predictor, embeddings, config, unlabelled=files, progress=advance)
 
 
 def find(

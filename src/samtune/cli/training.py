@@ -151,13 +151,22 @@ def runs(
         show(table, as_json=as_json)
 
 
-def find_train(run: Path, /, *, config: Annotated[FinderOptions, Flat] = FinderOptions(), quiet: Quiet = False) -> None:
+def find_train(
+    run: Path,
+    /,
+    *,
+    unlabelled: Path | None = None,
+    config: Annotated[FinderOptions, Flat] = FinderOptions(),
+    quiet: Quiet = False,
+) -> None:
     """Teach a finished run to find and name its dataset's objects without prompts, for `predict --find`.
 
     Args:
         run: Folder that `samtune train` made; the finder is written into it.
+        unlabelled: Folder of images that nobody labelled. A second finder learns from what the first one is sure of
+            there, and is kept where it finds better on validation; takes twice the time and more.
     """
-    show(api.train_finder(run, config.config(), quiet=quiet))
+    show(api.train_finder(run, config.config(), unlabelled=unlabelled, quiet=quiet))
 
 
 def fit_grid(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from samtune.data.low_res import LowResTargets
 from samtune.data.table import Dataset, ImageEntry
 from samtune.embeddings.cache import encoder_fingerprint
 from samtune.embeddings.dataset import DatasetEmbeddings
+from samtune.errors import ConfigError
 from samtune.evaluation.protocol import measure, read_truth
 from samtune.finder.calibration import calibration_error, fit
 from samtune.finder.caveats import sides_of
@@ -28,6 +31,7 @@ from samtune.finder.naming import Namer
 from samtune.finder.proposals import box_iou
 from samtune.finder.results import Finder, Finds, Quality
 from samtune.finder.training import FinderExample, TrainedHead, box_f1, read_examples, some_of, train_head
+from samtune.finder.unlabelled import label_by_itself, not_in
 from samtune.inference.predictor import Predictor
 from samtune.inference.thresholds import read_thresholds
 
@@ -71,7 +75,12 @@ def classes_to_learn(train: Sequence[ImageEntry], config: FinderConfig) -> tuple
 
 
 def make_finder(
-    predictor: Predictor, embeddings: DatasetEmbeddings, config: FinderConfig, *, progress: Advance | None = None
+    predictor: Predictor,
+    embeddings: DatasetEmbeddings,
+    config: FinderConfig,
+    *,
+    unlabelled: Sequence[Path] = (),
+    progress: Advance | None = None,
 ) -> Finder:
     """Train a finder on a dataset's own masks.
 
@@ -79,14 +88,45 @@ def make_finder(
         predictor: the tuned model, whose decoder draws the masks.
         embeddings: of the dataset's images, from the same encoder.
         config: how.
+        unlabelled: images that are not in the dataset; a second finder learns from the first one's finds in them too,
+            and is kept where its finds have a higher F1 on held-out images.
         progress: told of the stages.
 
     Raises:
-        DataError: the training split has no object.
+        DataError: the training split has no object, an unlabelled image cannot be read, or all are in the dataset.
+        ConfigError: nothing is held out that would tell which finds in unlabelled images are right.
     """
     advance = progress or (lambda what, done, total: None)
+    lessons = choose_lessons(embeddings.dataset, config.seed)
+    if not unlabelled:
+        return _made(predictor, embeddings, lessons, config, advance)
+    if not any(image.single_objects for image in lessons.valid):
+        raise ConfigError.of(
+            expected="held-out images, which tell what finds in unlabelled images are right",
+            found="neither a validation split nor a second group of training images",
+            where=str(embeddings.dataset.root),
+            do="leave out --unlabelled, or prepare the dataset with a validation split",
+        )
+    files = not_in(embeddings.dataset, unlabelled)
+    first = _made(predictor, embeddings, lessons, config, advance)
+    with TemporaryDirectory(prefix="samtune-") as folder:
+        found = label_by_itself(
+            predictor, embeddings, first, files, Path(folder),
+            progress=lambda done, total: advance("unlabelled images", done, total),
+        )  # fmt: skip
+        more = replace(lessons, train=(*lessons.train, *found.images))
+        second = _made(predictor, found.embeddings, more, config, advance)
+    before, after = (one.quality.point.f1 if one.quality else 0.0 for one in (first, second))
+    kept = second if after > before else first
+    about = {"images": len(files), "sure": found.sure, "unsure": found.unsure, "f1": [before, after]}
+    return replace(kept, about=kept.about | {"unlabelled": about}, rare=first.rare, sides=first.sides)
+
+
+def _made(
+    predictor: Predictor, embeddings: DatasetEmbeddings, lessons: Lessons, config: FinderConfig, advance: Advance
+) -> Finder:
+    """A finder from some lessons."""
     dataset = embeddings.dataset
-    lessons = choose_lessons(dataset, config.seed)
     counts = Counter(one.category for image in lessons.train for one in image.single_objects)
     classes = classes_to_learn(lessons.train, config)
     low_res = LowResTargets(dataset, predictor.loaded.mask_size)

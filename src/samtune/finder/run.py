@@ -46,7 +46,16 @@ class FinderReport(Result):
     def lines(self) -> list[str]:
         """What to tell the user."""
         made = f"{self.finder.about['step']} steps, {self.seconds:.0f} s; chosen on {self.finder.chosen_on}"
-        return [*self.usefulness.lines(), f"           {made}", f"written    {self.folder}"]
+        return [*self.usefulness.lines(), f"           {made}", *self._unlabelled(), f"written    {self.folder}"]
+
+    def _unlabelled(self) -> list[str]:
+        about = self.finder.about.get("unlabelled")
+        if about is None:
+            return []
+        before, after = about["f1"]
+        learned = f"{about['sure']} sure finds to learn from, {about['unsure']} left open"
+        gained = f"F1 on held-out images {before:.3f} without them, {after:.3f} with them"
+        return [f"unlabelled {about['images']} images, {learned}", f"           {gained}; the better finder is kept"]
 
     def to_json(self) -> dict[str, object]:
         """What can be said of it in JSON."""
@@ -65,6 +74,7 @@ def add_finder(
     embeddings: DatasetEmbeddings,
     config: FinderConfig,
     *,
+    unlabelled: Sequence[Path] = (),
     progress: Advance | None = None,
 ) -> FinderReport:
     """Make a finder for a run and write it into `RUN/finder`, as a whole or not at all.
@@ -74,14 +84,15 @@ def add_finder(
         predictor: the run's model.
         embeddings: of its dataset.
         config: how.
+        unlabelled: images to learn from too, see `make_finder`.
         progress: told of the stages.
 
     Raises:
-        DataError: the training split has no object.
         StorageError: the disk refused.
+        SamtuneError: as for `make_finder`.
     """
     started = monotonic()
-    finder = make_finder(predictor, embeddings, config, progress=progress)
+    finder = make_finder(predictor, embeddings, config, unlabelled=unlabelled, progress=progress)
     save_finder(finder, run / FOLDER)
     return FinderReport(run / FOLDER, finder, monotonic() - started, judge(finder))
 
