@@ -35,10 +35,11 @@ def assert_same(model: Sam2Model, pixels: torch.Tensor) -> None:
     windows=st.tuples(*[st.sampled_from([2, 4, 6, 8, 14])] * 4),
     global_blocks=st.sets(st.sampled_from([0, 3])),  # transformers has none where a stage begins
     images=st.integers(1, 2),
+    kernel=st.sampled_from([1, 3, 5]),
     strip=st.sampled_from([1, 100, 600, 10**9]),
     seed=st.integers(0, 99),
 )
-def test_strips_give_what_the_plain_encoder_gives(size, windows, global_blocks, images, strip, seed):
+def test_strips_give_what_the_plain_encoder_gives(size, windows, global_blocks, images, kernel, strip, seed):
     torch.manual_seed(seed)
     config: Any = tiny_config(size)
     backbone = config.vision_config.backbone_config
@@ -47,6 +48,7 @@ def test_strips_give_what_the_plain_encoder_gives(size, windows, global_blocks, 
     # as in the released models: the background of the position embedding is a whole number of windows wide
     backbone.window_positional_embedding_background_size = [7, 7]
     backbone.window_size_per_stage[0] = 8 if windows[0] > 6 else 4  # transformers tiles its position embedding
+    config.vision_config.fpn_kernel_size, config.vision_config.fpn_padding = kernel, kernel // 2
     model = Sam2Model(config).eval().requires_grad_(False)
     reset_layers(model)
     with pytest.MonkeyPatch.context() as patch:

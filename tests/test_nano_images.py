@@ -24,10 +24,12 @@ from samtune import api
 from samtune.config import LossConfig, PrepareConfig, PretrainConfig, PretrainStage
 from samtune.data.masks import Region
 from samtune.errors import ConfigError, DataError, StorageError
+from samtune.model.encoder.embeddings import ImageEmbeddings
 from samtune.nano import augment
 from samtune.nano.architecture import untrained_nano
 from samtune.nano.augment import SMALLEST, TrainingView, Window, choose_window, crop_image, crop_mask, crop_view, paste
 from samtune.nano.batches import BACKGROUND_CLICKS, made_ahead, make_batch, small_ellipses
+from samtune.nano.neighbours import OFFSETS, NeighbourHead, neighbour_loss, neighbours
 from samtune.nano.pretraining import measure, pretrain, step_generator
 from samtune.nano.real_images import open_images
 from samtune.nano.scenes import SceneBank, draw_scenes
@@ -69,7 +71,8 @@ def corpus(tmp_path) -> Path:
 def tiny(corpus: Path, out: Path, **changes) -> PretrainConfig:
     """Four steps on real images and scenes, small ones among them."""
     sharp = LossConfig(focal=20.0, area_bce=0.3, scale=2)
-    stage = PretrainStage(size=128, small_share=0.5, steps=4, images=1, objects=3, paste=0.5, degrade=True, loss=sharp)
+    shape = {"size": 128, "small_share": 0.5, "steps": 4, "images": 1, "objects": 3}
+    stage = PretrainStage(**shape, paste=0.5, degrade=True, neighbours=1.0, neighbour_objects=4, loss=sharp)
     given = {
         "out": out,
         "images": (corpus,),
@@ -193,6 +196,66 @@ def test_a_stage_of_the_decoder_leaves_the_encoder_as_it_is(corpus, tmp_path):
     assert learned == {"mask_decoder", "prompt_encoder"}
 
 
+@given(seed=st.integers(0, 999), objects=st.integers(0, 3), height=st.integers(1, 9), width=st.integers(1, 9))
+@settings(max_examples=25, deadline=None)
+def test_neighbours_are_asked_for_as_the_masks_say(seed, objects, height, width):
+    """Against a loop over pixels: the square root of an object's area is shared by its pixels, overlaps add up."""
+    masks = torch.rand(objects, height, width, generator=torch.Generator().manual_seed(seed)) < 0.5
+    asked = neighbours([masks])
+    weight, same = torch.zeros(2, len(OFFSETS), height, width)
+    for mask in masks:
+        for row, column in mask.nonzero().tolist():
+            for place, (down, right) in enumerate(OFFSETS):
+                if 0 <= row + down < height and 0 <= column + right < width:
+                    share = float(mask.sum()) ** -0.5
+                    weight[place, row, column] += share
+                    same[place, row, column] += share * float(mask[row + down, column + right])
+    torch.testing.assert_close(asked.weight[0], weight)
+    torch.testing.assert_close(asked.same[0], same)
+
+
+def test_the_loss_of_neighbours_is_small_for_right_answers_alone():
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[0, 1:4, 1:4] = masks[1, 5:, 2:7] = True
+    asked = neighbours([masks, masks[:0]])
+    right = torch.where(asked.same > 0, 9.0, -9.0)
+    assert neighbour_loss(right, asked) < 1e-3 < 8 < neighbour_loss(-right, asked)
+    assert neighbour_loss(right[1:], neighbours([masks[:0]])) == 0, "nothing is labelled"
+
+
+def test_neighbours_can_be_learned_from_features():
+    """Features in which each of two objects has a value of its own; the head learns what lies beside what."""
+    masks = torch.zeros(2, 16, 16, dtype=torch.bool)
+    masks[0, 2:7, 2:7] = masks[1, 9:14, 4:14] = True
+    generator = torch.Generator().manual_seed(0)
+    embeddings = ImageEmbeddings(
+        torch.randn(1, 32, 4, 4, generator=generator),
+        (torch.randn(1, 4, 16, 16, generator=generator), torch.randn(1, 8, 8, 8, generator=generator)),
+    )
+    torch.manual_seed(0)
+    head, asked = NeighbourHead(32), neighbours([masks])
+    optimizer = torch.optim.Adam(head.parameters(), 1e-2)
+    losses = []
+    for _ in range(60):
+        loss = neighbour_loss(head(embeddings), asked)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_neighbours_are_of_more_objects_than_are_asked_for(corpus, tmp_path):
+    config = tiny(corpus, tmp_path / "run", real_share=1.0, background=())
+    real, bank = open_images(config), draw_scenes(config)
+    stage = config.stages[0].model_copy(update={"objects": 1, "neighbours": 1.0, "whole": 1.0, "images": 8})
+    batch = make_batch(bank, real, stage, torch.Generator().manual_seed(0))
+    assert batch.neighbours is not None and len(batch.prompts) == 8, "one object of each view is asked for"
+    objects = (batch.neighbours.weight[:, :8].amax(1) > 0).flatten(1).sum(1)
+    targets = (batch.targets > 0.5).flatten(1).sum(1)
+    assert (objects > 2 * targets).any(), "there are views with more"
+
+
 def test_masks_lie_where_the_image_shows_the_object():
     """Squares of one gray level each: inside a mask is its level, whatever the window, the turn and the mirror."""
     image = np.zeros((90, 120, 3), np.uint8)
@@ -306,6 +369,7 @@ def test_a_killed_sitting_ends_with_the_same_weights(corpus, tmp_path):
     assert json.loads((config.out / "checkpoints/last/progress.json").read_text())["step"] == 2
     resumed = pretrain(config)
     one, two = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
+    assert one.keys() == untrained_nano(0).state_dict().keys(), "the second task's head does not ship"
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     steps = [json.loads(line)["step"] for line in (config.out / "metrics.jsonl").read_text().splitlines()]
     assert steps == [3], "what was logged after the checkpoint is written once"

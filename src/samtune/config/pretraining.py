@@ -35,6 +35,14 @@ class PretrainStage(Config):
         description="Further boxes per image, of 4 to 24 pixels anywhere in it, whose answer is the ellipse inside: "
         "they teach where a small box is.",
     )
+    neighbours: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="Weight of a second task for the encoder: which pixels around a pixel belong to the same object.",
+    )
+    neighbour_objects: int = Field(
+        default=24, ge=1, description="Most objects per image that this task is about; `objects` of them are asked for."
+    )
     lr: float = Field(default=1e-3, gt=0.0, description="Learning rate at the stage's start.")
     final_lr: float = Field(default=1e-3, gt=0.0, description="Learning rate at its end; a straight line in between.")
     warmup: int = Field(default=50, ge=0, description="Steps of linear warm-up.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import cv2
@@ -18,6 +18,7 @@ from torch.nn import functional
 from samtune.config import PretrainStage, PromptPolicy
 from samtune.model.preprocess import MEAN, STD
 from samtune.nano.augment import TrainingView, degraded, recoloured, turned
+from samtune.nano.neighbours import Neighbours, neighbours
 from samtune.nano.real_images import RealImages
 from samtune.nano.scenes import SceneBank
 from samtune.prompts.batch import LOW_RES_STRIDE, PromptBatch
@@ -52,6 +53,7 @@ class PretrainingBatch:
         image_index: int64 `[N]`.
         targets: float32 `[N, S/4, S/4]`, the share of each low-res pixel the object covers; all zero for "no object".
         fine: float32 `[N, s S/4, s S/4]`, the same at the loss's scale s; `targets` themselves where s is 1.
+        neighbours: what the encoder's second task asks; None where the stage has none.
     """
 
     pixels: Tensor
@@ -59,13 +61,15 @@ class PretrainingBatch:
     image_index: Tensor
     targets: Tensor
     fine: Tensor
+    neighbours: Neighbours | None = None
 
     def to(self, device: torch.device) -> PretrainingBatch:
         """The same work on `device`."""
         pixels, index, targets, fine = (
             tensor.to(device) for tensor in (self.pixels, self.image_index, self.targets, self.fine)
         )
-        return PretrainingBatch(pixels, self.prompts.to(device), index, targets, fine)
+        asked = None if self.neighbours is None else self.neighbours.to(device)
+        return PretrainingBatch(pixels, self.prompts.to(device), index, targets, fine, asked)
 
     def about(self, rows: Tensor, prompts: PromptBatch) -> PretrainingBatch:
         """Other prompts about the targets of some rows, int64 `[n]`."""
@@ -75,6 +79,9 @@ class PretrainingBatch:
 def make_batch(bank: SceneBank, real: RealImages, stage: PretrainStage, generator: torch.Generator) -> PretrainingBatch:
     """Views of random scenes and real images with prompts, all of it from `generator`."""
     rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+    asked = stage.objects
+    if stage.neighbours:
+        stage = stage.model_copy(update={"objects": max(asked, stage.neighbour_objects)})
     views: list[TrainingView] = []
     centered: list[bool] = []
     while len(views) < stage.images:
@@ -86,7 +93,21 @@ def make_batch(bank: SceneBank, real: RealImages, stage: PretrainStage, generato
         centered.append(source is not None and rng.random() < _CENTER_SHARE)
         views.append(turned(rng, view))
     pixels = [normalised(recoloured(rng, degraded(rng, view.image) if stage.degrade else view.image)) for view in views]
-    return _with_prompts(views, pixels, centered, stage, generator)
+    seen = neighbours([_low_res(view.masks) for view in views]) if stage.neighbours else None
+    if stage.neighbours:
+        views = [_some_objects(rng, view, asked) for view in views]
+    return replace(_with_prompts(views, pixels, centered, stage, generator), neighbours=seen)
+
+
+def _low_res(masks: NDArray[np.bool_]) -> Tensor:
+    """Masks `[K, S, S]` on the low-res grid, by the half of each of its pixels."""
+    return functional.avg_pool2d(torch.from_numpy(masks).float(), LOW_RES_STRIDE) > 0.5
+
+
+def _some_objects(rng: np.random.Generator, view: TrainingView, most: int) -> TrainingView:
+    """The view with at most `most` of its objects as targets."""
+    chosen = np.sort(rng.permutation(len(view.masks))[:most])
+    return replace(view, masks=view.masks[chosen])
 
 
 def _with_prompts(

@@ -48,6 +48,7 @@ from samtune.nano.batches import (
     normalised,
     tight_boxes,
 )
+from samtune.nano.neighbours import NeighbourHead, neighbour_loss
 from samtune.nano.real_images import RealImages, open_images
 from samtune.nano.scenes import SceneBank, draw_scenes, object_masks, resized
 from samtune.prompts.batch import LOW_RES_STRIDE, PromptBatch, low_res_to_input
@@ -113,6 +114,10 @@ def _sitting(
     configure_process(device)
     nn.Module.to(model, device).train().requires_grad_(True)
     parameters = dict(model.named_parameters())
+    head: NeighbourHead | None = None
+    if any(stage.neighbours for stage in config.stages):
+        head = _neighbour_head(model, config.seed)
+        parameters |= {f"neighbours.{name}": parameter for name, parameter in head.named_parameters()}
     optimizer = make_optimizer(_parameter_groups(parameters, config), device)
     average = MovingAverage(parameters, config.ema)
     state = TrainingState(parameters, optimizer, average)
@@ -136,7 +141,7 @@ def _sitting(
             if batch is None:
                 loss, measured = prompt_step(model, step.stage, generator)
             else:
-                loss, measured = image_step(model, batch.to(device), step.stage, generator)
+                loss, measured = image_step(model, batch.to(device), step.stage, generator, head)
         norm = _learn(loss, optimizer, config.clip, _learning_rate(step.stage, step.progress))
         average.update(step.number)
         log.add(step.number, {"loss": loss.total.item(), "norm": norm} | measured)
@@ -152,6 +157,13 @@ def _sitting(
     state.progress = Progress(sum(stage.steps for stage in config.stages))
     save_last(folder, state)
     return save_weights(model, average, config.out / "weights")
+
+
+def _neighbour_head(model: Sam2Model, seed: int) -> NeighbourHead:
+    """An untrained head beside the model."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NeighbourHead(model.no_memory_embedding.shape[-1]).to(model.device)
 
 
 def _learn(loss: Loss, optimizer: torch.optim.Optimizer, clip: float, lr: float) -> float:
@@ -181,7 +193,8 @@ def set_input_size(model: Sam2Model, size: int) -> None:
 def save_weights(model: Sam2Model, average: MovingAverage, folder: Path) -> Path:
     """Write the averaged weights in Hugging Face layout, fp16."""
     shipped = Sam2Model(model.config)
-    shipped.load_state_dict(model.state_dict() | average.values)
+    state = model.state_dict()
+    shipped.load_state_dict(state | {name: value for name, value in average.values.items() if name in state})
     with new_folder(folder) as temporary:
         shipped.half().save_pretrained(temporary)
     return folder
@@ -217,13 +230,24 @@ def prompt_step(model: Sam2Model, stage: PretrainStage, generator: torch.Generat
 
 
 def image_step(
-    model: Sam2Model, batch: PretrainingBatch, stage: PretrainStage, generator: torch.Generator
+    model: Sam2Model,
+    batch: PretrainingBatch,
+    stage: PretrainStage,
+    generator: torch.Generator,
+    head: NeighbourHead | None = None,
 ) -> tuple[Loss, dict[str, float]]:
-    """Prompts on views of images; in a share of the steps with one to three rounds of corrections."""
+    """Prompts on views of images; in a share of the steps with one to three rounds of corrections.
+
+    With a head, and where the encoder learns, the loss of the encoder's second task comes on top.
+    """
     with torch.set_grad_enabled(stage.learns == "all"):
         embeddings = encode(model, batch.pixels)
     output = decode(model, embeddings, batch.prompts, batch.image_index)
     loss, measured = _image_loss(output, batch, stage), _ious(output, batch.targets, batch.prompts)
+    if head is not None and batch.neighbours is not None and stage.learns == "all":
+        apart = neighbour_loss(head(embeddings), batch.neighbours)
+        loss = Loss(loss.total + stage.neighbours * apart, loss.parts)
+        measured["neighbours"] = apart.item()
     rounds = 0
     while rounds < _MOST_CORRECTIONS and torch.rand(1, generator=generator) < stage.corrections:
         rounds += 1

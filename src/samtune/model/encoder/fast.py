@@ -6,7 +6,7 @@ frees several hundred MB. Three remarks save most of that; nothing is approximat
 1. *Work in strips.* Windows are independent, and everything around the attention works on single pixels. So a block
    runs on a few rows of windows from beginning to end while they are in the processor's cache. Only the blocks
    with global attention need all pixels at once, and only for the attention itself.
-2. *Merge what is linear.* Of the two finer levels of the feature pyramid, the decoder takes a 1x1 convolution of a 1x1
+2. *Merge what is linear.* Of the two finer levels of the feature pyramid, the decoder takes a 1x1 convolution of a
    convolution. Their product, 96 to 32 channels instead of 96 to 256 to 32, is one.
 3. *Leave out what an image does not need*: the position encodings of the pyramid (for video), the padding of windows
    after the attention, and a product inside transformers' attention whose result is unused.
@@ -214,27 +214,38 @@ def _convolutions(neck: Sam2VisionNeck) -> list[nn.Conv2d]:
 
 
 def _is_mergeable(neck: Sam2VisionNeck) -> bool:
-    """Whether the pyramid has four levels of 1x1 convolutions, and features flow down into the third alone."""
+    """Whether the pyramid has four levels of convolutions that keep the size, and features flow into the third alone.
+
+    SAM 2's are 1x1; the official code and transformers take larger ones by their configuration, and nano has 3x3.
+    """
     convolutions = _convolutions(neck)
-    pointwise = all(conv.kernel_size == (1, 1) and conv.stride == (1, 1) for conv in convolutions)
-    return pointwise and len(convolutions) == 4 and {0, 1, 2} & set(neck.fpn_top_down_levels or ()) == {2}
+    keeping = all(
+        conv.stride == (1, 1) and conv.padding == tuple(side // 2 for side in conv.kernel_size) for conv in convolutions
+    )
+    return keeping and len(convolutions) == 4 and {0, 1, 2} & set(neck.fpn_top_down_levels or ()) == {2}
 
 
 def _top_down(coarse: list[Tensor], convolutions: list[nn.Conv2d]) -> Tensor:
     """The pyramid's third level from the two coarsest stages, `[B, h, w, C]`."""
-    third, last = (_pointwise(level, convolutions[place]) for level, place in zip(coarse, (1, 0), strict=True))
+    third, last = (
+        _convolved(level, convolutions[place].weight, convolutions[place].bias)
+        for level, place in zip(coarse, (1, 0), strict=True)
+    )
     B, height, width, C = last.shape
     twice = last[:, :, None, :, None].expand(B, height, 2, width, 2, C)
     return third + twice.reshape(B, 2 * height, 2 * width, C)
 
 
 def _merged(level: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tensor:
-    """`second(first(level))` of two 1x1 convolutions as one; `[B, h, w, C]`."""
+    """`second(first(level))` as one convolution, where the second one is 1x1; `[B, h, w, C]`."""
     assert first.bias is not None
     outer = second.weight.flatten(1)
-    return F.linear(level, outer @ first.weight.flatten(1), F.linear(first.bias, outer, second.bias))
+    weight = (outer @ first.weight.flatten(1)).view(-1, *first.weight.shape[1:])
+    return _convolved(level, weight, F.linear(first.bias, outer, second.bias))
 
 
-def _pointwise(level: Tensor, convolution: nn.Conv2d) -> Tensor:
-    """A 1x1 convolution of `[B, h, w, C]`."""
-    return F.linear(level, convolution.weight.flatten(1), convolution.bias)
+def _convolved(level: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution of `[B, h, w, C]` with zeros around it, `[B, h, w, C']`."""
+    if weight.shape[-2:] == (1, 1):
+        return F.linear(level, weight.flatten(1), bias)
+    return F.conv2d(level.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2).permute(0, 2, 3, 1)
