@@ -18,6 +18,7 @@ from samtune.model.io.loaded import LoadedModel
 from samtune.model.io.official_layout import CONFIG_KEY, to_official, widened_config
 from samtune.model.io.tensors import save_checkpoint
 
+_MODELING = "sam2.modeling"
 _LETTERS = {"tiny": "t", "small": "s", "base-plus": "b+", "large": "l"}
 
 
@@ -71,14 +72,13 @@ def official_yaml(config: dict[str, Any]) -> str:
     built: Any = image_config(config)
     vision, decoder = built.vision_config, built.mask_decoder_config
     backbone = vision.backbone_config
-    modeling = "sam2.modeling"
     model = {
-        "_target_": f"{modeling}.sam2_base.SAM2Base",
+        "_target_": f"{_MODELING}.sam2_base.SAM2Base",
         "image_encoder": {
-            "_target_": f"{modeling}.backbones.image_encoder.ImageEncoder",
+            "_target_": f"{_MODELING}.backbones.image_encoder.ImageEncoder",
             "scalp": len(backbone.blocks_per_stage) - vision.num_feature_levels,
             "trunk": {
-                "_target_": f"{modeling}.backbones.hieradet.Hiera",
+                "_target_": f"{_MODELING}.backbones.hieradet.Hiera",
                 "embed_dim": backbone.hidden_size,
                 "num_heads": backbone.num_attention_heads_per_stage[0],
                 "q_pool": backbone.num_query_pool_stages,
@@ -87,23 +87,7 @@ def official_yaml(config: dict[str, Any]) -> str:
                 "window_pos_embed_bkg_spatial_size": list(backbone.window_positional_embedding_background_size),
                 "window_spec": list(backbone.window_size_per_stage),
             },
-            "neck": {
-                "_target_": f"{modeling}.backbones.image_encoder.FpnNeck",
-                "position_encoding": {
-                    "_target_": f"{modeling}.position_encoding.PositionEmbeddingSine",
-                    "num_pos_feats": vision.fpn_hidden_size,
-                    "normalize": True,
-                    "scale": None,
-                    "temperature": 10000,
-                },
-                "d_model": vision.fpn_hidden_size,
-                "backbone_channel_list": list(vision.backbone_channel_list),
-                "kernel_size": vision.fpn_kernel_size,
-                "stride": vision.fpn_stride,
-                "padding": vision.fpn_padding,
-                "fpn_top_down_levels": list(vision.fpn_top_down_levels),
-                "fpn_interp_model": "nearest",
-            },
+            "neck": _pyramid(vision),
         },
         "memory_attention": None,
         "memory_encoder": None,
@@ -123,3 +107,24 @@ def official_yaml(config: dict[str, Any]) -> str:
         },
     }
     return "# @package _global_\n" + yaml.safe_dump({"model": model}, sort_keys=False)
+
+
+def _pyramid(vision: Any) -> dict[str, Any]:
+    """The feature pyramid's part of the official YAML."""
+    return {
+        "_target_": f"{_MODELING}.backbones.image_encoder.FpnNeck",
+        "position_encoding": {
+            "_target_": f"{_MODELING}.position_encoding.PositionEmbeddingSine",
+            "num_pos_feats": vision.fpn_hidden_size,
+            "normalize": True,
+            "scale": None,
+            "temperature": 10000,
+        },
+        "d_model": vision.fpn_hidden_size,
+        "backbone_channel_list": list(vision.backbone_channel_list),
+        "kernel_size": vision.fpn_kernel_size,
+        "stride": vision.fpn_stride,
+        "padding": vision.fpn_padding,
+        "fpn_top_down_levels": list(vision.fpn_top_down_levels),
+        "fpn_interp_model": "nearest",
+    }

@@ -113,10 +113,9 @@ def _sitting(
     precision = arithmetic(config.precision, device)
     configure_process(device)
     nn.Module.to(model, device).train().requires_grad_(True)
+    head = _neighbour_head(model, config)
     parameters = dict(model.named_parameters())
-    head: NeighbourHead | None = None
-    if any(stage.neighbours for stage in config.stages):
-        head = _neighbour_head(model, config.seed)
+    if head is not None:
         parameters |= {f"neighbours.{name}": parameter for name, parameter in head.named_parameters()}
     optimizer = make_optimizer(_parameter_groups(parameters, config), device)
     average = MovingAverage(parameters, config.ema)
@@ -159,10 +158,12 @@ def _sitting(
     return save_weights(model, average, config.out / "weights")
 
 
-def _neighbour_head(model: Sam2Model, seed: int) -> NeighbourHead:
-    """An untrained head beside the model."""
+def _neighbour_head(model: Sam2Model, config: PretrainConfig) -> NeighbourHead | None:
+    """An untrained head for the encoder's second task; None where no stage has it."""
+    if not any(stage.neighbours for stage in config.stages):
+        return None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(config.seed)
         return NeighbourHead(model.no_memory_embedding.shape[-1]).to(model.device)
 
 
