@@ -196,6 +196,24 @@ def test_a_stage_of_the_decoder_leaves_the_encoder_as_it_is(corpus, tmp_path):
     assert learned == {"mask_decoder", "prompt_encoder"}
 
 
+def test_a_stage_of_the_encoder_leaves_the_decoder_as_it_is(corpus, tmp_path):
+    config = tiny(corpus, tmp_path / "run", ema=0.0)
+    stage = config.stages[0].model_copy(update={"learns": "encoder", "steps": 2})
+    folder = pretrain(config.model_copy(update={"stages": (stage,)}))
+    before, after = untrained_nano(config.seed).half().state_dict(), load_file(folder / "model.safetensors")
+    learned = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in learned} <= {"vision_encoder", "mask_decoder", "no_memory_embedding"}
+    assert {name for name in learned if name.startswith("mask_decoder")} <= {
+        f"mask_decoder.conv_s{level}.{kind}" for level in (0, 1) for kind in ("weight", "bias")
+    }
+    assert any("backbone.blocks.0" in name for name in learned)
+
+
+def test_an_encoder_alone_needs_a_task():
+    with pytest.raises(ValidationError, match="neighbours above 0"):
+        PretrainStage(size=64, steps=1, learns="encoder")
+
+
 @given(seed=st.integers(0, 999), objects=st.integers(0, 3), height=st.integers(1, 9), width=st.integers(1, 9))
 @settings(max_examples=25, deadline=None)
 def test_neighbours_are_asked_for_as_the_masks_say(seed, objects, height, width):

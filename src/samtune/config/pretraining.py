@@ -18,8 +18,10 @@ class PretrainStage(Config):
         default="scenes",
         description="prompts: decoder and prompt encoder alone, on noise; scenes: everything, on images.",
     )
-    learns: Literal["all", "decoder"] = Field(
-        default="all", description="decoder: prompt encoder and mask decoder alone; the image encoder only computes."
+    learns: Literal["all", "decoder", "encoder"] = Field(
+        default="all",
+        description="decoder: prompt encoder and mask decoder alone; the image encoder only computes. encoder: the "
+        "image encoder alone, from `neighbours`; nothing is asked of the decoder.",
     )
     size: int = Field(ge=64, multiple_of=64, description="Side of the input, in pixels.")
     small_share: Fraction = Field(
@@ -56,6 +58,12 @@ class PretrainStage(Config):
     paste: Fraction = Field(default=0.0, description="Share of views with objects of other real images laid over them.")
     degrade: bool = Field(default=False, description="Sometimes blur, add noise, or compress once more.")
     loss: LossConfig = LossConfig(focal=0.0, bce=1.0)
+
+    @model_validator(mode="after")
+    def _an_encoder_alone_has_a_task(self) -> PretrainStage:
+        if self.learns == "encoder" and not self.neighbours:
+            raise ValueError("learns: encoder needs neighbours above 0, since that task is all that it learns from")
+        return self
 
     @property
     def small_size(self) -> int:

@@ -237,18 +237,29 @@ def image_step(
     generator: torch.Generator,
     head: NeighbourHead | None = None,
 ) -> tuple[Loss, dict[str, float]]:
-    """Prompts on views of images; in a share of the steps with one to three rounds of corrections.
-
-    With a head, and where the encoder learns, the loss of the encoder's second task comes on top.
-    """
-    with torch.set_grad_enabled(stage.learns == "all"):
+    """What a stage teaches with views of images: to answer prompts, and with a head the encoder's second task."""
+    with torch.set_grad_enabled(stage.learns != "decoder"):
         embeddings = encode(model, batch.pixels)
+    if head is None or batch.neighbours is None or stage.learns == "decoder":
+        return _prompted(model, embeddings, batch, stage, generator)
+    apart = neighbour_loss(head(embeddings), batch.neighbours)
+    measured = {"neighbours": apart.item()}
+    if stage.learns == "encoder":
+        return Loss(stage.neighbours * apart, {}), measured
+    loss, answers = _prompted(model, embeddings, batch, stage, generator)
+    return Loss(loss.total + stage.neighbours * apart, loss.parts), answers | measured
+
+
+def _prompted(
+    model: Sam2Model,
+    embeddings: ImageEmbeddings,
+    batch: PretrainingBatch,
+    stage: PretrainStage,
+    generator: torch.Generator,
+) -> tuple[Loss, dict[str, float]]:
+    """Prompts, in a share of the steps with one to three rounds of corrections."""
     output = decode(model, embeddings, batch.prompts, batch.image_index)
     loss, measured = _image_loss(output, batch, stage), _ious(output, batch.targets, batch.prompts)
-    if head is not None and batch.neighbours is not None and stage.learns == "all":
-        apart = neighbour_loss(head(embeddings), batch.neighbours)
-        loss = Loss(loss.total + stage.neighbours * apart, loss.parts)
-        measured["neighbours"] = apart.item()
     rounds = 0
     while rounds < _MOST_CORRECTIONS and torch.rand(1, generator=generator) < stage.corrections:
         rounds += 1
