@@ -66,6 +66,11 @@ class PretrainStage(Config):
         return self
 
     @property
+    def teaches_neighbours(self) -> bool:
+        """Whether the encoder has its second task in this stage: not where it only computes."""
+        return self.neighbours > 0 and self.learns != "decoder"
+
+    @property
     def small_size(self) -> int:
         """Side of the input in the steps that `small_share` is about: two thirds, in whole units of 64 pixels."""
         return max(64, self.size * 2 // 3 // 64 * 64)

@@ -80,7 +80,7 @@ def make_batch(bank: SceneBank, real: RealImages, stage: PretrainStage, generato
     """Views of random scenes and real images with prompts, all of it from `generator`."""
     rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
     asked = stage.objects
-    if stage.neighbours:
+    if stage.teaches_neighbours:
         stage = stage.model_copy(update={"objects": max(asked, stage.neighbour_objects)})
     views: list[TrainingView] = []
     centered: list[bool] = []
@@ -93,8 +93,9 @@ def make_batch(bank: SceneBank, real: RealImages, stage: PretrainStage, generato
         centered.append(source is not None and rng.random() < _CENTER_SHARE)
         views.append(turned(rng, view))
     pixels = [normalised(recoloured(rng, degraded(rng, view.image) if stage.degrade else view.image)) for view in views]
-    seen = neighbours([_low_res(view.masks) for view in views]) if stage.neighbours else None
-    if stage.neighbours:
+    seen = None
+    if stage.teaches_neighbours:
+        seen = neighbours([_low_res(view.masks) for view in views])
         views = [_some_objects(rng, view, asked) for view in views]
     return replace(_with_prompts(views, pixels, centered, stage, generator), neighbours=seen)
 

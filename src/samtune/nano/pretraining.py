@@ -160,7 +160,7 @@ def _sitting(
 
 def _neighbour_head(model: Sam2Model, config: PretrainConfig) -> NeighbourHead | None:
     """An untrained head for the encoder's second task; None where no stage has it."""
-    if not any(stage.neighbours for stage in config.stages):
+    if not any(stage.teaches_neighbours for stage in config.stages):
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -240,7 +240,7 @@ def image_step(
     """What a stage teaches with views of images: to answer prompts, and with a head the encoder's second task."""
     with torch.set_grad_enabled(stage.learns != "decoder"):
         embeddings = encode(model, batch.pixels)
-    if head is None or batch.neighbours is None or stage.learns == "decoder":
+    if head is None or batch.neighbours is None:
         return _prompted(model, embeddings, batch, stage, generator)
     apart = neighbour_loss(head(embeddings), batch.neighbours)
     measured = {"neighbours": apart.item()}

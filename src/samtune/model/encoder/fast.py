@@ -216,11 +216,12 @@ def _convolutions(neck: Sam2VisionNeck) -> list[nn.Conv2d]:
 def _is_mergeable(neck: Sam2VisionNeck) -> bool:
     """Whether the pyramid has four levels of convolutions that keep the size, and features flow into the third alone.
 
-    SAM 2's are 1x1; the official code and transformers take larger ones by their configuration, and nano has 3x3.
+    SAM 2's are 1x1; the official code and transformers take larger ones by their configuration.
     """
     convolutions = _convolutions(neck)
     keeping = all(
-        conv.stride == (1, 1) and conv.padding == tuple(side // 2 for side in conv.kernel_size) for conv in convolutions
+        conv.stride == (1, 1) and conv.padding == tuple((side - 1) / 2 for side in conv.kernel_size)
+        for conv in convolutions
     )
     return keeping and len(convolutions) == 4 and {0, 1, 2} & set(neck.fpn_top_down_levels or ()) == {2}
 
