@@ -1,6 +1,6 @@
 """The architecture of `nano`, the small SAM 2 that ships with samtune, and its state before any training.
 
-The same modules as every SAM 2.1 (Hiera, FPN, prompt encoder, mask decoder with IoU and object score) in 5.4 M
+The same modules as every SAM 2.1 (Hiera, FPN, prompt encoder, mask decoder with IoU and object score) in 5.7 M
 parameters. The official code fixes some widths in its source (8 decoder heads, 2048 in the decoder's MLP, 256 in the
 IoU head); nano keeps those, so that the official code can run its export.
 """
@@ -39,17 +39,20 @@ def nano_config(size: int = NANO_SIZE) -> Sam2Config:
         hidden_size=_WIDTHS[0],
         num_attention_heads=1,
         image_size=[size, size],
-        blocks_per_stage=[1, 2, 4, 1],
+        blocks_per_stage=[1, 2, 3, 1],
         embed_dim_per_stage=_WIDTHS,
         num_attention_heads_per_stage=[1, 2, 4, 8],
         window_size_per_stage=[8, 8, 8, 8],
-        global_attention_blocks=[4, 6],
+        global_attention_blocks=[4, 5],
     )
     vision = Sam2VisionConfig(
         backbone_config=backbone,
         backbone_channel_list=_WIDTHS[::-1],
         backbone_feature_sizes=[[size // stride] * 2 for stride in (4, 8, 16)],
         fpn_hidden_size=HIDDEN,
+        # SAM 2's pyramid has 1x1 convolutions; in an encoder this small nothing else compares a pixel with the next one
+        fpn_kernel_size=3,
+        fpn_padding=1,
     )
     return Sam2Config(
         vision_config=vision,
