@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samtune import api
-from samtune.config import EvalConfig, FinderConfig, OptimizerConfig, PrepareConfig, PromptPolicy, TrainConfig
+from samtune.config import EvalConfig, FinderConfig, PrepareConfig, PromptPolicy, TrainConfig
 from samtune.utils.files import storage_errors
 from samtune.utils.output_folders import check_output
 from samtune.utils.progress import progress, stderr_console
@@ -76,7 +76,6 @@ def demo(out: Path, *, steps: int = STEPS, seed: int = 0, quiet: bool = False) -
         seed=seed,
         eval_every=max(1, steps // 2),
         eval_objects=60,
-        optimizer=OptimizerConfig(lr=4e-4),
         prompts=PromptPolicy(preset="boxes"),  # what a short demo has time for
     )
     interrupted = api.train(paths["dataset"], settings, finder=False, quiet=quiet).signal
