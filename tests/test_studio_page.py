@@ -625,6 +625,14 @@ def _scores(tab: Tab) -> list[float]:
     return tab.page.evaluate("async () => (await import('/js/store.js')).app.proposals.map((one) => one.score)")
 
 
+def _slide(tab: Tab, threshold: float) -> None:
+    """Set the least score of a proposal."""
+    tab.page.locator("[data-key=threshold]").evaluate(
+        "(slider, value) => { slider.step = 'any'; slider.value = value; slider.dispatchEvent(new Event('input')); }",
+        threshold,
+    )
+
+
 def _propose(tab: Tab, server: Page) -> None:
     """Proposals: one by a click, all above a threshold by a key, and all of these taken back at once."""
     page = tab.page
@@ -633,17 +641,18 @@ def _propose(tab: Tab, server: Page) -> None:
     _assert_all_named(tab, "proposals")
     scores = sorted(_scores(tab))
     assert len(scores) > 3
-    shown = sum(score >= 0.5 for score in scores) or len(scores)  # all, where all are below 0.5
-    assert page.locator("[data-key=all]").inner_text() == f"Accept {shown}"
+    accept = page.locator("[data-key=all]")
+    assert accept.inner_text() == f"Accept {sum(score >= 0.5 for score in scores) or len(scores)}"
+    _slide(tab, 1)
+    assert accept.inner_text() == "Accept 0"
+    page.keyboard.press("r")
+    wait_for(lambda: accept.inner_text() == f"Accept {len(scores)}")  # all are below the slider, and shown
     middle = int(np.argmax(np.diff(scores[:-1]))) + 1  # where the next score is farthest, two above it at least
     threshold = (scores[middle - 1] + scores[middle]) / 2
-    page.locator("[data-key=threshold]").evaluate(
-        "(slider, value) => { slider.step = 'any'; slider.value = value; slider.dispatchEvent(new Event('input')); }",
-        threshold,
-    )
+    _slide(tab, threshold)
     above = sum(score >= threshold for score in scores)
     assert 1 < above < len(scores)
-    assert page.locator("[data-key=all]").inner_text() == f"Accept {above}"
+    assert accept.inner_text() == f"Accept {above}"
     script = """async () => {
         const [{ app }, { covers }] = [await import('/js/store.js'), await import('/js/masks.js')];
         const [{ mask: { x, y, w, h, bits } }] = app.proposals.filter((one) => one.score >= app.threshold);
